@@ -1,0 +1,295 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use fnctl_core::config::Isolation;
+use fnctl_core::units::{ByteSize, Period};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+/// A self-hosted, scale-to-zero function platform for ML inference.
+#[derive(Parser, Debug)]
+#[command(
+    name = "fnctl",
+    version,
+    about,
+    propagate_version = true,
+    after_help = "Examples:\n  fnctl serve\n  fnctl deploy examples/fraud\n  fnctl invoke fraud -d @examples/fraud/request.json\n  fnctl ls\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 no such function or version, 4 no platform reached, 5 refused (token, limits)."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How a client command reaches the platform.
+#[derive(Args, Debug)]
+pub(crate) struct Connection {
+    /// The platform's address.
+    #[arg(long, global = true, env = "FNCTL_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub(crate) server: String,
+    /// The admin API's token.
+    #[arg(long, global = true, env = "FNCTL_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Start a platform.
+    Serve(ServeArgs),
+    /// Deploy a function as its next version and make it live.
+    Deploy(Box<DeployArgs>),
+    /// Invoke a function and print its answer.
+    Invoke(InvokeArgs),
+    /// List the functions.
+    #[command(visible_alias = "list", after_help = "Examples:\n  fnctl ls\n  fnctl ls --json | jq -r '.[].name'")]
+    Ls {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one function: live version, limits, aliases, instances.
+    #[command(after_help = "Examples:\n  fnctl get fraud\n  fnctl get fraud --json")]
+    Get {
+        /// The function.
+        name: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the versions of a function, the newest first.
+    #[command(after_help = "Examples:\n  fnctl versions fraud\n  fnctl versions fraud --json")]
+    Versions {
+        /// The function.
+        name: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make an earlier version live again.
+    #[command(after_help = "Examples:\n  fnctl rollback fraud            # the version before the live one\n  fnctl rollback fraud --to 3")]
+    Rollback {
+        /// The function.
+        name: String,
+        /// The version; without it, the one before the live one.
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u32>,
+    },
+    /// Point an alias at a version, or at two with a percentage.
+    Alias(AliasArgs),
+    /// Remove functions with all their versions.
+    #[command(visible_alias = "remove", after_help = "Examples:\n  fnctl rm fraud\n  fnctl rm fraud echo counter")]
+    Rm {
+        /// The functions.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Check or show the settings of `serve`.
+    Config(ConfigArgs),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Examples:\n  source <(fnctl completions bash)\n  fnctl completions fish > ~/.config/fish/completions/fnctl.fish")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Settings come from fnctl.toml, then FNCTL_* variables, then flags; docs/config.md lists them.\n\nExamples:\n  fnctl serve\n  fnctl serve --listen 0.0.0.0:8080 --data /var/lib/fnctl\n  FNCTL_TOKEN=secret fnctl serve --set inference.memory=8GiB"
+)]
+pub(crate) struct ServeArgs {
+    /// Address and port to listen on.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// Folder of everything that is kept.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    /// How log lines look: text for a terminal, json otherwise.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// Which lines are logged, as in `info,access=debug,guest=off`.
+    #[arg(long, env = "FNCTL_LOG", default_value = "info", value_name = "FILTER")]
+    pub(crate) log: String,
+}
+
+/// Where settings come from besides the environment.
+#[derive(Args, Debug)]
+pub(crate) struct SettingsArgs {
+    /// The settings file; without it, fnctl.toml in this folder if there is one.
+    #[arg(long, env = "FNCTL_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Any setting, as `key=value`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  fnctl config check --config fnctl.toml\n  fnctl config show")]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) action: ConfigAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ConfigAction {
+    /// Say every problem of the settings, or that there is none.
+    Check(SettingsArgs),
+    /// Print every setting with where its value came from.
+    Show(SettingsArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "A folder needs a function.toml. Flags override it.\n\nExamples:\n  fnctl deploy examples/fraud\n  fnctl deploy examples/fraud --memory 256MiB --provisioned 2\n  fnctl deploy model.wasm --name fraud --model fraud=fraud_mlp16.onnx --env THRESHOLD=0.5"
+)]
+pub(crate) struct DeployArgs {
+    /// A folder with function.toml, or a .wasm file.
+    pub(crate) path: PathBuf,
+    /// The function's name.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A model the guest may load by name; may be repeated.
+    #[arg(long = "model", value_name = "NAME=FILE", value_parser = pair)]
+    pub(crate) models: Vec<(String, String)>,
+    /// Most linear memory of a sandbox, as in 128MiB.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<ByteSize>,
+    /// Most wall time of an invocation, as in 30s.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<Period>,
+    /// Most CPU time of the guest in an invocation.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) cpu: Option<Period>,
+    /// Most invocations at once.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) concurrency: Option<NonZeroU32>,
+    /// Instances kept initialised whatever the traffic.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) provisioned: Option<u32>,
+    /// How long an idle instance is kept.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) keep_alive: Option<Period>,
+    /// Whether a sandbox serves many requests (instance) or one (request).
+    #[arg(long, value_name = "instance|request", value_parser = isolation)]
+    pub(crate) isolation: Option<Isolation>,
+    /// An environment variable of the guest; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) env: Vec<(String, String)>,
+    /// A host that outgoing HTTP may reach; may be repeated.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) allow_host: Vec<String>,
+    /// Print the events as JSON, one a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "The answer goes to stdout, what was measured to stderr with -v.\n\nExamples:\n  fnctl invoke fraud -d @examples/fraud/request.json\n  fnctl invoke file-type --data-binary @photo.png -v\n  echo '{\"text\":\"hi\"}' | fnctl invoke embeddings -d @-\n  fnctl invoke fraud:2 -d '{\"features\":[...]}'"
+)]
+pub(crate) struct InvokeArgs {
+    /// The function, with a version or alias behind a colon if not the live one.
+    pub(crate) target: String,
+    /// The request body: text, @file, or @- for stdin. Sent as it is, as JSON unless -H says otherwise.
+    #[arg(short, long, visible_alias = "data-binary", value_name = "BODY")]
+    pub(crate) data: Option<String>,
+    /// The method; POST if there is a body, otherwise GET.
+    #[arg(short = 'X', long, value_name = "METHOD")]
+    pub(crate) method: Option<String>,
+    /// A header; may be repeated.
+    #[arg(short = 'H', long, value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+    /// The path and query behind the function's name.
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    pub(crate) path: String,
+    /// Say status, start kind and phases on stderr.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  fnctl alias fraud stable 3\n  fnctl alias fraud canary 4 --split 3=90\n  fnctl alias fraud canary --remove"
+)]
+pub(crate) struct AliasArgs {
+    /// The function.
+    pub(crate) name: String,
+    /// The alias.
+    pub(crate) alias: String,
+    /// The version it points to.
+    #[arg(required_unless_present = "remove")]
+    pub(crate) version: Option<u32>,
+    /// A second version and the percentage of calls that go to it.
+    #[arg(long, value_name = "VERSION=PERCENT", value_parser = pair)]
+    pub(crate) split: Option<(String, String)>,
+    /// Remove the alias.
+    #[arg(long, conflicts_with_all = ["version", "split"])]
+    pub(crate) remove: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write it like name=value".to_owned()),
+    }
+}
+
+fn isolation(text: &str) -> Result<Isolation, String> {
+    match text {
+        "instance" => Ok(Isolation::Instance),
+        "request" => Ok(Isolation::Request),
+        _ => Err("use instance or request".to_owned()),
+    }
+}
+
+impl ServeArgs {
+    /// The flags that are settings, by key.
+    pub(crate) fn flags(&self) -> Vec<(&str, String)> {
+        let listen = self.listen.as_ref().map(|listen| match listen.parse::<u16>() {
+            // A bare port listens on this machine.
+            Ok(port) => SocketAddr::from(([127, 0, 0, 1], port)).to_string(),
+            Err(_) => listen.clone(),
+        });
+        let own = [
+            listen.map(|listen| ("gateway.listen", listen)),
+            self.data.as_ref().map(|data| ("platform.data", data.display().to_string())),
+        ];
+        self.settings.flags().into_iter().chain(own.into_iter().flatten()).collect()
+    }
+}
+
+impl SettingsArgs {
+    /// `--set` by key.
+    pub(crate) fn flags(&self) -> Vec<(&str, String)> {
+        self.set.iter().map(|(key, value)| (key.as_str(), value.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_does_and_most_give_examples() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            assert!(command.get_after_help().is_some_and(|help| help.to_string().contains("Examples:")), "{}", command.get_name());
+        }
+    }
+}

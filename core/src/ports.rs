@@ -1,0 +1,133 @@
+//! The ports: the few traits through which sibling crates meet. They are message-shaped: plain data in, plain data out,
+//! bodies streamed, so that what is behind a port may move to another process or machine.
+
+use crate::error::Failure;
+use crate::ids::{AliasName, Digest, FunctionName, VersionNumber};
+use crate::inference::{Compute, Computed, InferenceError, LoadModel, LoadedModel, SessionId};
+use crate::invocation::{ColdStart, Invocation, Reply, ReplySender, RunReport, Unanswered};
+use crate::version::{Alias, Function, Selector, Version, VersionKey};
+use async_trait::async_trait;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Answers invocations. The gateway calls it, the scheduler implements it.
+#[async_trait]
+pub trait Invoker: Send + Sync {
+    /// Runs one invocation on some instance of its version. Dropping the future cancels the invocation.
+    async fn invoke(&self, invocation: Invocation) -> Result<Reply, Unanswered>;
+
+    /// Takes note that `version` now answers for its function: provisioned instances start, and the idle instances of
+    /// versions in `retired` go. Returns when the provisioned instances are ready.
+    async fn activate(&self, version: Arc<Version>, retired: Vec<VersionKey>) -> Result<(), Failure>;
+
+    /// Drops everything that is held for these versions; running invocations finish.
+    fn retire(&self, versions: &[VersionKey]);
+
+    /// What runs now.
+    fn status(&self, function: &FunctionName) -> Vec<InstanceStatus>;
+}
+
+/// One instance, for `fnctl get`.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct InstanceStatus {
+    /// Its id.
+    pub id: crate::ids::InstanceId,
+    /// Of which version.
+    pub version: VersionNumber,
+    /// `starting`, `idle` or `busy`.
+    pub state: &'static str,
+    /// Invocations served so far.
+    pub uses: u64,
+    /// Milliseconds since it became idle; nothing while it is not.
+    pub idle_ms: Option<u64>,
+}
+
+/// Makes sandboxes. The scheduler calls it, the worker implements it.
+#[async_trait]
+pub trait SandboxFactory: Send + Sync {
+    /// Makes an initialised sandbox of `version`: template, sandbox, models, init. The phases say what it took.
+    async fn create(&self, version: &Arc<Version>) -> Result<Created, Failure>;
+
+    /// Drops the templates that no version in use needs any more.
+    fn forget(&self, version: &VersionKey);
+}
+
+/// A new sandbox and what making it took (`queue` stays zero: that is the scheduler's).
+pub struct Created {
+    /// The sandbox.
+    pub sandbox: Box<dyn Sandbox>,
+    /// The measured phases.
+    pub phases: ColdStart,
+}
+
+impl std::fmt::Debug for Created {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Created").field("phases", &self.phases).finish_non_exhaustive()
+    }
+}
+
+/// One guest behind its trust boundary.
+#[async_trait]
+pub trait Sandbox: Send {
+    /// Runs one invocation to its end: the response goes out through `reply` as soon as its head is known, the report
+    /// comes back when the guest has returned. Bounded by the invocation's deadline and its cancellation.
+    async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport;
+}
+
+/// Loads models and computes. The worker calls it, the inference crate implements it.
+#[async_trait]
+pub trait InferenceHost: Send + Sync {
+    /// Loads a model, or finds its session. Each answer is one use, to be given back with [`InferenceHost::release`].
+    async fn load(&self, request: LoadModel) -> Result<LoadedModel, InferenceError>;
+
+    /// Runs one inference. Computes of one session run side by side. Dropping the future stops it.
+    async fn compute(&self, request: Compute) -> Result<Computed, InferenceError>;
+
+    /// Gives back one use of a session. An unused session is unloaded after its time-to-live.
+    fn release(&self, session: SessionId);
+}
+
+/// Knows what was deployed.
+#[async_trait]
+pub trait FunctionStore: Send + Sync {
+    /// The version a caller means; answered from memory.
+    fn resolve(&self, name: &FunctionName, selector: &Selector, draw: u64) -> Option<Arc<Version>>;
+
+    /// Every function, or the one that is named.
+    fn functions(&self, name: Option<&FunctionName>) -> Vec<Arc<Function>>;
+
+    /// Stores a version under the next number of its function and points `live` at it, in one atomic and durable step.
+    async fn commit(&self, draft: crate::deploy::Draft) -> Result<Arc<Version>, Failure>;
+
+    /// Moves an alias, or removes it, durably.
+    async fn set_alias(&self, name: &FunctionName, alias: &AliasName, to: Option<Alias>) -> Result<(), Failure>;
+
+    /// Removes a function with its versions and aliases, durably. Returns what it was.
+    async fn remove(&self, name: &FunctionName) -> Result<Arc<Function>, Failure>;
+}
+
+/// Keeps artifacts, addressed by their SHA-256.
+#[async_trait]
+pub trait ArtifactStore: Send + Sync {
+    /// Stores a streamed body durably and returns its digest and size. Over `limit` bytes it stores nothing.
+    async fn put(&self, body: crate::Body, limit: u64) -> Result<(Digest, u64), Failure>;
+
+    /// Where the artifact is, and its size, if it is there.
+    fn locate(&self, digest: &Digest) -> Option<(PathBuf, u64)>;
+
+    /// Reads the artifact and checks its bytes against its digest.
+    async fn verify(&self, digest: &Digest) -> Result<PathBuf, Failure>;
+
+    /// Removes artifacts that no version names and that are older than the grace period. Returns how many.
+    async fn collect(&self) -> Result<usize, Failure>;
+}
+
+/// Answers whether an artifact could run, before a deploy is acknowledged. Worker and inference implement it.
+#[async_trait]
+pub trait ArtifactCheck: Send + Sync {
+    /// Which step of a deploy this is.
+    fn step(&self) -> crate::deploy::Step;
+
+    /// Checks the draft's artifacts; the text says what was found.
+    async fn check(&self, version: &Arc<Version>) -> Result<String, Failure>;
+}

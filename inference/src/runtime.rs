@@ -1,0 +1,165 @@
+//! The loaded library: one environment with one global thread pool and the budgeted allocator.
+
+use crate::allocator::{self, Account};
+use crate::config::Config;
+use crate::library;
+use crate::session::OnnxSession;
+use fnctl_core::ids::Digest;
+use fnctl_core::inference::{InferenceError, InferenceErrorKind, LoadModel, ModelSource};
+use ort::AsPointer;
+use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use parking_lot::Mutex;
+use std::ptr;
+use std::sync::Arc;
+
+/// Version of the C API that the `api-24` feature of `ort` asks the library for.
+const API_VERSION: u32 = 24;
+
+pub(crate) struct Runtime {
+    environment: Environment,
+}
+
+/// ONNX Runtime has one environment per process; so has this crate, however many hosts a test makes.
+static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
+
+impl Runtime {
+    pub(crate) fn load(config: &Config) -> Result<Self, InferenceError> {
+        let mut loaded = LOADED.lock();
+        if let Some(environment) = loaded.as_ref() {
+            return Ok(Self { environment: environment.clone() });
+        }
+        let path = library::find(config)?;
+        let unavailable = |error: String| {
+            InferenceError::new(
+                InferenceErrorKind::Unavailable,
+                format!("the ONNX Runtime library {} cannot be used: {error}", path.display()),
+            )
+        };
+        if ort::util::probe(&path).is_none_or(|version| version < API_VERSION) {
+            return Err(unavailable(format!("it is no ONNX Runtime 1.{API_VERSION} or newer")));
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if config.intra_threads == 0 { cores } else { config.intra_threads };
+        let build = || -> Result<Environment, String> {
+            let pool = GlobalThreadPoolOptions::default()
+                .with_intra_threads(threads)
+                .and_then(|pool| pool.with_inter_threads(1))
+                // Spinning workers would burn a core for every model that just ran.
+                .and_then(|pool| pool.with_spin_control(false))
+                .map_err(|error| error.to_string())?;
+            ort::init_from(&path)
+                .map_err(|error| error.to_string())?
+                .with_name("fnctl")
+                .with_telemetry(false)
+                .with_logger(Arc::new(log))
+                .with_global_thread_pool(pool)
+                .build()
+                .map_err(|error| error.to_string())
+        };
+        let environment = build().map_err(unavailable)?;
+        register_allocator(&environment, config.memory.bytes()).map_err(unavailable)?;
+        tracing::info!(library = %path.display(), threads, budget = %config.memory, "ONNX Runtime loaded");
+        *loaded = Some(environment.clone());
+        Ok(Self { environment })
+    }
+
+    /// Loads a model on a thread that may block.
+    pub(crate) async fn load_session(&self, request: &LoadModel) -> Result<OnnxSession, InferenceError> {
+        let environment = self.environment.clone();
+        let source = request.source.clone();
+        let time = request.deadline.saturating_duration_since(tokio::time::Instant::now());
+        let function = request.function.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let account = Arc::new(Account::default());
+            verify(&source)?;
+            let session = allocator::charged(&account, || open(&environment, &source));
+            match session {
+                Ok(session) => OnnxSession::new(session, account),
+                Err(error) if account.take_refused() => Err(over_budget(&error)),
+                Err(error) => Err(InferenceError::new(InferenceErrorKind::InvalidEncoding, error)),
+            }
+        });
+        match tokio::time::timeout(time, task).await {
+            Ok(Ok(loaded)) => {
+                if let Ok(session) = &loaded {
+                    tracing::info!(%function, bytes = session.resident_bytes(), "model loaded");
+                }
+                loaded
+            }
+            Ok(Err(panic)) => Err(InferenceError::new(InferenceErrorKind::Runtime, panic.to_string())),
+            Err(_elapsed) => Err(InferenceError::new(InferenceErrorKind::Timeout, "the model was not loaded in time")),
+        }
+    }
+}
+
+/// Checks the bytes on disk against the digest they are known by, each time they are about to be loaded.
+fn verify(source: &ModelSource) -> Result<(), InferenceError> {
+    let ModelSource::Artifact { digest, path } = source else { return Ok(()) };
+    let found = std::fs::File::open(path).and_then(|mut file| Digest::of_reader(&mut file));
+    match found {
+        Ok(found) if found == *digest => Ok(()),
+        Ok(found) => Err(InferenceError::new(
+            InferenceErrorKind::NotFound,
+            format!("the model on disk has digest {found}, not {digest}; deploy it again"),
+        )),
+        Err(error) => Err(InferenceError::new(InferenceErrorKind::NotFound, format!("the model cannot be read: {error}"))),
+    }
+}
+
+fn over_budget(cause: &str) -> InferenceError {
+    InferenceError::new(
+        InferenceErrorKind::TooLarge,
+        format!("the model needs more memory than inference.memory leaves; raise it, or unload other models ({})", cause.trim()),
+    )
+}
+
+fn open(environment: &Environment, source: &ModelSource) -> Result<Session, String> {
+    let builder = || -> Result<_, String> {
+        Session::builder(environment)
+            .map_err(|error| error.to_string())?
+            .with_optimization_level(GraphOptimizationLevel::Level3)
+            .map_err(|error| error.to_string())?
+            .with_env_allocators()
+            .map_err(|error| error.to_string())
+    };
+    let mut builder = builder()?;
+    match source {
+        // Each artifact lies in a folder of its own, so that a hostile model's external data can name no other file.
+        ModelSource::Artifact { path, .. } => builder.commit_from_file(path),
+        ModelSource::Bytes(bytes) => builder.commit_from_memory(bytes),
+    }
+    .map_err(|error| error.to_string())
+}
+
+fn register_allocator(environment: &Environment, budget: u64) -> Result<(), String> {
+    let api = ort::api();
+    let check = |status: ort::sys::OrtStatusPtr| crate::tensors::status(status).map_err(|error| error.message);
+    let mut memory_info = ptr::null_mut();
+    // SAFETY: plain calls of the C API with valid arguments; the memory info and the allocator live as long as the
+    // process, and so does the environment, which `LOADED` keeps.
+    unsafe {
+        check((api.CreateMemoryInfo)(
+            c"Cpu".as_ptr(),
+            ort::sys::OrtAllocatorType::OrtDeviceAllocator,
+            0,
+            ort::sys::OrtMemType::OrtMemTypeDefault,
+            &mut memory_info,
+        ))?;
+        let allocator = allocator::install(budget, memory_info, API_VERSION);
+        check((api.RegisterAllocator)(environment.ptr().cast_mut(), allocator))
+    }
+}
+
+fn log(level: ort::logging::LogLevel, category: &str, id: &str, location: &str, message: &str) {
+    use ort::logging::LogLevel;
+    match level {
+        // What ONNX Runtime calls an error is, here, a model that cannot be loaded or run: the guest's fault, and
+        // reported as such by whoever asked for it.
+        LogLevel::Fatal | LogLevel::Error | LogLevel::Warning => {
+            tracing::warn!(target: "onnxruntime", category, id, location, "{}", message.trim_end());
+        }
+        LogLevel::Info | LogLevel::Verbose => {}
+    }
+}

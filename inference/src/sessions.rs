@@ -1,0 +1,145 @@
+//! The loaded sessions: each model is loaded once, whoever asks, and counted by its uses.
+
+use crate::session::OnnxSession;
+use dashmap::DashMap;
+use fnctl_core::ids::{Digest, FunctionName};
+use fnctl_core::inference::{InferenceError, LoadModel, LoadedModel, ModelSource, SessionId};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
+
+/// The identity of a session. A declared model is shared by every function that declares it; bytes that a guest brought
+/// are shared by that function only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum SessionKey {
+    Declared(Digest),
+    Brought(FunctionName, Digest),
+}
+
+impl SessionKey {
+    fn of(request: &LoadModel) -> Self {
+        match &request.source {
+            ModelSource::Artifact { digest, .. } => Self::Declared(*digest),
+            ModelSource::Bytes(bytes) => Self::Brought(request.function.clone(), Digest::of(bytes)),
+        }
+    }
+}
+
+struct Entry {
+    id: SessionId,
+    /// Set once; whoever comes while it is being set waits for the one load.
+    cell: OnceCell<Arc<OnnxSession>>,
+    usage: Mutex<Usage>,
+}
+
+struct Usage {
+    uses: usize,
+    idle_since: Instant,
+    /// Taken out of the map: not to be used again.
+    gone: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Sessions {
+    by_key: Mutex<HashMap<SessionKey, Arc<Entry>>>,
+    by_id: DashMap<SessionId, Arc<Entry>>,
+    next: AtomicU64,
+}
+
+impl Sessions {
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// One use of the session of a model, which `load` loads if it is not there.
+    pub(crate) async fn acquire<F>(&self, request: &LoadModel, load: impl FnOnce() -> F) -> Result<LoadedModel, InferenceError>
+    where
+        F: Future<Output = Result<OnnxSession, InferenceError>>,
+    {
+        let key = SessionKey::of(request);
+        let entry = self.enter(&key);
+        // The use is counted before the load, so that nobody unloads what is awaited; given back if it comes to nothing.
+        let give_back = GiveBack { sessions: self, entry: &entry, key: &key };
+        let session = entry.cell.get_or_try_init(|| async { load().await.map(Arc::new) }).await?;
+        let loaded = LoadedModel { session: entry.id, info: session.info.clone() };
+        self.by_id.entry(entry.id).or_insert_with(|| entry.clone());
+        std::mem::forget(give_back);
+        Ok(loaded)
+    }
+
+    fn enter(&self, key: &SessionKey) -> Arc<Entry> {
+        let mut by_key = self.by_key.lock();
+        if let Some(entry) = by_key.get(key) {
+            let mut usage = entry.usage.lock();
+            if !usage.gone {
+                usage.uses += 1;
+                drop(usage);
+                return entry.clone();
+            }
+        }
+        let entry = Arc::new(Entry {
+            id: SessionId(self.next.fetch_add(1, Ordering::Relaxed)),
+            cell: OnceCell::new(),
+            usage: Mutex::new(Usage { uses: 1, idle_since: Instant::now(), gone: false }),
+        });
+        by_key.insert(key.clone(), entry.clone());
+        entry
+    }
+
+    pub(crate) fn get(&self, id: SessionId) -> Option<Arc<OnnxSession>> {
+        let entry = self.by_id.get(&id)?.value().clone();
+        entry.cell.get().cloned()
+    }
+
+    pub(crate) fn release(&self, id: SessionId, now: Instant) {
+        let Some(entry) = self.by_id.get(&id).map(|entry| entry.value().clone()) else { return };
+        let mut usage = entry.usage.lock();
+        usage.uses = usage.uses.saturating_sub(1);
+        usage.idle_since = now;
+    }
+
+    /// Takes out the sessions without a use whose idle time `expired` says yes to. They are unloaded by being dropped,
+    /// once the last run on them has ended.
+    pub(crate) fn take_unused(&self, expired: impl Fn(Instant) -> bool) -> Vec<Arc<OnnxSession>> {
+        let mut taken = Vec::new();
+        self.by_key.lock().retain(|_, entry| {
+            let mut usage = entry.usage.lock();
+            if usage.uses > 0 || !expired(usage.idle_since) {
+                return true;
+            }
+            usage.gone = true;
+            self.by_id.remove(&entry.id);
+            taken.extend(entry.cell.get().cloned());
+            false
+        });
+        taken
+    }
+}
+
+struct GiveBack<'a> {
+    sessions: &'a Sessions,
+    entry: &'a Arc<Entry>,
+    key: &'a SessionKey,
+}
+
+impl Drop for GiveBack<'_> {
+    fn drop(&mut self) {
+        let mut by_key = self.sessions.by_key.lock();
+        let mut usage = self.entry.usage.lock();
+        usage.uses = usage.uses.saturating_sub(1);
+        // A load that failed and that nobody else waits for leaves nothing behind.
+        if usage.uses == 0 && self.entry.cell.get().is_none() {
+            usage.gone = true;
+            if by_key.get(self.key).is_some_and(|entry| Arc::ptr_eq(entry, self.entry)) {
+                by_key.remove(self.key);
+            }
+        } else if let Some(_loaded) = self.entry.cell.get() {
+            // Loaded for somebody who stopped waiting: known by its id, so that it can expire.
+            self.sessions.by_id.entry(self.entry.id).or_insert_with(|| self.entry.clone());
+        }
+    }
+}

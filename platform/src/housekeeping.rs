@@ -1,0 +1,56 @@
+//! What has to happen from time to time: reaping instances, templates and sessions, giving memory back, collecting
+//! artifacts.
+
+use fnctl_core::ports::ArtifactStore;
+use fnctl_inference::OnnxHost;
+use fnctl_scheduler::Scheduler;
+use fnctl_store::Store;
+use fnctl_worker::Worker;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+/// How often to look. Keep-alives are seconds, so nobody misses the difference.
+const ROUND: Duration = Duration::from_millis(250);
+/// How often to collect artifacts.
+const COLLECT: Duration = Duration::from_secs(600);
+
+pub(crate) struct Keeper {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) worker: Worker,
+    pub(crate) inference: Arc<OnnxHost>,
+    pub(crate) store: Store,
+}
+
+impl Keeper {
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut rounds = tokio::time::interval(ROUND);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut collected = Instant::now();
+        let mut freed = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = rounds.tick() => {}
+            }
+            let now = Instant::now();
+            freed |= self.scheduler.reap(now) > 0;
+            freed |= self.inference.reap(now).await > 0;
+            freed |= self.worker.reap(now) > 0;
+            // Once nothing runs: trimming takes the allocator's lock, which a busy platform would feel.
+            if freed && self.scheduler.instances() == 0 {
+                freed = false;
+                let _ = tokio::task::spawn_blocking(fnctl_inference::purge_allocator).await;
+            }
+            if now.duration_since(collected) >= COLLECT {
+                collected = now;
+                match self.store.collect().await {
+                    Ok(0) => {}
+                    Ok(count) => tracing::info!(count, "unused artifacts removed"),
+                    Err(failure) => tracing::warn!(cause = failure.cause, "artifacts were not collected: {}", failure.message),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The composition root: builds the parts, wires them, keeps their housekeeping going, and drains them. Nothing else.
+
+mod config;
+mod housekeeping;
+pub mod settings;
+
+pub use config::Config;
+pub use fnctl_store::{PauseAt, WriteSteps};
+
+use fnctl_core::Failure;
+use fnctl_core::deploy::Deployer;
+use fnctl_core::ports::{FunctionStore, Invoker};
+use fnctl_core::task::Tasks;
+use fnctl_gateway::{Backend, Gateway};
+use fnctl_inference::OnnxHost;
+use fnctl_scheduler::Scheduler;
+use fnctl_store::Store;
+use fnctl_worker::Worker;
+use prometheus::Registry;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Why a platform could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}: {source}; choose another with --listen")]
+    Listen {
+        /// What was asked for.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The data folder is unusable.
+    #[error("cannot open the store in {folder}: {source}; is another fnctl using this folder?")]
+    Store {
+        /// The data folder.
+        folder: String,
+        /// What is wrong.
+        source: fnctl_store::StoreError,
+    },
+    /// A part did not start.
+    #[error(transparent)]
+    Part(#[from] Failure),
+    /// A metric is registered twice.
+    #[error("the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The gateway did not start.
+    #[error(transparent)]
+    Gateway(#[from] fnctl_gateway::GatewayError),
+}
+
+/// A running platform.
+#[derive(Debug)]
+pub struct Platform {
+    gateway: Gateway,
+    scheduler: Scheduler,
+    inference: Arc<OnnxHost>,
+    worker: Worker,
+    store: Store,
+    tasks: Tasks,
+    stop: CancellationToken,
+    grace: Duration,
+}
+
+impl Platform {
+    /// Starts everything. The platform answers requests when this returns; provisioned instances start behind it.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let tasks = Tasks::default();
+        let registry = Registry::new();
+        register_process(&registry)?;
+        let folder = config.store.folder.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(config.store))
+            .await
+            .map_err(Failure::internal)?
+            .map_err(|source| StartError::Store { folder: folder.display().to_string(), source })?;
+        let store_port = Arc::new(store.clone());
+        let inference = OnnxHost::new(config.inference, &registry)?;
+        let worker_config = config.worker;
+        let max_memory = worker_config.max_memory;
+        let (artifacts, host) = (store_port.clone(), inference.clone());
+        // Reserving the engine's address space takes a moment.
+        let worker = tokio::task::spawn_blocking(move || Worker::new(worker_config, artifacts, host))
+            .await
+            .map_err(Failure::internal)??;
+        let sandboxes = Arc::new(worker.clone());
+        let scheduler = Scheduler::new(config.scheduler, sandboxes.clone(), tasks.clone(), &registry)?;
+        let invoker = Arc::new(scheduler.clone());
+        let deployer = Deployer {
+            functions: store_port.clone(),
+            artifacts: store_port.clone(),
+            checks: vec![worker.check(), inference.check(store_port.clone())],
+            sandboxes,
+            invoker: invoker.clone(),
+            max_memory,
+        };
+        let listener = TcpListener::bind(&config.gateway.listen)
+            .await
+            .map_err(|source| StartError::Listen { address: config.gateway.listen.clone(), source })?;
+        let backend = Backend { invoker, functions: store_port.clone(), artifacts: store_port, deployer, registry };
+        let gateway = Gateway::start(config.gateway, backend, listener, tasks.clone())?;
+        let stop = CancellationToken::new();
+        let platform = Self { gateway, scheduler, inference, worker, store, tasks, stop, grace: config.grace.duration() };
+        platform.start_housekeeping();
+        platform.restore_provisioned();
+        Ok(platform)
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.gateway.address()
+    }
+
+    /// Instances that exist now.
+    pub fn instances(&self) -> usize {
+        self.scheduler.instances()
+    }
+
+    /// Model sessions in memory, and the bytes ONNX Runtime holds.
+    pub fn sessions(&self) -> (usize, u64) {
+        self.inference.resident()
+    }
+
+    /// Tasks that panicked; always zero, or there is a defect.
+    pub fn panics(&self) -> u64 {
+        self.tasks.panics()
+    }
+
+    /// Stops taking work, lets running invocations finish within the grace period, and ends. Says whether all of them
+    /// finished.
+    pub async fn drain(self) -> bool {
+        tracing::info!(grace_seconds = self.grace.as_secs_f64(), "draining");
+        self.gateway.set_draining();
+        self.gateway.stop();
+        let finished = self.scheduler.drain(self.grace).await;
+        self.stop.cancel();
+        if !finished {
+            tracing::warn!("the grace period is over; invocations that still run are ended");
+        }
+        // What is left are responses on their way out.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.join()).await;
+        finished
+    }
+
+    fn start_housekeeping(&self) {
+        let keeper = housekeeping::Keeper {
+            scheduler: self.scheduler.clone(),
+            worker: self.worker.clone(),
+            inference: self.inference.clone(),
+            store: self.store.clone(),
+        };
+        self.tasks.spawn("housekeeping", keeper.run(self.stop.clone()));
+    }
+
+    /// Starts the provisioned instances of what was deployed before this start.
+    fn restore_provisioned(&self) {
+        let live: Vec<_> = FunctionStore::functions(&self.store, None)
+            .iter()
+            .filter_map(|function| function.live().and_then(|alias| function.versions.get(&alias.version)).cloned())
+            .filter(|version| version.config.provisioned > 0)
+            .collect();
+        let scheduler = self.scheduler.clone();
+        self.tasks.spawn("restore-provisioned", async move {
+            for version in live {
+                let key = version.key();
+                if let Err(failure) = scheduler.activate(version, Vec::new()).await {
+                    tracing::warn!(version = %key, cause = failure.cause, "provisioned instances did not start: {}", failure.message);
+                }
+            }
+        });
+    }
+}
+
+fn register_process(registry: &Registry) -> prometheus::Result<()> {
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    let build = prometheus::IntGaugeVec::new(
+        prometheus::Opts::new("fnctl_build_info", "Always 1; the label is the version."),
+        &["version"],
+    )?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    registry.register(Box::new(build))
+}

@@ -1,0 +1,81 @@
+//! Instances: sandboxes with an id, within the node's slots.
+
+use fnctl_core::ids::InstanceId;
+use fnctl_core::invocation::ColdStart;
+use fnctl_core::ports::{Sandbox, SandboxFactory};
+use fnctl_core::version::{Version, VersionKey};
+use fnctl_core::{ErrorKind, Failure};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// One started sandbox.
+pub(crate) struct Instance {
+    pub(crate) id: InstanceId,
+    pub(crate) sandbox: Box<dyn Sandbox>,
+    pub(crate) uses: u64,
+    /// What starting it took.
+    pub(crate) phases: ColdStart,
+    /// The pool's generation when its start began.
+    pub(crate) generation: u64,
+    /// Its slot on the node.
+    _slot: OwnedSemaphorePermit,
+}
+
+/// A finished start.
+pub(crate) struct Started {
+    pub(crate) id: InstanceId,
+    sandbox: Box<dyn Sandbox>,
+    phases: ColdStart,
+    slot: OwnedSemaphorePermit,
+}
+
+impl Started {
+    pub(crate) fn into_instance(self, generation: u64) -> Instance {
+        Instance { id: self.id, sandbox: self.sandbox, uses: 0, phases: self.phases, generation, _slot: self.slot }
+    }
+}
+
+/// Starts instances.
+pub(crate) struct Instances {
+    factory: Arc<dyn SandboxFactory>,
+    slots: Arc<Semaphore>,
+    max: usize,
+    next: AtomicU64,
+}
+
+impl Instances {
+    pub(crate) fn new(factory: Arc<dyn SandboxFactory>, max: usize) -> Self {
+        Self { factory, slots: Arc::new(Semaphore::new(max)), max, next: AtomicU64::new(1) }
+    }
+
+    /// Instances that exist or are being started.
+    pub(crate) fn count(&self) -> usize {
+        self.max - self.slots.available_permits()
+    }
+
+    pub(crate) fn forget(&self, version: &VersionKey) {
+        self.factory.forget(version);
+    }
+
+    /// Starts an instance. On a full node `evict` may make room.
+    pub(crate) async fn start(&self, version: &Arc<Version>, evict: impl Fn() -> bool) -> Result<Started, Failure> {
+        let slot = loop {
+            match self.slots.clone().try_acquire_owned() {
+                Ok(slot) => break slot,
+                Err(_) if evict() => {}
+                Err(_) => {
+                    return Err(Failure::new(
+                        ErrorKind::NodeFull,
+                        "every instance slot of this node is in use; try again soon, or raise worker.max_instances",
+                    )
+                    .retry_after(Duration::from_secs(1)));
+                }
+            }
+        };
+        let created = self.factory.create(version).await?;
+        let id = InstanceId(self.next.fetch_add(1, Ordering::Relaxed));
+        Ok(Started { id, sandbox: created.sandbox, phases: created.phases, slot })
+    }
+}

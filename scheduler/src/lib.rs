@@ -1,0 +1,404 @@
+//! Who runs where and when: admission, warm pools, activation, keep-alive, reaping.
+//!
+//! Knows sandboxes only as the `SandboxFactory` port, so all of it is tested with fake sandboxes on a paused clock.
+//! Decisions are pure ([`limit`], [`pool`]); this file and [`lane`] carry them out. Invariants: an instance is never both
+//! leased and idle; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
+//! a lock is held.
+
+mod body;
+mod config;
+mod instance;
+mod lane;
+mod lease;
+pub mod limit;
+mod metrics;
+pub mod pool;
+
+pub use config::Config;
+
+use async_trait::async_trait;
+use dashmap::DashMap;
+use fnctl_core::ids::FunctionName;
+use fnctl_core::invocation::{ColdStart, Unanswered};
+use fnctl_core::ports::{InstanceStatus, Invoker, SandboxFactory};
+use fnctl_core::task::Tasks;
+use fnctl_core::version::{Version, VersionKey};
+use fnctl_core::{ErrorKind, Failure, Invocation, Reply, ReplySender, RunEnd};
+use instance::Instances;
+use lane::{Lane, VersionPool};
+use lease::Lease;
+use limit::Permit;
+use metrics::{Metrics, VersionMetrics};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// The scheduler of one node. Clones share it.
+#[derive(Clone)]
+pub struct Scheduler {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scheduler").finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    instances: Arc<Instances>,
+    lanes: DashMap<FunctionName, Arc<Lane>>,
+    metrics: Metrics,
+    tasks: Tasks,
+    draining: AtomicBool,
+    in_flight: AtomicUsize,
+    /// Woken when the last invocation ends.
+    quiet: Notify,
+}
+
+impl Scheduler {
+    /// A scheduler that starts instances with `factory`.
+    pub fn new(
+        config: Config,
+        factory: Arc<dyn SandboxFactory>,
+        tasks: Tasks,
+        registry: &prometheus::Registry,
+    ) -> prometheus::Result<Self> {
+        let metrics = Metrics::register(registry, config.max_tracked_versions)?;
+        let instances = Arc::new(Instances::new(factory, config.max_instances));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                instances,
+                lanes: DashMap::new(),
+                metrics,
+                tasks,
+                draining: AtomicBool::new(false),
+                in_flight: AtomicUsize::new(0),
+                quiet: Notify::new(),
+            }),
+        })
+    }
+
+    /// Retires the instances whose keep-alive has passed at `now`, and replaces provisioned ones that are missing.
+    /// Returns how many were retired.
+    pub fn reap(&self, now: Instant) -> usize {
+        let mut reaped = 0;
+        for lane in self.inner.lanes() {
+            for pool in lane.pools() {
+                let expired = pool.expire(now);
+                reaped += expired.len();
+                pool.metrics.reaped(expired.len());
+                drop(expired);
+                self.inner.keep_provisioned(&pool, now);
+                if lane.close_if_unused(&pool) && pool.is_demoted() {
+                    self.inner.metrics.forget(&pool.version.key());
+                }
+            }
+        }
+        reaped
+    }
+
+    /// When the next idle instance expires, if any is idle.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.inner.lanes().iter().flat_map(|lane| lane.pools()).filter_map(|pool| pool.next_expiry()).min()
+    }
+
+    /// Instances that exist now, over all functions.
+    pub fn instances(&self) -> usize {
+        self.inner.instances.count()
+    }
+
+    /// Refuses new invocations and waits until the running ones have ended, at most for `grace`. Says whether they all
+    /// did.
+    pub async fn drain(&self, grace: Duration) -> bool {
+        self.inner.draining.store(true, Ordering::SeqCst);
+        let quiet = async {
+            loop {
+                let woken = self.inner.quiet.notified();
+                if self.inner.in_flight.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                woken.await;
+            }
+        };
+        let drained = tokio::time::timeout(grace, quiet).await.is_ok();
+        for lane in self.inner.lanes() {
+            for pool in lane.pools() {
+                drop(pool.close());
+            }
+        }
+        drained
+    }
+}
+
+impl Inner {
+    /// The lanes as they are now; no map shard stays locked.
+    fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.lanes.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    fn lane(&self, version: &Version) -> Arc<Lane> {
+        if let Some(lane) = self.lanes.get(&version.function) {
+            return lane.value().clone();
+        }
+        self.lanes.entry(version.function.clone()).or_insert_with(|| Arc::new(Lane::new(&version.config))).value().clone()
+    }
+
+    fn pool(self: &Arc<Self>, lane: &Lane, version: &Arc<Version>) -> Arc<VersionPool> {
+        lane.pool(version, || {
+            let this = Arc::downgrade(self);
+            VersionPool::new(version.clone(), Arc::new(self.metrics.of(&version.key())), move |pool| {
+                if let Some(this) = this.upgrade() {
+                    this.spawn_start(pool);
+                }
+            })
+        })
+    }
+
+    /// Starts instances until as many exist as the version has provisioned.
+    fn keep_provisioned(&self, pool: &Arc<VersionPool>, now: Instant) {
+        if !self.draining.load(Ordering::Relaxed) {
+            pool.keep_provisioned(now);
+        }
+    }
+
+    /// Starts one instance that was reserved in the pool; whoever waits first gets it.
+    fn spawn_start(self: Arc<Self>, pool: Arc<VersionPool>) {
+        let this = self.clone();
+        self.tasks.spawn("start-instance", async move {
+            let evict = || this.evict_idle();
+            match this.instances.start(&pool.version, evict).await {
+                Ok(started) => pool.started(started),
+                Err(failure) => {
+                    pool.metrics.start_failed(failure.kind);
+                    log_failure(&pool.version.key(), None, &failure);
+                    pool.start_failed(failure);
+                }
+            }
+        });
+    }
+
+    /// Retires the instance that has been idle longest, to make room on a full node.
+    fn evict_idle(&self) -> bool {
+        let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
+        let oldest = pools.iter().filter_map(|pool| Some((pool.oldest_idle()?, pool))).min_by_key(|(since, _)| *since);
+        oldest.is_some_and(|(_, pool)| {
+            let evicted = pool.evict();
+            pool.metrics.evicted(usize::from(evicted.is_some()));
+            evicted.is_some()
+        })
+    }
+
+    /// Runs an invocation on its lease to the end, then gives lease and permit back. Tries once more elsewhere if the
+    /// guest had not begun.
+    async fn run(self: Arc<Self>, mut work: Work) {
+        let metrics = work.lease.pool().metrics.clone();
+        let key = work.lease.pool().version.key();
+        let (version, deadline) = (work.invocation.version.clone(), work.invocation.deadline);
+        let mut attempts = 0;
+        let report = loop {
+            let request_id = work.invocation.request_id.clone();
+            let since = Instant::now();
+            let report = work.lease.run(work.invocation, work.reply.clone()).await;
+            match report.end {
+                RunEnd::Unbegun(invocation) if attempts == 0 => {
+                    attempts += 1;
+                    drop(work.lease);
+                    work.invocation = *invocation;
+                    match self.acquire(&version, deadline).await {
+                        Ok(lease) => work.lease = lease,
+                        Err(failure) => {
+                            metrics.failed(failure.kind);
+                            work.reply.send(Err(failure));
+                            return;
+                        }
+                    }
+                }
+                RunEnd::Unbegun(_) => {
+                    metrics.failed(ErrorKind::Internal);
+                    work.reply.send(Err(Failure::internal("two instances in a row were found unusable")));
+                    return;
+                }
+                end => {
+                    if let RunEnd::Failed(failure) = &end {
+                        metrics.failed(failure.kind);
+                        log_failure(&key, Some(request_id.as_str()), failure);
+                    }
+                    metrics.ran(since.elapsed(), report.inference, report.memory);
+                    break end;
+                }
+            }
+        };
+        let pool = work.lease.pool().clone();
+        work.lease.release(matches!(report, RunEnd::Completed));
+        drop(work.permit);
+        self.keep_provisioned(&pool, Instant::now());
+    }
+
+    /// A lease on an instance: an idle one, or the first that becomes free or is started for it.
+    async fn acquire(self: &Arc<Self>, version: &Arc<Version>, deadline: Instant) -> Result<Lease, Failure> {
+        let waiting = loop {
+            let lane = self.lane(version);
+            match self.pool(&lane, version).checkout() {
+                lane::Checkout::Lease(lease) => return Ok(lease),
+                lane::Checkout::Wait(waiting) => break waiting,
+                lane::Checkout::Closed if self.draining.load(Ordering::SeqCst) => return Err(draining()),
+                // It was closed because it was at zero, and taken out of its lane with that.
+                lane::Checkout::Closed => {}
+            }
+        };
+        match tokio::time::timeout_at(deadline, waiting).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_closed)) => Err(draining()),
+            Err(_elapsed) => Err(Failure::new(
+                ErrorKind::StartTimeout,
+                "no instance was ready before the request's deadline; raise timeout, or provision instances",
+            )),
+        }
+    }
+}
+
+/// What the task of one invocation works with.
+struct Work {
+    invocation: Invocation,
+    lease: Lease,
+    permit: Permit,
+    reply: ReplySender,
+    _in_flight: InFlight,
+}
+
+/// Counts an invocation for as long as it lives.
+struct InFlight(Arc<Inner>);
+
+impl InFlight {
+    fn enter(inner: &Arc<Inner>) -> Self {
+        inner.in_flight.fetch_add(1, Ordering::SeqCst);
+        Self(inner.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.quiet.notify_waiters();
+        }
+    }
+}
+
+fn draining() -> Failure {
+    Failure::new(ErrorKind::Draining, "the platform is shutting down; try again on another node, or in a moment")
+        .retry_after(Duration::from_secs(5))
+}
+
+fn log_failure(key: &VersionKey, request_id: Option<&str>, failure: &Failure) {
+    let (function, version, kind) = (key.function.as_str(), key.number.0, failure.kind.code());
+    match failure.kind.fault() {
+        fnctl_core::Fault::Platform if !failure.kind.retryable() => {
+            tracing::error!(function, version, request_id, kind, cause = failure.cause, "{}", failure.message);
+        }
+        _ => tracing::warn!(function, version, request_id, kind, cause = failure.cause, "{}", failure.message),
+    }
+}
+
+#[async_trait]
+impl Invoker for Scheduler {
+    async fn invoke(&self, invocation: Invocation) -> Result<Reply, Unanswered> {
+        let inner = &self.inner;
+        let in_flight = InFlight::enter(inner);
+        if inner.draining.load(Ordering::SeqCst) {
+            return Err(draining().into());
+        }
+        let version = invocation.version.clone();
+        let lane = inner.lane(&version);
+        let pool = inner.pool(&lane, &version);
+        let metrics: &VersionMetrics = &pool.metrics;
+        let mut phases = ColdStart::default();
+        let unanswered = |failure: Failure, phases: ColdStart| {
+            metrics.failed(failure.kind);
+            Unanswered { failure, start: None, phases }
+        };
+
+        let since = Instant::now();
+        let permit = lane.admit(&version.config, invocation.deadline, metrics).await;
+        phases.queue = since.elapsed();
+        metrics.queued(phases.queue);
+        let permit = permit.map_err(|failure| unanswered(failure, phases))?;
+
+        // A guest that was asked by somebody who left is stopped: the guard goes with this future, and later with the
+        // response's body.
+        let guard = body::CancelGuard::new(invocation.cancelled.clone());
+        let is_head = invocation.request.method() == http::Method::HEAD;
+        let lease = inner.acquire(&version, invocation.deadline).await.map_err(|failure| unanswered(failure, phases))?;
+        let start = lease.start_kind();
+        let started = lease.phases();
+        phases = ColdStart { queue: phases.queue, ..started };
+        metrics.started(start, &phases);
+
+        let (reply, head) = ReplySender::new();
+        let since = Instant::now();
+        let work = Work { invocation, lease, permit, reply, _in_flight: in_flight };
+        inner.tasks.spawn("run-invocation", inner.clone().run(work));
+        let answer = head.await.unwrap_or_else(|_| Err(Failure::internal("the run ended without an answer")));
+        match answer {
+            Ok(response) => {
+                let response = body::guarded(response, guard, is_head);
+                Ok(Reply { response, start, phases, run: since.elapsed() })
+            }
+            Err(failure) => {
+                guard.disarm();
+                Err(Unanswered { failure, start: Some(start), phases })
+            }
+        }
+    }
+
+    async fn activate(&self, version: Arc<Version>, retired: Vec<VersionKey>) -> Result<(), Failure> {
+        let inner = &self.inner;
+        let lane = inner.lane(&version);
+        lane.configure(&version.config);
+        let pool = inner.pool(&lane, &version);
+        pool.set_provisioned(version.config.provisioned as usize);
+        inner.keep_provisioned(&pool, Instant::now());
+        let limit = version.config.start_timeout.duration();
+        let ready = tokio::time::timeout(limit, pool.provisioned_ready()).await;
+        // The new version is ready; now the old ones may go.
+        self.demote(&lane, &retired);
+        ready.unwrap_or_else(|_| {
+            Err(Failure::new(ErrorKind::StartTimeout, "the provisioned instances did not start in time; see the platform's log"))
+        })
+    }
+
+    fn retire(&self, versions: &[VersionKey]) {
+        for key in versions {
+            if let Some(lane) = self.inner.lanes.get(&key.function).map(|lane| lane.value().clone()) {
+                drop(lane.remove(key.number));
+            }
+            self.inner.metrics.forget(key);
+            self.inner.instances.forget(key);
+        }
+        if let Some(key) = versions.first() {
+            self.inner.lanes.remove_if(&key.function, |_, lane| lane.is_unused());
+        }
+    }
+
+    fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {
+        let Some(lane) = self.inner.lanes.get(function).map(|lane| lane.value().clone()) else { return Vec::new() };
+        let now = Instant::now();
+        lane.pools().iter().flat_map(|pool| pool.status(now)).collect()
+    }
+}
+
+impl Scheduler {
+    /// Lets go of the instances of versions that are no longer live: idle ones now, busy ones when they are free.
+    fn demote(&self, lane: &Lane, retired: &[VersionKey]) {
+        for key in retired {
+            if let Some(pool) = lane.existing(key.number) {
+                pool.set_provisioned(0);
+                let idle = pool.demote();
+                pool.metrics.reaped(idle.len());
+                drop(idle);
+            }
+        }
+    }
+}

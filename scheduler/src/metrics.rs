@@ -1,0 +1,246 @@
+//! The scheduler's metrics, per function and version; docs/metrics.md lists them.
+//!
+//! Each version's children are looked up once, and removed when its pool goes. At most a set number of versions have
+//! their own; the rest share the labels `_other`.
+
+use dashmap::DashMap;
+use fnctl_core::ErrorKind;
+use fnctl_core::invocation::{ColdStart, Phase, StartKind};
+use fnctl_core::version::VersionKey;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+const VERSION: [&str; 2] = ["function", "version"];
+
+#[derive(Clone)]
+pub(crate) struct Metrics(Arc<Families>);
+
+struct Families {
+    invocations: IntCounterVec,
+    errors: IntCounterVec,
+    throttles: IntCounterVec,
+    duration: HistogramVec,
+    inference: HistogramVec,
+    starts: IntCounterVec,
+    phases: HistogramVec,
+    start_failures: IntCounterVec,
+    instances: IntGaugeVec,
+    memory: IntGaugeVec,
+    queue_depth: IntGaugeVec,
+    queue_wait: HistogramVec,
+    reaps: IntCounterVec,
+    tracked: DashMap<VersionKey, ()>,
+    count: AtomicUsize,
+    max_tracked: usize,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry, max_tracked: usize) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, extra: &[&str]| -> prometheus::Result<IntCounterVec> {
+            let family = IntCounterVec::new(Opts::new(name, help), &[&VERSION, extra].concat())?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family)
+        };
+        let gauge = |name: &str, help: &str, extra: &[&str]| -> prometheus::Result<IntGaugeVec> {
+            let family = IntGaugeVec::new(Opts::new(name, help), &[&VERSION, extra].concat())?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family)
+        };
+        let histogram = |name: &str, help: &str, extra: &[&str], first: f64, count: usize| -> prometheus::Result<HistogramVec> {
+            let buckets = prometheus::exponential_buckets(first, 2.5, count)?;
+            let family = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &[&VERSION, extra].concat())?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family)
+        };
+        Ok(Self(Arc::new(Families {
+            invocations: counter("fnctl_invocations_total", "Invocations that were run by a guest.", &[])?,
+            errors: counter("fnctl_invocation_errors_total", "Invocations that failed, by kind.", &["kind"])?,
+            throttles: counter("fnctl_throttles_total", "Invocations refused because concurrency limit and queue were full.", &[])?,
+            duration: histogram("fnctl_invocation_duration_seconds", "Time from lease to the guest's return.", &[], 0.000_1, 14)?,
+            inference: histogram("fnctl_invocation_inference_seconds", "Time inside compute, of invocations that computed.", &[], 0.000_02, 14)?,
+            starts: counter("fnctl_starts_total", "Invocations by how their instance came to be (cold, prewarmed, warm).", &["kind"])?,
+            phases: histogram("fnctl_cold_start_seconds", "Cold starts by phase.", &["phase"], 0.000_01, 16)?,
+            start_failures: counter("fnctl_start_failures_total", "Instances that failed to start, by kind.", &["kind"])?,
+            instances: gauge("fnctl_instances", "Instances by state (idle, busy, starting).", &["state"])?,
+            memory: gauge("fnctl_instance_memory_bytes", "Linear memory of the instance that ran last.", &[])?,
+            queue_depth: gauge("fnctl_queue_depth", "Invocations waiting for a permit.", &[])?,
+            queue_wait: histogram("fnctl_queue_wait_seconds", "Time waited for a permit.", &[], 0.000_01, 16)?,
+            reaps: counter("fnctl_reaps_total", "Idle instances retired, by reason (keep_alive, node_full).", &["reason"])?,
+            tracked: DashMap::new(),
+            count: AtomicUsize::new(0),
+            max_tracked,
+        })))
+    }
+
+    /// The metrics of one version.
+    pub(crate) fn of(&self, key: &VersionKey) -> VersionMetrics {
+        let families = &self.0;
+        let known = families.tracked.contains_key(key);
+        let own = known || families.count.load(Ordering::Relaxed) < families.max_tracked;
+        if own && families.tracked.insert(key.clone(), ()).is_none() {
+            families.count.fetch_add(1, Ordering::Relaxed);
+        }
+        let labels = if own { (key.function.to_string(), key.number.to_string()) } else { ("_other".into(), "_other".into()) };
+        let [f, v] = [labels.0.as_str(), labels.1.as_str()];
+        let state = |state| families.instances.with_label_values(&[f, v, state]);
+        let start = |kind: StartKind| families.starts.with_label_values(&[f, v, kind.as_str()]);
+        VersionMetrics {
+            invocations: families.invocations.with_label_values(&[f, v]),
+            throttles: families.throttles.with_label_values(&[f, v]),
+            duration: families.duration.with_label_values(&[f, v]),
+            inference: families.inference.with_label_values(&[f, v]),
+            cold: start(StartKind::Cold),
+            prewarmed: start(StartKind::Prewarmed),
+            warm: start(StartKind::Warm),
+            idle: state("idle"),
+            busy: state("busy"),
+            starting: state("starting"),
+            memory: families.memory.with_label_values(&[f, v]),
+            queue_depth: families.queue_depth.with_label_values(&[f, v]),
+            queue_wait: families.queue_wait.with_label_values(&[f, v]),
+            families: self.clone(),
+            labels,
+        }
+    }
+
+    /// Removes everything about a version: it is not live any more, and nothing of it runs.
+    pub(crate) fn forget(&self, key: &VersionKey) {
+        let families = &self.0;
+        if families.tracked.remove(key).is_none() {
+            return;
+        }
+        families.count.fetch_sub(1, Ordering::Relaxed);
+        let (f, v) = (key.function.as_str(), key.number.to_string());
+        // A child that was never made is no error.
+        for family in [&families.instances] {
+            for state in ["idle", "busy", "starting"] {
+                let _ = family.remove_label_values(&[f, &v, state]);
+            }
+        }
+        for family in [&families.memory, &families.queue_depth] {
+            let _ = family.remove_label_values(&[f, &v]);
+        }
+        for family in [&families.invocations, &families.throttles] {
+            let _ = family.remove_label_values(&[f, &v]);
+        }
+        for family in [&families.duration, &families.inference, &families.queue_wait] {
+            let _ = family.remove_label_values(&[f, &v]);
+        }
+        for kind in ErrorKind::ALL {
+            let _ = families.errors.remove_label_values(&[f, &v, kind.code()]);
+            let _ = families.start_failures.remove_label_values(&[f, &v, kind.code()]);
+        }
+        for kind in [StartKind::Cold, StartKind::Prewarmed, StartKind::Warm] {
+            let _ = families.starts.remove_label_values(&[f, &v, kind.as_str()]);
+        }
+        for phase in Phase::ALL {
+            let _ = families.phases.remove_label_values(&[f, &v, phase.as_str()]);
+        }
+        for reason in ["keep_alive", "node_full"] {
+            let _ = families.reaps.remove_label_values(&[f, &v, reason]);
+        }
+    }
+}
+
+/// One version's children.
+pub(crate) struct VersionMetrics {
+    families: Metrics,
+    labels: (String, String),
+    invocations: IntCounter,
+    throttles: IntCounter,
+    duration: Histogram,
+    inference: Histogram,
+    cold: IntCounter,
+    prewarmed: IntCounter,
+    warm: IntCounter,
+    idle: IntGauge,
+    busy: IntGauge,
+    starting: IntGauge,
+    memory: IntGauge,
+    queue_depth: IntGauge,
+    queue_wait: Histogram,
+}
+
+/// Counts a waiting invocation for as long as it lives.
+pub(crate) struct QueueDepth<'a>(&'a IntGauge);
+
+impl Drop for QueueDepth<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn gauge(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl VersionMetrics {
+    fn labels<'a>(&'a self, extra: &'a str) -> [&'a str; 3] {
+        [&self.labels.0, &self.labels.1, extra]
+    }
+
+    pub(crate) fn failed(&self, kind: ErrorKind) {
+        self.families.0.errors.with_label_values(&self.labels(kind.code())).inc();
+    }
+
+    pub(crate) fn start_failed(&self, kind: ErrorKind) {
+        self.families.0.start_failures.with_label_values(&self.labels(kind.code())).inc();
+    }
+
+    pub(crate) fn throttled(&self) {
+        self.throttles.inc();
+    }
+
+    pub(crate) fn queue_depth(&self) -> QueueDepth<'_> {
+        self.queue_depth.inc();
+        QueueDepth(&self.queue_depth)
+    }
+
+    pub(crate) fn queued(&self, wait: Duration) {
+        self.queue_wait.observe(wait.as_secs_f64());
+    }
+
+    pub(crate) fn started(&self, kind: StartKind, phases: &ColdStart) {
+        match kind {
+            StartKind::Warm => self.warm.inc(),
+            StartKind::Prewarmed => self.prewarmed.inc(),
+            StartKind::Cold => {
+                self.cold.inc();
+                for phase in Phase::ALL {
+                    self.families.0.phases.with_label_values(&self.labels(phase.as_str())).observe(phases.get(phase).as_secs_f64());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn ran(&self, took: Duration, inference: Duration, memory: u64) {
+        self.invocations.inc();
+        self.duration.observe(took.as_secs_f64());
+        if !inference.is_zero() {
+            self.inference.observe(inference.as_secs_f64());
+        }
+        self.memory.set(i64::try_from(memory).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn instances(&self, idle: usize, busy: usize, starting: usize) {
+        self.idle.set(gauge(idle));
+        self.busy.set(gauge(busy));
+        self.starting.set(gauge(starting));
+    }
+
+    pub(crate) fn reaped(&self, count: usize) {
+        if count > 0 {
+            self.families.0.reaps.with_label_values(&self.labels("keep_alive")).inc_by(count as u64);
+        }
+    }
+
+    pub(crate) fn evicted(&self, count: usize) {
+        if count > 0 {
+            self.families.0.reaps.with_label_values(&self.labels("node_full")).inc_by(count as u64);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The warm pool of one version, as a pure state machine: which instances are idle, who waits for one, and how many are
+//! being started for those who wait.
+//!
+//! `S` is an instance, `W` a waiting caller. Every method takes `now` where it matters and does nothing but decide.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An idle instance.
+#[derive(Debug)]
+pub struct Idle<S> {
+    /// The instance.
+    pub instance: S,
+    /// Since when it has been idle.
+    pub since: Instant,
+}
+
+/// The answer to a request for an instance.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Take<S> {
+    /// An idle instance, now busy.
+    Warm(S),
+    /// Queued under this ticket; `start` says that one more instance must be started for the queue.
+    Queued {
+        /// To leave the queue with.
+        ticket: u64,
+        /// Whether to start one.
+        start: bool,
+    },
+    /// The pool is closed; look for its successor.
+    Closed,
+}
+
+/// Where an instance goes when it is free.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place<S, W> {
+    /// To this waiter; it stays busy.
+    Waiter(S, W),
+    /// It became idle.
+    Idle,
+    /// Nobody may use it again.
+    Retire(S),
+}
+
+/// The pool.
+#[derive(Debug)]
+pub struct PoolState<S, W> {
+    /// Used as a stack: the most recently used instance is the warmest, and the others can expire.
+    idle: Vec<Idle<S>>,
+    busy: usize,
+    starting: usize,
+    waiting: VecDeque<(u64, W)>,
+    next: u64,
+    generation: u64,
+    provisioned: usize,
+    closed: bool,
+}
+
+impl<S, W> Default for PoolState<S, W> {
+    fn default() -> Self {
+        Self {
+            idle: Vec::new(),
+            busy: 0,
+            starting: 0,
+            waiting: VecDeque::new(),
+            next: 0,
+            generation: 0,
+            provisioned: 0,
+            closed: false,
+        }
+    }
+}
+
+impl<S, W> PoolState<S, W> {
+    /// Takes an idle instance, or queues the caller. As many instances are being started as callers wait, never more.
+    pub fn take(&mut self, waiter: impl FnOnce() -> W) -> Take<S> {
+        if self.closed {
+            return Take::Closed;
+        }
+        if let Some(idle) = self.idle.pop() {
+            self.busy += 1;
+            return Take::Warm(idle.instance);
+        }
+        let ticket = self.next;
+        self.next += 1;
+        self.waiting.push_back((ticket, waiter()));
+        let start = self.waiting.len() > self.starting;
+        if start {
+            self.starting += 1;
+        }
+        Take::Queued { ticket, start }
+    }
+
+    /// A waiting caller leaves. An instance that is being started for it comes all the same, and becomes idle.
+    pub fn leave(&mut self, ticket: u64) {
+        self.waiting.retain(|(queued, _)| *queued != ticket);
+    }
+
+    /// A start succeeded: the new instance goes to the one who waits longest, or becomes idle.
+    pub fn started(&mut self, instance: S, generation: u64, now: Instant) -> Place<S, W> {
+        self.starting = self.starting.saturating_sub(1);
+        self.place(instance, generation, now)
+    }
+
+    /// A start failed. The one who waits longest is told; the others wait on for the starts that are left.
+    pub fn start_failed(&mut self) -> Option<W> {
+        self.starting = self.starting.saturating_sub(1);
+        if self.waiting.len() > self.starting { self.waiting.pop_front().map(|(_, waiter)| waiter) } else { None }
+    }
+
+    /// A busy instance is free again.
+    pub fn released(&mut self, instance: S, generation: u64, now: Instant) -> Place<S, W> {
+        self.busy = self.busy.saturating_sub(1);
+        self.place(instance, generation, now)
+    }
+
+    /// A busy instance was retired. Says whether somebody waits for whom nothing is being started.
+    pub fn retired(&mut self) -> bool {
+        self.busy = self.busy.saturating_sub(1);
+        let start = self.waiting.len() > self.starting && !self.closed;
+        if start {
+            self.starting += 1;
+        }
+        start
+    }
+
+    fn place(&mut self, instance: S, generation: u64, now: Instant) -> Place<S, W> {
+        if self.closed || generation != self.generation {
+            return Place::Retire(instance);
+        }
+        match self.waiting.pop_front() {
+            Some((_, waiter)) => {
+                self.busy += 1;
+                Place::Waiter(instance, waiter)
+            }
+            None => {
+                self.idle.push(Idle { instance, since: now });
+                Place::Idle
+            }
+        }
+    }
+
+    /// Takes out the instances that have been idle for `keep_alive`, but leaves as many as are provisioned.
+    pub fn expire(&mut self, now: Instant, keep_alive: Duration) -> Vec<S> {
+        let spare = self.total().saturating_sub(self.provisioned);
+        // The stack's bottom has been idle longest.
+        let expired = self.idle.iter().take_while(|idle| now.saturating_duration_since(idle.since) >= keep_alive).count();
+        self.idle.drain(..expired.min(spare)).map(|idle| idle.instance).collect()
+    }
+
+    /// When the next instance could expire.
+    pub fn next_expiry(&self, keep_alive: Duration) -> Option<Instant> {
+        if self.total() <= self.provisioned {
+            return None;
+        }
+        self.idle.first().map(|idle| idle.since + keep_alive)
+    }
+
+    /// Since when the longest idle instance that is not provisioned has been idle.
+    pub fn oldest_idle(&self) -> Option<Instant> {
+        if self.total() <= self.provisioned {
+            return None;
+        }
+        self.idle.first().map(|idle| idle.since)
+    }
+
+    /// Takes out the instance that has been idle longest.
+    pub fn evict(&mut self) -> Option<S> {
+        self.oldest_idle()?;
+        Some(self.idle.remove(0).instance)
+    }
+
+    /// Lets go of every instance that exists now: idle ones are returned, busy and starting ones are retired when they
+    /// are free. Instances started later are kept again.
+    pub fn demote(&mut self) -> Vec<S> {
+        self.generation += 1;
+        self.idle.drain(..).map(|idle| idle.instance).collect()
+    }
+
+    /// Ends the pool. Returns the idle instances and those who wait.
+    pub fn close(&mut self) -> (Vec<S>, Vec<W>) {
+        self.closed = true;
+        (self.demote(), self.waiting.drain(..).map(|(_, waiter)| waiter).collect())
+    }
+
+    /// Closes the pool if it has nothing and is asked for nothing.
+    pub fn close_if_unused(&mut self) -> bool {
+        if self.total() == 0 && self.waiting.is_empty() && self.provisioned == 0 {
+            self.closed = true;
+        }
+        self.closed
+    }
+
+    /// How many instances are to be kept whatever the traffic.
+    pub fn set_provisioned(&mut self, count: usize) {
+        self.provisioned = count;
+    }
+
+    /// Instances that must be started so that as many exist as are provisioned; they are counted as starting.
+    pub fn missing_provisioned(&mut self) -> usize {
+        let missing = if self.closed { 0 } else { self.provisioned.saturating_sub(self.total()) };
+        self.starting += missing;
+        missing
+    }
+
+    /// Whether as many instances are started as are provisioned.
+    pub fn is_provisioned(&self) -> bool {
+        self.idle.len() + self.busy >= self.provisioned
+    }
+
+    /// The generation that instances started now belong to.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Idle instances, the longest idle first.
+    pub fn idle(&self) -> &[Idle<S>] {
+        &self.idle
+    }
+
+    /// Busy instances.
+    pub fn busy(&self) -> usize {
+        self.busy
+    }
+
+    /// Instances being started.
+    pub fn starting(&self) -> usize {
+        self.starting
+    }
+
+    /// Callers waiting.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Idle, busy and starting together.
+    pub fn total(&self) -> usize {
+        self.idle.len() + self.busy + self.starting
+    }
+}

@@ -1,0 +1,69 @@
+//! Turns what Wasmtime says into the platform's error kinds.
+
+use crate::limits::SandboxLimits;
+use fnctl_core::{ErrorKind, Failure};
+use wasmtime::Trap;
+
+/// Raised by the epoch callback when the guest's CPU time is used up.
+#[derive(Debug, thiserror::Error)]
+#[error("the CPU time limit is used up")]
+pub(crate) struct CpuExceeded;
+
+/// Why a running guest failed.
+pub(crate) fn run_failure(error: &wasmtime::Error, limits: &SandboxLimits) -> Failure {
+    if error.downcast_ref::<CpuExceeded>().is_some() {
+        return Failure::new(ErrorKind::CpuExceeded, "the function used more CPU time than its limit; raise cpu or do less work")
+            .because(format!("{error:#}"));
+    }
+    if limits.refused {
+        return Failure::new(
+            ErrorKind::OutOfMemory,
+            "the function needed more memory than its limit; raise memory (or table_elements) in function.toml",
+        )
+        .because(format!("{error:#}"));
+    }
+    let what = match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => "the function overflowed its stack",
+        Some(Trap::UnreachableCodeReached) => "the function panicked or reached unreachable code",
+        Some(_) => "the function trapped",
+        None => "the function failed",
+    };
+    Failure::new(ErrorKind::Trap, format!("{what}; its log lines carry this request id")).because(format!("{error:#}"))
+}
+
+/// Why a sandbox could not be made.
+pub(crate) fn start_failure(error: &wasmtime::Error, limits: Option<&SandboxLimits>) -> Failure {
+    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+        return node_full().because(format!("{error:#}"));
+    }
+    if limits.is_some_and(|limits| limits.refused) {
+        return Failure::new(ErrorKind::OutOfMemory, "the function needs more memory to start than its limit; raise memory")
+            .because(format!("{error:#}"));
+    }
+    Failure::new(ErrorKind::StartFailed, "the function could not be started; see the platform's log under this request id")
+        .because(format!("{error:#}"))
+}
+
+/// Every slot of the pool is taken.
+pub(crate) fn node_full() -> Failure {
+    Failure::new(ErrorKind::NodeFull, "every instance slot of this node is in use; try again soon, or raise worker.max_instances")
+        .retry_after(std::time::Duration::from_secs(1))
+}
+
+/// The deadline passed while the guest ran.
+pub(crate) fn timeout(limit: std::time::Duration) -> Failure {
+    Failure::new(
+        ErrorKind::Timeout,
+        format!("the function did not finish within its timeout of {}s; raise timeout or do less work", limit.as_secs_f64()),
+    )
+}
+
+/// The caller went away.
+pub(crate) fn cancelled() -> Failure {
+    Failure::new(ErrorKind::Cancelled, "the caller went away before the answer")
+}
+
+/// The guest answered, but met a limit on its way: its sandbox is not used again.
+pub(crate) fn over_limit() -> Failure {
+    Failure::new(ErrorKind::OutOfMemory, "the function met its memory limit while it answered")
+}

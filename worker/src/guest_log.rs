@@ -1,0 +1,184 @@
+//! Guest output becomes structured log lines of the invocation it belongs to, up to a limit of bytes.
+
+use bytes::Bytes;
+use fnctl_core::ids::RequestId;
+use fnctl_core::version::VersionKey;
+use parking_lot::Mutex;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+/// Longest line before it is cut into several.
+const MAX_LINE: usize = 8 << 10;
+
+/// Which of the guest's two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// The log of one sandbox; both streams and all their handles share it.
+#[derive(Debug, Clone)]
+pub(crate) struct GuestLog(Arc<Mutex<LogState>>);
+
+#[derive(Debug)]
+struct LogState {
+    version: VersionKey,
+    request: Option<RequestId>,
+    limit: u64,
+    left: u64,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl GuestLog {
+    pub(crate) fn new(version: VersionKey, limit: u64) -> Self {
+        let state = LogState { version, request: None, limit, left: limit, stdout: Vec::new(), stderr: Vec::new() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// From now on the lines belong to this invocation, which has the whole limit to itself.
+    pub(crate) fn begin(&self, request: &RequestId) {
+        let mut state = self.0.lock();
+        state.request = Some(request.clone());
+        state.left = state.limit;
+    }
+
+    /// Writes out lines that have no end yet.
+    pub(crate) fn end(&self) {
+        let mut state = self.0.lock();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(state.buffer(stream));
+            if !rest.is_empty() {
+                state.line(stream, &rest);
+            }
+        }
+    }
+
+    pub(crate) fn stream(&self, stream: Stream) -> LogStream {
+        LogStream { log: self.clone(), stream }
+    }
+
+    /// A line of the platform's own among the guest's; it counts towards the limit.
+    pub(crate) fn note(&self, text: &str) {
+        self.write(Stream::Stderr, text.as_bytes());
+        self.write(Stream::Stderr, b"\n");
+    }
+
+    fn write(&self, stream: Stream, bytes: &[u8]) {
+        self.0.lock().write(stream, bytes);
+    }
+}
+
+impl LogState {
+    fn buffer(&mut self, stream: Stream) -> &mut Vec<u8> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    fn write(&mut self, stream: Stream, bytes: &[u8]) {
+        if self.left == 0 {
+            return;
+        }
+        let allowed = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+        self.left -= allowed as u64;
+        for piece in bytes.get(..allowed).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
+            let mut buffer = std::mem::take(self.buffer(stream));
+            buffer.extend_from_slice(piece);
+            if buffer.ends_with(b"\n") || buffer.len() >= MAX_LINE {
+                self.line(stream, &buffer);
+                buffer.clear();
+            }
+            *self.buffer(stream) = buffer;
+        }
+        if self.left == 0 {
+            tracing::warn!(
+                target: "guest", function = %self.version.function, version = self.version.number.0,
+                request_id = self.request.as_ref().map(RequestId::as_str), limit = self.limit,
+                "guest output cut off at log_bytes"
+            );
+        }
+    }
+
+    fn line(&self, stream: Stream, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        tracing::info!(
+            target: "guest", function = %self.version.function, version = self.version.number.0,
+            request_id = self.request.as_ref().map(RequestId::as_str), stream = stream.as_str(),
+            "{}", text.trim_end()
+        );
+    }
+}
+
+/// One handle of a guest on its stdout or stderr.
+#[derive(Debug, Clone)]
+pub(crate) struct LogStream {
+    log: GuestLog,
+    stream: Stream,
+}
+
+impl IsTerminal for LogStream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for LogStream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for LogStream {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for LogStream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.log.write(self.stream, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(64 << 10)
+    }
+}
+
+impl AsyncWrite for LogStream {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.log.write(self.stream, bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

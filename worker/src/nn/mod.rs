@@ -1,0 +1,171 @@
+//! wasi-nn on the host: one implementation behind the WIT and the witx bindings.
+//!
+//! Every mistake of a guest is an [`InferenceError`] for the guest; none is a panic here.
+
+pub(crate) mod wit;
+pub(crate) mod witx;
+
+use bytes::Bytes;
+use fnctl_core::ids::{Digest, FunctionName};
+use fnctl_core::inference::{
+    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, ModelInfo, ModelSource, SessionId, Tensor,
+};
+use fnctl_core::ports::InferenceHost;
+use fnctl_core::version::Version;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Most graphs and execution contexts that one sandbox may hold at once.
+pub(crate) const MAX_HANDLES: usize = 256;
+
+/// One use of a session; given back when dropped.
+pub(crate) struct ModelLease {
+    host: Arc<dyn InferenceHost>,
+    session: SessionId,
+    pub(crate) info: Arc<ModelInfo>,
+}
+
+impl ModelLease {
+    /// The session of a declared model.
+    pub(crate) async fn of_artifact(
+        host: &Arc<dyn InferenceHost>,
+        digest: Digest,
+        path: PathBuf,
+        function: &FunctionName,
+        deadline: Instant,
+    ) -> Result<Self, InferenceError> {
+        let source = ModelSource::Artifact { digest, path };
+        Self::load(host, LoadModel { source, function: function.clone(), deadline }).await
+    }
+
+    async fn load(host: &Arc<dyn InferenceHost>, request: LoadModel) -> Result<Self, InferenceError> {
+        let loaded = host.load(request).await?;
+        Ok(Self { host: host.clone(), session: loaded.session, info: loaded.info })
+    }
+}
+
+impl Drop for ModelLease {
+    fn drop(&mut self) {
+        self.host.release(self.session);
+    }
+}
+
+/// What one sandbox may infer with.
+pub(crate) struct NnContext {
+    host: Arc<dyn InferenceHost>,
+    declared: BTreeMap<String, Arc<ModelLease>>,
+    function: FunctionName,
+    max_guest_model: u64,
+    deadline: Instant,
+    /// Wall time inside `compute` since [`NnContext::begin`].
+    pub(crate) spent: Duration,
+    /// `compute` calls since [`NnContext::begin`].
+    pub(crate) computes: u32,
+}
+
+impl NnContext {
+    pub(crate) fn new(
+        host: Arc<dyn InferenceHost>,
+        declared: BTreeMap<String, Arc<ModelLease>>,
+        version: &Version,
+    ) -> Self {
+        Self {
+            host,
+            declared,
+            function: version.function.clone(),
+            max_guest_model: version.config.guest_model.bytes(),
+            deadline: Instant::now(),
+            spent: Duration::ZERO,
+            computes: 0,
+        }
+    }
+
+    /// A context for another sandbox of the same instance: it shares the models.
+    pub(crate) fn fork(&self) -> Self {
+        Self {
+            host: self.host.clone(),
+            declared: self.declared.clone(),
+            function: self.function.clone(),
+            max_guest_model: self.max_guest_model,
+            deadline: self.deadline,
+            spent: Duration::ZERO,
+            computes: 0,
+        }
+    }
+
+    /// From now on inference belongs to this invocation.
+    pub(crate) fn begin(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        self.spent = Duration::ZERO;
+        self.computes = 0;
+    }
+
+    /// wasi-nn `load-by-name`: a model that the function declared, nobody else's.
+    pub(crate) fn load_by_name(&self, name: &str) -> Result<Arc<ModelLease>, InferenceError> {
+        self.declared.get(name).cloned().ok_or_else(|| {
+            let known: Vec<_> = self.declared.keys().map(String::as_str).collect();
+            InferenceError::new(
+                InferenceErrorKind::NotFound,
+                format!(
+                    "no model '{}' is declared; this function has: {}",
+                    name.chars().take(128).collect::<String>().escape_debug(),
+                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                ),
+            )
+        })
+    }
+
+    /// wasi-nn `load`: a model from the guest's own bytes.
+    pub(crate) async fn load(&self, builders: Vec<Vec<u8>>) -> Result<Arc<ModelLease>, InferenceError> {
+        let Ok([model]) = <[Vec<u8>; 1]>::try_from(builders) else {
+            return Err(InferenceError::invalid("an ONNX graph is loaded from exactly one buffer"));
+        };
+        let size = model.len() as u64;
+        if size > self.max_guest_model {
+            return Err(InferenceError::new(
+                InferenceErrorKind::TooLarge,
+                format!(
+                    "a model of {size} bytes is over guest_model ({} bytes); declare it under [models] instead",
+                    self.max_guest_model
+                ),
+            ));
+        }
+        let request = LoadModel {
+            source: ModelSource::Bytes(Bytes::from(model)),
+            function: self.function.clone(),
+            deadline: self.deadline,
+        };
+        ModelLease::load(&self.host, request).await.map(Arc::new)
+    }
+
+    /// wasi-nn `compute`.
+    pub(crate) async fn compute(
+        &mut self,
+        model: &ModelLease,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Computed, InferenceError> {
+        let since = Instant::now();
+        let request = Compute { session: model.session, inputs, deadline: self.deadline };
+        let computed = self.host.compute(request).await;
+        self.spent += since.elapsed();
+        self.computes = self.computes.saturating_add(1);
+        computed
+    }
+}
+
+/// Which encodings and targets this host serves. A GPU that is asked for and absent is refused, not replaced.
+pub(crate) fn check_target(is_onnx: bool, is_cpu: bool) -> Result<(), InferenceError> {
+    if !is_onnx {
+        return Err(InferenceError::new(InferenceErrorKind::InvalidEncoding, "only ONNX graphs can be loaded here"));
+    }
+    if !is_cpu {
+        return Err(InferenceError::new(
+            InferenceErrorKind::Unsupported,
+            "this platform computes on the CPU; ask for execution-target cpu",
+        ));
+    }
+    Ok(())
+}

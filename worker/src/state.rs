@@ -1,0 +1,117 @@
+//! What the host keeps for one running guest, whichever kind it is.
+
+use crate::failure::CpuExceeded;
+use crate::guest_log::{GuestLog, Stream};
+use crate::limits::SandboxLimits;
+use crate::nn::NnContext;
+use crate::outgoing::AllowedHosts;
+use fnctl_core::version::Version;
+use std::time::Duration;
+use wasmtime::component::ResourceTable;
+use wasmtime::{Store, UpdateDeadline};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+/// Limits, CPU accounting, inference and log of one guest.
+pub(crate) struct GuestState {
+    pub(crate) limits: SandboxLimits,
+    pub(crate) nn: NnContext,
+    pub(crate) log: GuestLog,
+    /// Epoch ticks in which the guest was found running since the last [`GuestState::begin_cpu`].
+    ticks: u32,
+    max_ticks: u32,
+}
+
+impl GuestState {
+    pub(crate) fn new(version: &Version, nn: NnContext, tick: Duration) -> Self {
+        let ticks = version.config.cpu.duration().as_nanos() / tick.as_nanos().max(1);
+        Self {
+            limits: SandboxLimits::new(&version.config),
+            nn,
+            log: GuestLog::new(version.key(), version.config.log_bytes.bytes()),
+            ticks: 0,
+            max_ticks: u32::try_from(ticks).unwrap_or(u32::MAX).max(1),
+        }
+    }
+
+    /// Starts a new CPU account: each invocation, and init, has the whole limit.
+    pub(crate) fn begin_cpu(&mut self) {
+        self.ticks = 0;
+    }
+
+    fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        self.ticks += 1;
+        if self.ticks > self.max_ticks {
+            return Err(CpuExceeded.into());
+        }
+        // Yielding lets everybody else on this thread go on, and is where a cancelled guest is dropped.
+        Ok(UpdateDeadline::Yield(1))
+    }
+}
+
+/// Access to the shared state from either kind of store.
+pub(crate) trait Guest: 'static {
+    fn guest(&mut self) -> &mut GuestState;
+}
+
+/// Applies limits and epoch interruption to a new store.
+pub(crate) fn arm<T: Guest + Send>(store: &mut Store<T>) {
+    store.limiter(|state| &mut state.guest().limits);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|mut store| store.data_mut().guest().tick());
+}
+
+/// WASI as every guest has it: no files, no sockets, no arguments, its own environment, output to the log.
+pub(crate) fn wasi(version: &Version, log: &GuestLog) -> WasiCtxBuilder {
+    let mut builder = WasiCtxBuilder::new();
+    for (name, value) in &version.config.env {
+        builder.env(name, value);
+    }
+    builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+    builder.stderr(log.stream(Stream::Stderr));
+    builder
+}
+
+/// The store's data of a `wasi:http` component.
+pub(crate) struct ComponentState {
+    pub(crate) guest: GuestState,
+    pub(crate) table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    outgoing: AllowedHosts,
+}
+
+impl ComponentState {
+    pub(crate) fn new(version: &Version, nn: NnContext, tick: Duration) -> Self {
+        let guest = GuestState::new(version, nn, tick);
+        let wasi = wasi(version, &guest.log).stdout(guest.log.stream(Stream::Stdout)).build();
+        let mut table = ResourceTable::new();
+        // A guest that never drops its handles must run out of them before the host runs out of memory.
+        table.set_max_capacity(100_000);
+        Self {
+            guest,
+            table,
+            wasi,
+            http: WasiHttpCtx::new(),
+            outgoing: AllowedHosts(version.config.allow_hosts.clone().into()),
+        }
+    }
+}
+
+impl Guest for ComponentState {
+    fn guest(&mut self) -> &mut GuestState {
+        &mut self.guest
+    }
+}
+
+impl WasiView for ComponentState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for ComponentState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+    }
+}
