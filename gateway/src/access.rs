@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fnctl_core::body::{Body, BodyError};
 use fnctl_core::invocation::StartKind;
 use fnctl_core::{FunctionName, RequestId, VersionNumber};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
@@ -54,13 +54,16 @@ pub(crate) fn logged(response: http::Response<Body>, line: AccessLine) -> http::
     if line.is_ordinary() && !tracing::enabled!(target: "access", tracing::Level::DEBUG) {
         return response;
     }
-    response.map(|inner| LoggedBody { inner, line, bytes: 0, complete: false }.boxed_unsync())
+    let length = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    response.map(|inner| LoggedBody { inner, line, bytes: 0, length, complete: false }.boxed_unsync())
 }
 
 struct LoggedBody {
     inner: Body,
     line: AccessLine,
     bytes: u64,
+    /// The declared length: a server stops reading there, although the body has not said that it ended.
+    length: Option<u64>,
     complete: bool,
 }
 
@@ -89,7 +92,7 @@ impl HttpBody for LoggedBody {
 
 impl Drop for LoggedBody {
     fn drop(&mut self) {
-        let complete = self.complete || self.inner.is_end_stream();
+        let complete = self.complete || self.inner.is_end_stream() || self.length == Some(self.bytes);
         self.line.write(self.bytes, complete);
     }
 }

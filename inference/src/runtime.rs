@@ -43,14 +43,15 @@ impl Runtime {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if config.intra_threads == 0 { cores } else { config.intra_threads };
         let build = || -> Result<Environment, String> {
+            // First, because everything else of `ort` would look for a library of its own choice.
+            let builder = ort::init_from(&path).map_err(|error| error.to_string())?;
             let pool = GlobalThreadPoolOptions::default()
                 .with_intra_threads(threads)
                 .and_then(|pool| pool.with_inter_threads(1))
                 // Spinning workers would burn a core for every model that just ran.
                 .and_then(|pool| pool.with_spin_control(false))
                 .map_err(|error| error.to_string())?;
-            ort::init_from(&path)
-                .map_err(|error| error.to_string())?
+            builder
                 .with_name("fnctl")
                 .with_telemetry(false)
                 .with_logger(Arc::new(log))
