@@ -10,7 +10,7 @@ use crate::ports::{ArtifactCheck, ArtifactStore, FunctionStore, Invoker, Sandbox
 use crate::units::ByteSize;
 use crate::version::{Alias, Function, Version, VersionKey};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -128,7 +128,12 @@ pub struct Deployer {
     pub invoker: Arc<dyn Invoker>,
     /// Largest linear memory of a sandbox on this platform.
     pub max_memory: ByteSize,
+    /// One lock per function whose live version is being changed.
+    pub turns: Turns,
 }
+
+/// See [`Deployer::turns`].
+pub type Turns = Arc<parking_lot::Mutex<HashMap<FunctionName, Arc<tokio::sync::Mutex<()>>>>>;
 
 impl std::fmt::Debug for Deployer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -180,17 +185,20 @@ impl Deployer {
         }
 
         reporter.start(Step::WarmUp).await;
-        let created = self.sandboxes.create(&candidate).await;
-        self.sandboxes.forget(&candidate.key());
-        let created = created?;
+        let created = self.sandboxes.create(&candidate).await?;
         reporter.finish(format!("a sandbox started in {:.1} ms", (created.phases.instantiate + created.phases.init).as_secs_f64() * 1e3)).await;
         drop(created);
 
         reporter.start(Step::Activate).await;
-        let retired = self.functions.functions(Some(&draft.function)).first().map(|old| keys(old)).unwrap_or_default();
+        let turn = self.turn(&draft.function);
+        let _turn = turn.lock().await;
         let version = self.functions.commit(draft).await?;
-        self.invoker.activate(version.clone(), retired).await?;
-        reporter.finish(format!("version {} is live", version.number)).await;
+        // From here on the version is live, whatever happens: a failure is told, and is no failure of the deploy.
+        let detail = match self.invoker.activate(version.clone(), self.others(&version)).await {
+            Ok(()) => format!("version {} is live", version.number),
+            Err(failure) => format!("version {} is live, but: {}", version.number, failure.message),
+        };
+        reporter.finish(detail).await;
         Ok(version)
     }
 
@@ -221,6 +229,8 @@ impl Deployer {
 
     /// Points `live` back at the version before the live one, or at `to`.
     pub async fn rollback(&self, name: &FunctionName, to: Option<VersionNumber>) -> Result<Arc<Version>, Failure> {
+        let turn = self.turn(name);
+        let _turn = turn.lock().await;
         let function = self.function(name)?;
         let live = function.live().map(|alias| alias.version);
         let target = match to {
@@ -236,8 +246,7 @@ impl Deployer {
             Failure::new(ErrorKind::NotFound, format!("'{name}' has no version {target}; see `fnctl versions {name}`"))
         })?;
         self.functions.set_alias(name, &live_alias()?, Some(Alias::to(target))).await?;
-        let retired = keys(&function).into_iter().filter(|key| key.number != target).collect();
-        self.invoker.activate(version.clone(), retired).await?;
+        self.invoker.activate(version.clone(), self.others(&version)).await?;
         Ok(version)
     }
 
@@ -262,6 +271,20 @@ impl Deployer {
         let function = self.functions.remove(name).await?;
         self.invoker.retire(&keys(&function));
         Ok(())
+    }
+
+    /// The lock that lets one change of a function's live version happen at a time.
+    fn turn(&self, name: &FunctionName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock();
+        // Nobody waits for those that only the map holds.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(name.clone()).or_default().clone()
+    }
+
+    /// Every other version of the same function.
+    fn others(&self, version: &Version) -> Vec<VersionKey> {
+        let functions = self.functions.functions(Some(&version.function));
+        functions.iter().flat_map(|function| keys(function)).filter(|key| key.number != version.number).collect()
     }
 
     fn function(&self, name: &FunctionName) -> Result<Arc<Function>, Failure> {

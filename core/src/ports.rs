@@ -47,9 +47,6 @@ pub struct InstanceStatus {
 pub trait SandboxFactory: Send + Sync {
     /// Makes an initialised sandbox of `version`: template, sandbox, models, init. The phases say what it took.
     async fn create(&self, version: &Arc<Version>) -> Result<Created, Failure>;
-
-    /// Drops the templates that no version in use needs any more.
-    fn forget(&self, version: &VersionKey);
 }
 
 /// A new sandbox and what making it took (`queue` stays zero: that is the scheduler's).

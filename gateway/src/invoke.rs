@@ -113,6 +113,9 @@ fn guest_request(
     if body.size_hint().lower() > limit {
         return Err(too_large(version));
     }
+    if parts.headers.get(header::HOST).is_some_and(|host| host.to_str().is_err()) {
+        return Err(Failure::new(ErrorKind::BadRequest, "the Host header is not text"));
+    }
     parts.uri = guest_uri(&parts.uri, rest)?;
     remove_hop_by_hop(&mut parts.headers);
     add_own(&mut parts.headers, context);

@@ -45,6 +45,10 @@ impl Keeper {
             }
             if now.duration_since(collected) >= COLLECT {
                 collected = now;
+                let removed = self.worker.collect().await;
+                if removed > 0 {
+                    tracing::info!(removed, "compiled code of removed artifacts deleted");
+                }
                 match self.store.collect().await {
                     Ok(0) => {}
                     Ok(count) => tracing::info!(count, "unused artifacts removed"),

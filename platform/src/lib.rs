@@ -96,6 +96,7 @@ impl Platform {
             sandboxes,
             invoker: invoker.clone(),
             max_memory,
+            turns: Default::default(),
         };
         let listener = TcpListener::bind(&config.gateway.listen)
             .await
@@ -157,11 +158,14 @@ impl Platform {
 
     /// Starts the provisioned instances of what was deployed before this start.
     fn restore_provisioned(&self) {
-        let live: Vec<_> = FunctionStore::functions(&self.store, None)
+        let mut live: Vec<_> = FunctionStore::functions(&self.store, None)
             .iter()
             .filter_map(|function| function.live().and_then(|alias| function.versions.get(&alias.version)).cloned())
-            .filter(|version| version.config.provisioned > 0)
             .collect();
+        for version in &live {
+            self.scheduler.configure(version);
+        }
+        live.retain(|version| version.config.provisioned > 0);
         let scheduler = self.scheduler.clone();
         self.tasks.spawn("restore-provisioned", async move {
             for version in live {

@@ -33,12 +33,12 @@ impl Drop for CancelGuard {
 /// Ties the guard to the response's body: dropping an unread rest cancels, reading all of it does not.
 pub(crate) fn guarded(response: http::Response<Body>, guard: CancelGuard, is_head: bool) -> http::Response<Body> {
     let bodiless = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if bodiless || response.body().is_end_stream() {
+    let length = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if bodiless || length == Some(0) || response.body().is_end_stream() {
         // Nobody will read a body, so not reading it means nothing.
         guard.disarm();
         return response;
     }
-    let length = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     response.map(|inner| GuardedBody { inner, guard: Some(guard), left: length }.boxed_unsync())
 }
 

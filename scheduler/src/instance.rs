@@ -3,7 +3,7 @@
 use fnctl_core::ids::InstanceId;
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ports::{Sandbox, SandboxFactory};
-use fnctl_core::version::{Version, VersionKey};
+use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ pub(crate) struct Instance {
     pub(crate) uses: u64,
     /// What starting it took.
     pub(crate) phases: ColdStart,
-    /// The pool's generation when its start began.
+    /// The pool's generation when its start ended.
     pub(crate) generation: u64,
     /// Its slot on the node.
     _slot: OwnedSemaphorePermit,
@@ -55,27 +55,25 @@ impl Instances {
         self.max - self.slots.available_permits()
     }
 
-    pub(crate) fn forget(&self, version: &VersionKey) {
-        self.factory.forget(version);
-    }
-
     /// Starts an instance. On a full node `evict` may make room.
     pub(crate) async fn start(&self, version: &Arc<Version>, evict: impl Fn() -> bool) -> Result<Started, Failure> {
-        let slot = loop {
-            match self.slots.clone().try_acquire_owned() {
-                Ok(slot) => break slot,
-                Err(_) if evict() => {}
-                Err(_) => {
-                    return Err(Failure::new(
-                        ErrorKind::NodeFull,
-                        "every instance slot of this node is in use; try again soon, or raise worker.max_instances",
-                    )
-                    .retry_after(Duration::from_secs(1)));
-                }
+        let (created, slot) = loop {
+            let attempt = match self.slots.clone().try_acquire_owned() {
+                Ok(slot) => self.factory.create(version).await.map(|created| (created, slot)),
+                Err(_) => Err(node_full()),
+            };
+            match attempt {
+                // The node's slots, or the worker's own: a component may take more of those than one.
+                Err(failure) if failure.kind == ErrorKind::NodeFull && evict() => {}
+                other => break other?,
             }
         };
-        let created = self.factory.create(version).await?;
         let id = InstanceId(self.next.fetch_add(1, Ordering::Relaxed));
         Ok(Started { id, sandbox: created.sandbox, phases: created.phases, slot })
     }
+}
+
+fn node_full() -> Failure {
+    Failure::new(ErrorKind::NodeFull, "every instance slot of this node is in use; try again soon, or raise worker.max_instances")
+        .retry_after(Duration::from_secs(1))
 }

@@ -104,7 +104,7 @@ impl Lane {
         let mut pools = self.pools.lock();
         // While the map is locked nobody new can get at the pool through it; who has it already sees it closed.
         let closed = pool.state.lock().close_if_unused();
-        if closed {
+        if closed && pools.get(&pool.version.number).is_some_and(|current| Arc::ptr_eq(current, pool)) {
             pools.remove(&pool.version.number);
         }
         closed
@@ -329,7 +329,7 @@ impl VersionPool {
 
     /// Starts the provisioned instances that are missing, unless starts have just failed.
     pub(crate) fn keep_provisioned(self: &Arc<Self>, now: Instant) {
-        if !self.backoff.lock().allows(now) {
+        if self.version.config.provisioned == 0 || !self.backoff.lock().allows(now) {
             return;
         }
         let missing = self.state.lock().missing_provisioned();
@@ -370,11 +370,9 @@ impl VersionPool {
         idle.chain(unnamed).collect()
     }
 
+    /// Tells the gauges. Under the lock, so that two changes are told in the order in which they happened.
     fn observe(&self) {
-        let (idle, busy, starting) = {
-            let state = self.state.lock();
-            (state.idle().len(), state.busy(), state.starting())
-        };
-        self.metrics.instances(idle, busy, starting);
+        let state = self.state.lock();
+        self.metrics.instances(state.idle().len(), state.busy(), state.starting());
     }
 }

@@ -100,6 +100,11 @@ impl Scheduler {
         reaped
     }
 
+    /// Applies the concurrency limit of the version that is live.
+    pub fn configure(&self, version: &Version) {
+        self.inner.lane(version).configure(&version.config);
+    }
+
     /// When the next idle instance expires, if any is idle.
     pub fn next_expiry(&self) -> Option<Instant> {
         self.inner.lanes().iter().flat_map(|lane| lane.pools()).filter_map(|pool| pool.next_expiry()).min()
@@ -168,8 +173,12 @@ impl Inner {
     fn spawn_start(self: Arc<Self>, pool: Arc<VersionPool>) {
         let this = self.clone();
         self.tasks.spawn("start-instance", async move {
+            // Whatever becomes of this task, the start that the pool has counted comes to an end.
+            let mut counted = CountedStart(Some(pool.clone()));
             let evict = || this.evict_idle();
-            match this.instances.start(&pool.version, evict).await {
+            let outcome = this.instances.start(&pool.version, evict).await;
+            counted.0 = None;
+            match outcome {
                 Ok(started) => pool.started(started),
                 Err(failure) => {
                     pool.metrics.start_failed(failure.kind);
@@ -196,7 +205,7 @@ impl Inner {
     async fn run(self: Arc<Self>, mut work: Work) {
         let metrics = work.lease.pool().metrics.clone();
         let key = work.lease.pool().version.key();
-        let (version, deadline) = (work.invocation.version.clone(), work.invocation.deadline);
+        let deadline = work.invocation.deadline;
         let mut attempts = 0;
         let report = loop {
             let request_id = work.invocation.request_id.clone();
@@ -205,9 +214,10 @@ impl Inner {
             match report.end {
                 RunEnd::Unbegun(invocation) if attempts == 0 => {
                     attempts += 1;
+                    let pool = work.lease.pool().clone();
                     drop(work.lease);
                     work.invocation = *invocation;
-                    match self.acquire(&version, deadline).await {
+                    match self.acquire(&pool, deadline).await {
                         Ok(lease) => work.lease = lease,
                         Err(failure) => {
                             metrics.failed(failure.kind);
@@ -238,15 +248,15 @@ impl Inner {
     }
 
     /// A lease on an instance: an idle one, or the first that becomes free or is started for it.
-    async fn acquire(self: &Arc<Self>, version: &Arc<Version>, deadline: Instant) -> Result<Lease, Failure> {
+    async fn acquire(self: &Arc<Self>, pool: &Arc<VersionPool>, deadline: Instant) -> Result<Lease, Failure> {
+        let mut pool = pool.clone();
         let waiting = loop {
-            let lane = self.lane(version);
-            match self.pool(&lane, version).checkout() {
+            match pool.checkout() {
                 lane::Checkout::Lease(lease) => return Ok(lease),
                 lane::Checkout::Wait(waiting) => break waiting,
                 lane::Checkout::Closed if self.draining.load(Ordering::SeqCst) => return Err(draining()),
                 // It was closed because it was at zero, and taken out of its lane with that.
-                lane::Checkout::Closed => {}
+                lane::Checkout::Closed => pool = self.pool(&self.lane(&pool.version), &pool.version),
             }
         };
         match tokio::time::timeout_at(deadline, waiting).await {
@@ -256,6 +266,17 @@ impl Inner {
                 ErrorKind::StartTimeout,
                 "no instance was ready before the request's deadline; raise timeout, or provision instances",
             )),
+        }
+    }
+}
+
+/// A start that ended without saying how: it panicked, or the runtime is going down.
+struct CountedStart(Option<Arc<VersionPool>>);
+
+impl Drop for CountedStart {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.take() {
+            pool.start_failed(Failure::internal("the start of an instance was given up"));
         }
     }
 }
@@ -330,7 +351,7 @@ impl Invoker for Scheduler {
         // response's body.
         let guard = body::CancelGuard::new(invocation.cancelled.clone());
         let is_head = invocation.request.method() == http::Method::HEAD;
-        let lease = inner.acquire(&version, invocation.deadline).await.map_err(|failure| unanswered(failure, phases))?;
+        let lease = inner.acquire(&pool, invocation.deadline).await.map_err(|failure| unanswered(failure, phases))?;
         let start = lease.start_kind();
         let started = lease.phases();
         phases = ColdStart { queue: phases.queue, ..started };
@@ -362,7 +383,7 @@ impl Invoker for Scheduler {
         inner.keep_provisioned(&pool, Instant::now());
         let limit = version.config.start_timeout.duration();
         let ready = tokio::time::timeout(limit, pool.provisioned_ready()).await;
-        // The new version is ready; now the old ones may go.
+        // Ready or not, calls go to the new version from now on.
         self.demote(&lane, &retired);
         ready.unwrap_or_else(|_| {
             Err(Failure::new(ErrorKind::StartTimeout, "the provisioned instances did not start in time; see the platform's log"))
@@ -375,7 +396,6 @@ impl Invoker for Scheduler {
                 drop(lane.remove(key.number));
             }
             self.inner.metrics.forget(key);
-            self.inner.instances.forget(key);
         }
         if let Some(key) = versions.first() {
             self.inner.lanes.remove_if(&key.function, |_, lane| lane.is_unused());

@@ -6,8 +6,9 @@
 use fnctl_core::Digest;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::Engine;
 
 pub(crate) struct CompileCache {
@@ -38,24 +39,31 @@ impl CompileCache {
         self.folder.join(format!("{digest}.sha256"))
     }
 
-    /// The compiled code of an artifact, if it is there and intact.
-    pub(crate) fn open_code(&self, digest: &Digest) -> Option<File> {
-        let mut file = File::open(self.code(digest)).ok()?;
+    /// The compiled code of an artifact, if it is there and intact: the very bytes that were checked.
+    pub(crate) fn read(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let code = fs::read(self.code(digest)).ok()?;
         let seal = fs::read_to_string(self.seal(digest)).ok();
-        let intact = Digest::of_reader(&mut file).is_ok_and(|found| seal.as_deref() == Some(found.to_string().as_str()));
-        if !intact {
-            tracing::warn!(%digest, "compiled code does not match its seal; compiling again");
-            self.remove(digest);
-            return None;
+        if seal.as_deref() == Some(Digest::of(&code).to_string().as_str()) {
+            return Some(code);
         }
-        file.seek(SeekFrom::Start(0)).ok()?;
-        Some(file)
+        tracing::warn!(%digest, "compiled code does not match its seal; compiling again");
+        self.remove(digest);
+        None
+    }
+
+    /// Removes the code of artifacts that are no longer wanted. Returns how many.
+    pub(crate) fn retain(&self, wanted: impl Fn(&Digest) -> bool) -> usize {
+        let entries = fs::read_dir(&self.folder).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+        let digests = entries.iter().filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".cwasm")?.parse().ok());
+        digests.filter(|digest| !wanted(digest)).map(|digest| self.remove(&digest)).count()
     }
 
     /// Keeps compiled code. Failing to is a slower start later, no error.
     pub(crate) fn keep(&self, digest: &Digest, code: &[u8]) {
         let write = |path: PathBuf, bytes: &[u8]| -> std::io::Result<()> {
-            let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+            static NEXT: AtomicU64 = AtomicU64::new(0);
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let temporary = path.with_extension(format!("tmp{}-{number}", std::process::id()));
             let mut file = File::create(&temporary)?;
             file.write_all(bytes)?;
             fs::rename(temporary, path)
@@ -77,7 +85,6 @@ impl CompileCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
     #[test]
     fn code_that_was_changed_on_disk_is_not_used() {
@@ -87,13 +94,22 @@ mod tests {
         let cache = CompileCache::open(root.path(), &Engine::default()).unwrap();
         assert!(!stale.exists(), "another engine's code is removed");
         let digest = Digest::of(b"artifact");
-        assert!(cache.open_code(&digest).is_none());
+        assert!(cache.read(&digest).is_none());
         cache.keep(&digest, b"code");
-        let mut read = String::new();
-        cache.open_code(&digest).unwrap().read_to_string(&mut read).unwrap();
-        assert_eq!(read, "code");
+        assert_eq!(cache.read(&digest).unwrap(), b"code");
         fs::write(cache.code(&digest), b"evil").unwrap();
-        assert!(cache.open_code(&digest).is_none());
+        assert!(cache.read(&digest).is_none());
         assert!(!cache.code(&digest).exists());
+    }
+
+    #[test]
+    fn code_of_removed_artifacts_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = CompileCache::open(root.path(), &Engine::default()).unwrap();
+        let (wanted, unwanted) = (Digest::of(b"wanted"), Digest::of(b"unwanted"));
+        cache.keep(&wanted, b"code");
+        cache.keep(&unwanted, b"code");
+        assert_eq!(cache.retain(|digest| *digest == wanted), 1);
+        assert!(cache.read(&wanted).is_some() && cache.read(&unwanted).is_none());
     }
 }

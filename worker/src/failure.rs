@@ -1,6 +1,6 @@
 //! Turns what Wasmtime says into the platform's error kinds.
 
-use crate::limits::SandboxLimits;
+use crate::state::GuestState;
 use fnctl_core::{ErrorKind, Failure};
 use wasmtime::Trap;
 
@@ -10,12 +10,12 @@ use wasmtime::Trap;
 pub(crate) struct CpuExceeded;
 
 /// Why a running guest failed.
-pub(crate) fn run_failure(error: &wasmtime::Error, limits: &SandboxLimits) -> Failure {
+pub(crate) fn run_failure(error: &wasmtime::Error, guest: &GuestState) -> Failure {
     if error.downcast_ref::<CpuExceeded>().is_some() {
         return Failure::new(ErrorKind::CpuExceeded, "the function used more CPU time than its limit; raise cpu or do less work")
             .because(format!("{error:#}"));
     }
-    if limits.refused {
+    if guest.met_limit() {
         return Failure::new(
             ErrorKind::OutOfMemory,
             "the function needed more memory than its limit; raise memory (or table_elements) in function.toml",
@@ -32,11 +32,11 @@ pub(crate) fn run_failure(error: &wasmtime::Error, limits: &SandboxLimits) -> Fa
 }
 
 /// Why a sandbox could not be made.
-pub(crate) fn start_failure(error: &wasmtime::Error, limits: Option<&SandboxLimits>) -> Failure {
+pub(crate) fn start_failure(error: &wasmtime::Error, guest: Option<&GuestState>) -> Failure {
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
         return node_full().because(format!("{error:#}"));
     }
-    if limits.is_some_and(|limits| limits.refused) {
+    if guest.is_some_and(GuestState::met_limit) {
         return Failure::new(ErrorKind::OutOfMemory, "the function needs more memory to start than its limit; raise memory")
             .because(format!("{error:#}"));
     }
@@ -66,4 +66,9 @@ pub(crate) fn cancelled() -> Failure {
 /// The guest answered, but met a limit on its way: its sandbox is not used again.
 pub(crate) fn over_limit() -> Failure {
     Failure::new(ErrorKind::OutOfMemory, "the function met its memory limit while it answered")
+}
+
+/// The response body was larger than its limit and was cut off.
+pub(crate) fn response_too_large() -> Failure {
+    Failure::new(ErrorKind::ResponseTooLarge, "the function's answer is larger than response_body; raise it or answer less")
 }

@@ -26,7 +26,7 @@ use engine::GuestEngine;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ports::{ArtifactStore, Created, InferenceHost, Sandbox, SandboxFactory};
-use fnctl_core::version::{Version, VersionKey};
+use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use nn::ModelLease;
 use std::collections::BTreeMap;
@@ -72,6 +72,12 @@ impl Worker {
         self.templates.reap(now)
     }
 
+    /// Removes compiled code that nobody can ask for again. Returns how many files.
+    pub async fn collect(&self) -> usize {
+        let templates = self.templates.clone();
+        tokio::task::spawn_blocking(move || templates.collect()).await.unwrap_or(0)
+    }
+
     /// Templates in memory now.
     pub fn resident_templates(&self) -> usize {
         self.templates.len()
@@ -107,10 +113,6 @@ impl SandboxFactory for Worker {
         let limit = version.config.start_timeout.duration();
         let start = self.start(version, Instant::now() + limit);
         tokio::time::timeout(limit, start).await.unwrap_or_else(|_| Err(start_timeout(limit)))
-    }
-
-    fn forget(&self, version: &VersionKey) {
-        self.templates.forget(version);
     }
 }
 

@@ -10,6 +10,8 @@ pub(crate) struct SandboxLimits {
     max_table: usize,
     /// Linear memory of all memories now, in bytes.
     pub(crate) memory: usize,
+    /// What the last growth that was allowed adds, in case it fails all the same.
+    growing: usize,
     /// Whether a growth was refused: a trap after that is the limit's doing.
     pub(crate) refused: bool,
 }
@@ -20,6 +22,7 @@ impl SandboxLimits {
             max_memory: config.memory.as_usize(),
             max_table: usize::try_from(config.table_elements).unwrap_or(usize::MAX),
             memory: 0,
+            growing: 0,
             refused: false,
         }
     }
@@ -33,8 +36,14 @@ impl ResourceLimiter for SandboxLimits {
             self.refused = true;
             return Ok(false);
         }
+        self.growing = total - self.memory;
         self.memory = total;
         Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory = self.memory.saturating_sub(std::mem::take(&mut self.growing));
+        Ok(())
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {

@@ -17,7 +17,7 @@ pub(crate) struct GuestState {
     pub(crate) limits: SandboxLimits,
     pub(crate) nn: NnContext,
     pub(crate) log: GuestLog,
-    /// Epoch ticks in which the guest was found running since the last [`GuestState::begin_cpu`].
+    /// Epoch ticks in which the guest was found running since the last [`begin_cpu`].
     ticks: u32,
     max_ticks: u32,
 }
@@ -34,12 +34,16 @@ impl GuestState {
         }
     }
 
-    /// Starts a new CPU account: each invocation, and init, has the whole limit.
-    pub(crate) fn begin_cpu(&mut self) {
-        self.ticks = 0;
+    /// Whether a limit was met, so that a trap is its doing and the sandbox must not be used again.
+    pub(crate) fn met_limit(&self) -> bool {
+        self.limits.refused || self.nn.refused
     }
 
     fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        // Time inside a compute is the model's; the tick that notices it is forgiven.
+        if std::mem::take(&mut self.nn.waited) {
+            return Ok(UpdateDeadline::Yield(1));
+        }
         self.ticks += 1;
         if self.ticks > self.max_ticks {
             return Err(CpuExceeded.into());
@@ -54,8 +58,15 @@ pub(crate) trait Guest: 'static {
     fn guest(&mut self) -> &mut GuestState;
 }
 
-/// Applies limits and epoch interruption to a new store.
-pub(crate) fn arm<T: Guest + Send>(store: &mut Store<T>) {
+/// Starts a new CPU account: each invocation, and init, has the whole limit, and the time before it does not count.
+pub(crate) fn begin_cpu<T: Guest + Send>(store: &mut Store<T>) {
+    store.set_epoch_deadline(1);
+    store.data_mut().guest().ticks = 0;
+}
+
+/// Applies limits and epoch interruption to a new store. `memory` bounds what one call copies to the host, too.
+pub(crate) fn arm<T: Guest + Send>(store: &mut Store<T>, memory: usize) {
+    store.set_hostcall_fuel(memory.clamp(1 << 20, 128 << 20));
     store.limiter(|state| &mut state.guest().limits);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|mut store| store.data_mut().guest().tick());
@@ -68,6 +79,8 @@ pub(crate) fn wasi(version: &Version, log: &GuestLog) -> WasiCtxBuilder {
         builder.env(name, value);
     }
     builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+    // Random bytes are made one at a time on an async thread.
+    builder.max_random_size(256 << 10);
     builder.stderr(log.stream(Stream::Stderr));
     builder
 }
@@ -85,14 +98,16 @@ impl ComponentState {
     pub(crate) fn new(version: &Version, nn: NnContext, tick: Duration) -> Self {
         let guest = GuestState::new(version, nn, tick);
         let wasi = wasi(version, &guest.log).stdout(guest.log.stream(Stream::Stdout)).build();
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(64 << 10);
         let mut table = ResourceTable::new();
         // A guest that never drops its handles must run out of them before the host runs out of memory.
-        table.set_max_capacity(100_000);
+        table.set_max_capacity(4_096);
         Self {
             guest,
             table,
             wasi,
-            http: WasiHttpCtx::new(),
+            http,
             outgoing: AllowedHosts(version.config.allow_hosts.clone().into()),
         }
     }

@@ -7,13 +7,12 @@ use crate::template::{ComponentTemplate, Linkers, Template, TemplateKind, detect
 use dashmap::DashMap;
 use fnctl_core::ids::Digest;
 use fnctl_core::ports::ArtifactStore;
-use fnctl_core::version::{Version, VersionKey};
+use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use parking_lot::Mutex;
-use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 use wasmtime::{Engine, Module};
 use wasmtime::component::Component;
@@ -38,6 +37,7 @@ pub(crate) struct Templates {
     artifacts: Arc<dyn ArtifactStore>,
     ttl: Duration,
     slots: DashMap<Digest, Arc<Slot>>,
+    compiling: Semaphore,
 }
 
 impl Templates {
@@ -47,7 +47,7 @@ impl Templates {
                 .because(error)
         })?;
         let linkers = Linkers::new(&engine.engine)?;
-        Ok(Self { engine, linkers, cache, artifacts, ttl: config.template_ttl.duration(), slots: DashMap::new() })
+        Ok(Self { engine, linkers, cache, artifacts, ttl: config.template_ttl.duration(), slots: DashMap::new(), compiling: Semaphore::new(2) })
     }
 
     /// The template of a version's artifact.
@@ -59,30 +59,43 @@ impl Templates {
             .or_insert_with(|| Arc::new(Slot { cell: OnceCell::new(), used: Mutex::new(Instant::now()) }))
             .value()
             .clone();
-        let mut took = (Duration::ZERO, Duration::ZERO);
-        let template = slot
-            .cell
-            .get_or_try_init(|| async {
-                let (template, artifact, compile) = self.load(digest).await?;
-                took = (artifact, compile);
-                Ok::<_, Failure>(template)
-            })
-            .await?
-            .clone();
         *slot.used.lock() = Instant::now();
-        Ok(Loaded { template, artifact: took.0, compile: took.1 })
+        if let Some(template) = slot.cell.get() {
+            return Ok(Loaded { template: template.clone(), artifact: Duration::ZERO, compile: Duration::ZERO });
+        }
+        // In a task of its own: a caller that gives up must not undo the work that the next one waits for.
+        let this = self.clone();
+        let load = tokio::spawn(async move {
+            let mut artifact = Duration::ZERO;
+            let load = async {
+                let (template, took) = this.load(digest).await?;
+                artifact = took;
+                Ok::<_, Failure>(template)
+            };
+            let template = slot.cell.get_or_try_init(|| load).await?.clone();
+            *slot.used.lock() = Instant::now();
+            Ok::<_, Failure>((template, artifact))
+        });
+        let since = Instant::now();
+        let (template, artifact) = load.await.unwrap_or_else(|error| Err(Failure::internal(error)))?;
+        Ok(Loaded { template, artifact, compile: since.elapsed().saturating_sub(artifact) })
     }
 
-    /// Forgets a version's template if it is a candidate's (its artifact may never become a version), leaving the
-    /// time-to-live to handle the rest: other versions may share the artifact.
-    pub(crate) fn forget(&self, _version: &VersionKey) {}
+    /// Removes compiled code from the disk whose artifact is no longer in the store. Blocks.
+    pub(crate) fn collect(&self) -> usize {
+        self.cache.retain(|digest| self.artifacts.locate(digest).is_some())
+    }
 
     /// Drops templates that were not asked for within the time-to-live. Running sandboxes keep theirs.
     pub(crate) fn reap(&self, now: Instant) -> usize {
         let before = self.slots.len();
         self.slots.retain(|_, slot| {
-            let held = slot.cell.get().is_some_and(|template| Arc::strong_count(template) > 1);
-            held || now.saturating_duration_since(*slot.used.lock()) < self.ttl
+            let mut used = slot.used.lock();
+            if slot.cell.get().is_some_and(|template| Arc::strong_count(template) > 1) {
+                // In use by a sandbox: its time-to-live begins when the last one goes.
+                *used = now;
+            }
+            now.saturating_duration_since(*used) < self.ttl
         });
         before.saturating_sub(self.slots.len())
     }
@@ -91,16 +104,17 @@ impl Templates {
         self.slots.len()
     }
 
-    async fn load(self: &Arc<Self>, digest: Digest) -> Result<(Arc<Template>, Duration, Duration), Failure> {
-        let since = Instant::now();
+    /// Loads a template, and says how long reading and verifying the artifact took.
+    async fn load(self: &Arc<Self>, digest: Digest) -> Result<(Arc<Template>, Duration), Failure> {
         let this = self.clone();
         if let Some(loaded) = blocking(move || this.from_cache(digest)).await? {
-            return Ok((loaded, Duration::ZERO, since.elapsed()));
+            return Ok((loaded, Duration::ZERO));
         }
         let since = Instant::now();
         let path = self.artifacts.verify(&digest).await?;
         let artifact = since.elapsed();
-        let since = Instant::now();
+        // One compilation uses every core already. The semaphore is never closed.
+        let _permit = self.compiling.acquire().await;
         let this = self.clone();
         let template = blocking(move || {
             let bytes = std::fs::read(&path).map_err(|error| {
@@ -109,16 +123,11 @@ impl Templates {
             this.compile(digest, &bytes)
         })
         .await?;
-        Ok((template, artifact, since.elapsed()))
+        Ok((template, artifact))
     }
 
     fn from_cache(&self, digest: Digest) -> Result<Option<Arc<Template>>, Failure> {
-        let Some(mut file) = self.cache.open_code(&digest) else { return Ok(None) };
-        let mut code = Vec::new();
-        // A mapping of the file would be changed by whoever writes to it later; a copy keeps what was checked.
-        if file.read_to_end(&mut code).is_err() {
-            return Ok(None);
-        }
+        let Some(code) = self.cache.read(&digest) else { return Ok(None) };
         match self.deserialize(&code) {
             Ok(template) => Ok(Some(template)),
             Err(error) => {
@@ -142,7 +151,7 @@ impl Templates {
             Some(wasmtime::Precompiled::Component) => {
                 // SAFETY: `code` was written by this engine's own `precompile_component`: either just now, or by an
                 // engine of the same compatibility hash into the compile cache, whose seal (SHA-256) was checked over
-                // the very bytes that are used here.
+                // the very bytes in this vector.
                 let component = unsafe { Component::deserialize(engine, code) }.map_err(refused)?;
                 TemplateKind::Component(self.linkers.component(&component)?)
             }

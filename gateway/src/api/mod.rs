@@ -47,7 +47,7 @@ async fn dispatch(shared: &Arc<Shared>, route: Api<'_>, request: Request<Incomin
         (Method::DELETE, Api::Function(name)) => remove(shared, &name).await,
         (Method::GET, Api::Versions(name)) => versions(shared, &name),
         (Method::POST, Api::Versions(name)) => deploy(shared, name, request).await,
-        (Method::POST, Api::Rollback(name)) => rollback(shared, &name, request).await,
+        (Method::POST, Api::Rollback(name)) => rollback(shared, name, request).await,
         (Method::PUT, Api::Alias(name, alias)) => {
             let to: Alias = json_body(request).await?;
             set_alias(shared, &name, alias, Some(to)).await
@@ -95,9 +95,12 @@ struct RollbackRequest {
     to: Option<VersionNumber>,
 }
 
-async fn rollback(shared: &Shared, name: &FunctionName, request: Request<Incoming>) -> Outcome {
+/// Runs to its end even if the client leaves, as a deploy does.
+async fn rollback(shared: &Shared, name: FunctionName, request: Request<Incoming>) -> Outcome {
     let wanted: RollbackRequest = json_body(request).await?;
-    let version = shared.backend.deployer.rollback(name, wanted.to).await?;
+    let deployer = shared.backend.deployer.clone();
+    let rollback = shared.tasks.spawn("rollback", async move { deployer.rollback(&name, wanted.to).await.map(|version| (name, version)) });
+    let (name, version) = rollback.await.unwrap_or_else(|error| Err(Failure::internal(error)))?;
     Ok(respond::json(StatusCode::OK, &serde_json::json!({ "function": name, "version": version.number })))
 }
 

@@ -15,8 +15,34 @@ use fnctl_core::version::Version;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Bytes that the host holds for a guest's tensors; given back when dropped.
+pub(crate) struct Charge {
+    held: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A tensor on the host, and its share of what its guest may keep there.
+pub(crate) struct HeldTensor {
+    pub(crate) tensor: Tensor,
+    charge: Charge,
+}
+
+impl HeldTensor {
+    /// Splits it: the tensor goes to the model, the charge must be kept until it is back.
+    pub(crate) fn into_parts(self) -> (Tensor, Charge) {
+        (self.tensor, self.charge)
+    }
+}
 
 /// Most graphs and execution contexts that one sandbox may hold at once.
 pub(crate) const MAX_HANDLES: usize = 256;
@@ -59,11 +85,19 @@ pub(crate) struct NnContext {
     declared: BTreeMap<String, Arc<ModelLease>>,
     function: FunctionName,
     max_guest_model: u64,
+    /// Bytes of tensors that the host holds for the guest, and the most it may: as much as its own memory. Without it a
+    /// guest could have the host keep any number of copies of one buffer.
+    held: Arc<AtomicU64>,
+    max_held: u64,
+    /// Set when a tensor was refused for that: a trap after it is the limit's doing.
+    pub(crate) refused: bool,
     deadline: Instant,
     /// Wall time inside `compute` since [`NnContext::begin`].
     pub(crate) spent: Duration,
     /// `compute` calls since [`NnContext::begin`].
     pub(crate) computes: u32,
+    /// Whether a compute has made the guest wait since the last epoch tick: that tick is not its CPU time.
+    pub(crate) waited: bool,
 }
 
 impl NnContext {
@@ -77,9 +111,13 @@ impl NnContext {
             declared,
             function: version.function.clone(),
             max_guest_model: version.config.guest_model.bytes(),
+            held: Arc::new(AtomicU64::new(0)),
+            max_held: version.config.memory.bytes(),
+            refused: false,
             deadline: Instant::now(),
             spent: Duration::ZERO,
             computes: 0,
+            waited: false,
         }
     }
 
@@ -90,9 +128,13 @@ impl NnContext {
             declared: self.declared.clone(),
             function: self.function.clone(),
             max_guest_model: self.max_guest_model,
+            held: Arc::new(AtomicU64::new(0)),
+            max_held: self.max_held,
+            refused: false,
             deadline: self.deadline,
             spent: Duration::ZERO,
             computes: 0,
+            waited: false,
         }
     }
 
@@ -101,6 +143,20 @@ impl NnContext {
         self.deadline = deadline;
         self.spent = Duration::ZERO;
         self.computes = 0;
+    }
+
+    /// Keeps a tensor for the guest, if it fits what the guest may have kept.
+    pub(crate) fn hold(&mut self, tensor: Tensor) -> Result<HeldTensor, InferenceError> {
+        let bytes = tensor.data.len() as u64;
+        let charge = Charge { held: self.held.clone(), bytes };
+        if self.held.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.max_held {
+            self.refused = true;
+            return Err(InferenceError::new(
+                InferenceErrorKind::TooLarge,
+                format!("the guest's tensors on the host would exceed its memory limit of {} bytes; drop some, or raise memory", self.max_held),
+            ));
+        }
+        Ok(HeldTensor { tensor, charge })
     }
 
     /// wasi-nn `load-by-name`: a model that the function declared, nobody else's.
@@ -152,6 +208,7 @@ impl NnContext {
         let computed = self.host.compute(request).await;
         self.spent += since.elapsed();
         self.computes = self.computes.saturating_add(1);
+        self.waited = true;
         computed
     }
 }

@@ -1,6 +1,6 @@
 //! `wasi:nn@0.2.0-rc-2024-10-28`, the WIT of WebAssembly/wasi-nn, for components.
 
-use super::{ModelLease, NnContext, check_target};
+use super::{HeldTensor, ModelLease, NnContext, check_target};
 use crate::state::ComponentState;
 use bytes::Bytes;
 use fnctl_core::inference::{self, InferenceError, InferenceErrorKind};
@@ -45,7 +45,7 @@ pub struct ExecutionContext(Arc<ModelLease>);
 
 /// A tensor in a guest's hands.
 #[allow(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct HostTensor(inference::Tensor);
+pub struct HostTensor(HeldTensor);
 
 /// An error in a guest's hands.
 #[allow(unreachable_pub, reason = "the generated bindings re-export it")]
@@ -129,11 +129,19 @@ impl contexts::HostGraphExecutionContext for NnView<'_> {
     ) -> wasmtime::Result<Result<Vec<contexts::NamedTensor>, Resource<HostError>>> {
         let lease = self.table.get(&context)?.0.clone();
         let mut named = Vec::with_capacity(inputs.len());
+        let mut charges = Vec::with_capacity(inputs.len());
         for (name, tensor) in inputs {
             // `own<tensor>`: the guest gave the tensor away, so its bytes move and are not copied.
-            named.push((name, self.table.delete(tensor)?.0));
+            let (tensor, charge) = self.table.delete(tensor)?.0.into_parts();
+            named.push((name, tensor));
+            charges.push(charge);
         }
-        match self.nn.compute(&lease, named).await {
+        let computed = self.nn.compute(&lease, named).await;
+        drop(charges);
+        let held = computed.and_then(|outputs| {
+            outputs.into_iter().map(|(name, tensor)| Ok((name, self.nn.hold(tensor)?))).collect::<Result<Vec<_>, _>>()
+        });
+        match held {
             Ok(outputs) => {
                 let mut named = Vec::with_capacity(outputs.len());
                 for (name, tensor) in outputs {
@@ -161,20 +169,22 @@ impl tensor::HostTensor for NnView<'_> {
         data: tensor::TensorData,
     ) -> wasmtime::Result<Resource<HostTensor>> {
         // The constructor has no way to fail: shape and length are checked when the tensor is computed with.
+        // One tensor too many is a trap, as memory that cannot be had is for most guests.
         let tensor = inference::Tensor { dimensions, ty: ty.into(), data: Bytes::from(data) };
-        Ok(self.table.push(HostTensor(tensor))?)
+        let held = self.nn.hold(tensor).map_err(|error| wasmtime::Error::msg(error.message))?;
+        Ok(self.table.push(HostTensor(held))?)
     }
 
     fn dimensions(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<tensor::TensorDimensions> {
-        Ok(self.table.get(&tensor)?.0.dimensions.clone())
+        Ok(self.table.get(&tensor)?.0.tensor.dimensions.clone())
     }
 
     fn ty(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<tensor::TensorType> {
-        Ok(self.table.get(&tensor)?.0.ty.into())
+        Ok(self.table.get(&tensor)?.0.tensor.ty.into())
     }
 
     fn data(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<tensor::TensorData> {
-        Ok(self.table.get(&tensor)?.0.data.to_vec())
+        Ok(self.table.get(&tensor)?.0.tensor.data.to_vec())
     }
 
     fn drop(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<()> {

@@ -3,9 +3,9 @@
 //! Layouts are those of the witx file: a list is (pointer, length), a tensor record is dimensions at 0, type at 8 and
 //! data at 12; results go to a pointer, the returned number is the errno.
 
-use super::{MAX_HANDLES, ModelLease, NnContext, check_target};
+use super::{HeldTensor, MAX_HANDLES, ModelLease, NnContext, check_target};
 use bytes::Bytes;
-use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind, Tensor, TensorType};
+use fnctl_core::inference::{InferenceError, InferenceErrorKind, Tensor, TensorType};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wasmtime::{Caller, Extern, Linker};
@@ -51,8 +51,8 @@ pub(crate) struct WitxHandles {
 
 struct Context {
     graph: Arc<ModelLease>,
-    inputs: BTreeMap<u32, Tensor>,
-    outputs: Computed,
+    inputs: BTreeMap<u32, HeldTensor>,
+    outputs: Vec<HeldTensor>,
 }
 
 impl WitxHandles {
@@ -199,27 +199,34 @@ fn set_input<T: WitxHost>(
 ) -> Outcome<()> {
     let tensor = Memory::of(caller)?.tensor(tensor)?;
     noted(caller, tensor.check())?;
-    let context = caller.data_mut().nn().1.context(context)?;
-    if index as usize >= context.graph.info.inputs.len() {
+    if index as usize >= caller.data_mut().nn().1.context(context)?.graph.info.inputs.len() {
         return Err(Errno::InvalidArgument);
     }
-    context.inputs.insert(index, tensor);
+    let held = caller.data_mut().nn().0.hold(tensor);
+    let held = noted(caller, held)?;
+    caller.data_mut().nn().1.context(context)?.inputs.insert(index, held);
     Ok(())
 }
 
 async fn compute<T: WitxHost>(caller: &mut Caller<'_, T>, context: u32) -> Outcome<()> {
     let (nn, handles) = caller.data_mut().nn();
-    let (graph, inputs) = {
-            let context = handles.context(context)?;
-            let ports = &context.graph.info.inputs;
-            let named = std::mem::take(&mut context.inputs)
-                .into_iter()
-                .filter_map(|(index, tensor)| ports.get(index as usize).map(|port| (port.name.clone(), tensor)))
-                .collect();
-            (context.graph.clone(), named)
-    };
-    let computed = nn.compute(&graph, inputs).await;
-    let outputs = noted(caller, computed)?;
+    let context_state = handles.context(context)?;
+    // What the last compute gave is over.
+    context_state.outputs.clear();
+    let graph = context_state.graph.clone();
+    let mut named = Vec::new();
+    let mut charges = Vec::new();
+    for (index, held) in std::mem::take(&mut context_state.inputs) {
+        if let Some(port) = graph.info.inputs.get(index as usize) {
+            let (tensor, charge) = held.into_parts();
+            named.push((port.name.clone(), tensor));
+            charges.push(charge);
+        }
+    }
+    let computed = nn.compute(&graph, named).await;
+    drop(charges);
+    let held = computed.and_then(|outputs| outputs.into_iter().map(|(_, tensor)| nn.hold(tensor)).collect::<Result<Vec<_>, _>>());
+    let outputs = noted(caller, held)?;
     caller.data_mut().nn().1.context(context)?.outputs = outputs;
     Ok(())
 }
@@ -230,7 +237,7 @@ fn get_output<T: WitxHost>(
 ) -> Outcome<()> {
     let data = {
         let context = caller.data_mut().nn().1.context(context)?;
-        context.outputs.get(index as usize).map(|(_, tensor)| tensor.data.clone()).ok_or(Errno::InvalidArgument)?
+        context.outputs.get(index as usize).map(|held| held.tensor.data.clone()).ok_or(Errno::InvalidArgument)?
     };
     let length = u32::try_from(data.len()).map_err(|_| Errno::TooLarge)?;
     if length > capacity {

@@ -2,7 +2,7 @@
 //! command runs once. Request body on stdin, response body on stdout, CGI variables, exit code 0 is status 200.
 
 use super::{RunBounds, SyncBody, bounded};
-use crate::failure::{run_failure, start_failure};
+use crate::failure::{self, run_failure, start_failure};
 use crate::nn::NnContext;
 use crate::nn::witx::{WitxHandles, WitxHost};
 use crate::state::{self, Guest, GuestState};
@@ -86,14 +86,14 @@ impl CommandSandbox {
         let state = CommandState { guest, wasi: wasi.build_p1(), nn: WitxHandles::new() };
 
         let mut store = Store::new(&self.template.engine.engine, state);
-        state::arm(&mut store);
+        state::arm(&mut store, self.version.config.memory.as_usize());
         let _running = self.template.engine.running();
         let run = async {
             let instance = self
                 .command
                 .instantiate_async(&mut store)
                 .await
-                .map_err(|error| start_failure(&error, Some(&store.data().guest.limits)))?;
+                .map_err(|error| start_failure(&error, Some(&store.data().guest)))?;
             let start = instance
                 .get_typed_func::<(), ()>(&mut store, "_start")
                 .map_err(|error| start_failure(&error, None))?;
@@ -110,11 +110,11 @@ impl CommandSandbox {
             Ok(Ok(Ok(()))) => 0,
             Ok(Ok(Err(error))) => match error.downcast_ref::<I32Exit>() {
                 Some(exit) => exit.0,
-                None => return Err(run_failure(&error, &guest.limits)),
+                None => return Err(run_failure(&error, guest)),
             },
         };
         if output.overflowed() {
-            return Err(Failure::new(ErrorKind::ResponseTooLarge, "the function's answer is larger than response_body; raise it or answer less"));
+            return Err(failure::response_too_large());
         }
         if exit != 0 {
             return Err(Failure::new(ErrorKind::BadResponse, format!("the function exited with code {exit}; its log lines carry this request id")));

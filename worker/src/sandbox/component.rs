@@ -1,6 +1,6 @@
 //! A sandbox of a `wasi:http` component: one store, one instance, one request after another.
 
-use super::{LimitedBody, RunBounds, bounded};
+use super::{BodyFate, GuestBody, RunBounds, Stopped, bounded};
 use crate::failure::{self, run_failure, start_failure};
 use crate::nn::NnContext;
 use crate::state::{self, ComponentState};
@@ -38,11 +38,11 @@ impl ComponentSandbox {
     ) -> Result<Self, Failure> {
         let state = ComponentState::new(&version, nn, template.engine.tick);
         let mut store = Store::new(&template.engine.engine, state);
-        state::arm(&mut store);
+        state::arm(&mut store, version.config.memory.as_usize());
         let running = template.engine.running();
         let instance = match component.pre.instantiate_async(&mut store).await {
             Ok(instance) => instance,
-            Err(error) => return Err(start_failure(&error, Some(&store.data().guest.limits))),
+            Err(error) => return Err(start_failure(&error, Some(&store.data().guest))),
         };
         let proxy = component.proxy.load(&mut store, &instance).map_err(|error| start_failure(&error, None))?;
         drop(running);
@@ -52,9 +52,8 @@ impl ComponentSandbox {
     /// Runs the guest's `init`, if it has one.
     pub(crate) async fn init(&mut self, component: &ComponentTemplate, deadline: Instant) -> Result<(), Failure> {
         let Some(index) = &component.init else { return Ok(()) };
-        let guest = &mut self.store.data_mut().guest;
-        guest.begin_cpu();
-        guest.nn.begin(deadline);
+        state::begin_cpu(&mut self.store);
+        self.store.data_mut().guest.nn.begin(deadline);
         let failed = |cause: String| {
             Failure::new(ErrorKind::StartFailed, "the function's init failed; its log lines say more").because(cause)
         };
@@ -70,7 +69,7 @@ impl ComponentSandbox {
             Ok((Ok(()),)) => Ok(()),
             Ok((Err(text),)) => Err(failed(text)),
             Err(error) => {
-                let cause = run_failure(&error, &self.store.data().guest.limits);
+                let cause = run_failure(&error, &self.store.data().guest);
                 match cause.kind {
                     ErrorKind::Trap => Err(failed(cause.cause.unwrap_or_default())),
                     _ => Err(cause),
@@ -79,18 +78,20 @@ impl ComponentSandbox {
         }
     }
 
-    async fn serve(&mut self, invocation: Invocation, reply: &ReplySender) -> Result<(), Failure> {
+    async fn serve(&mut self, invocation: Invocation, reply: &ReplySender, fate: &BodyFate) -> Result<(), Failure> {
         let bounds = RunBounds::of(&invocation);
+        state::begin_cpu(&mut self.store);
         let guest = &mut self.store.data_mut().guest;
-        guest.begin_cpu();
         guest.log.begin(&invocation.request_id);
         guest.nn.begin(bounds.deadline);
 
         let response_limit = self.version.config.response_body.bytes();
-        let answer = reply.clone();
+        let (answer, body_fate, deadline) = (reply.clone(), fate.clone(), bounds.deadline);
         let respond = move |result: Result<http::Response<HyperOutgoingBody>, ErrorCode>| {
             answer.send(match result {
-                Ok(response) => Ok(response.map(|body| LimitedBody::new(body, response_limit).boxed_unsync())),
+                Ok(response) => {
+                    Ok(response.map(|body| GuestBody::new(body, response_limit, deadline, body_fate).boxed_unsync()))
+                }
                 Err(code) => Err(Failure::new(ErrorKind::BadResponse, "the function answered with an error instead of a response")
                     .because(format!("{code:?}"))),
             });
@@ -109,7 +110,9 @@ impl ComponentSandbox {
         match outcome {
             Ok(Ok(())) if reply.is_sent() => Ok(()),
             Ok(Ok(())) => Err(Failure::new(ErrorKind::BadResponse, "the function returned without answering the request")),
-            Ok(Err(error)) => Err(run_failure(&error, &self.store.data().guest.limits)),
+            Ok(Err(error)) => Err(run_failure(&error, &self.store.data().guest)),
+            // Nobody reads on, because there was too much to read.
+            Err(Stopped::Cancelled) if fate.was_too_large() => Err(failure::response_too_large()),
             Err(stopped) => Err(stopped.failure(self.version.config.timeout.duration())),
         }
     }
@@ -126,9 +129,12 @@ fn body_error(error: BodyError) -> wasmtime_wasi_http::Error {
 #[async_trait]
 impl Sandbox for ComponentSandbox {
     async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport {
-        let end = match self.serve(invocation, &reply).await {
+        let fate = BodyFate::default();
+        let end = match self.serve(invocation, &reply, &fate).await {
             Ok(()) => RunEnd::Completed,
             Err(failure) => {
+                // Before the store goes, and with it the body's other end.
+                fate.run_failed();
                 reply.send(Err(failure.clone()));
                 RunEnd::Failed(failure)
             }
@@ -138,7 +144,7 @@ impl Sandbox for ComponentSandbox {
         let memory = guest.limits.memory as u64;
         // A sandbox that met its limit may have lost the work of an allocator that gave up half-way.
         let end = match end {
-            RunEnd::Completed if guest.limits.refused => {
+            RunEnd::Completed if guest.met_limit() => {
                 RunEnd::Failed(failure::over_limit())
             }
             end => end,

@@ -11,8 +11,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Why a guest was stopped from outside.
@@ -57,20 +59,49 @@ impl RunBounds {
     }
 }
 
-/// Ends a response body with an error once it is larger than its limit.
-pub(crate) struct LimitedBody<B> {
-    inner: B,
-    left: u64,
-    limit: u64,
-}
+/// What a run and the response body it produces must know of each other, since the body outlives neither and is read
+/// by somebody else.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BodyFate(Arc<AtomicU8>);
 
-impl<B> LimitedBody<B> {
-    pub(crate) fn new(inner: B, limit: u64) -> Self {
-        Self { inner, left: limit, limit }
+const RUN_FAILED: u8 = 1;
+const TOO_LARGE: u8 = 2;
+
+impl BodyFate {
+    /// The guest failed: a body that ends now was cut off, whatever it looks like.
+    pub(crate) fn run_failed(&self) {
+        self.0.fetch_or(RUN_FAILED, Ordering::SeqCst);
+    }
+
+    fn has(&self, what: u8) -> bool {
+        self.0.load(Ordering::SeqCst) & what != 0
+    }
+
+    /// Whether the body was ended because of its size.
+    pub(crate) fn was_too_large(&self) -> bool {
+        self.has(TOO_LARGE)
     }
 }
 
-impl<B> HttpBody for LimitedBody<B>
+/// A guest's response body: ends with an error once it is larger than its limit, when its guest failed, or when the
+/// request's deadline passes before it has ended.
+pub(crate) struct GuestBody<B> {
+    inner: B,
+    left: u64,
+    limit: u64,
+    deadline: Instant,
+    /// Made with the first wait: most bodies are there at once.
+    timer: Option<Pin<Box<Sleep>>>,
+    fate: BodyFate,
+}
+
+impl<B> GuestBody<B> {
+    pub(crate) fn new(inner: B, limit: u64, deadline: Instant, fate: BodyFate) -> Self {
+        Self { inner, left: limit, limit, deadline, timer: None, fate }
+    }
+}
+
+impl<B> HttpBody for GuestBody<B>
 where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -78,23 +109,31 @@ where
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Pending => return Poll::Pending,
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Pending => {
+                let deadline = this.deadline;
+                let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+                return timer.as_mut().poll(cx).map(|()| Some(Err(BodyError::TimedOut)));
+            }
+            Poll::Ready(None) if this.fate.has(RUN_FAILED) => {
+                return Poll::Ready(Some(Err(BodyError::Aborted("the function failed".to_owned()))));
+            }
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(BodyError::Aborted(error.to_string())))),
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-        Poll::Ready(Some(match self.left.checked_sub(length) {
+        Poll::Ready(Some(match this.left.checked_sub(length) {
             Some(left) => {
-                self.left = left;
+                this.left = left;
                 Ok(frame)
             }
-            None => Err(BodyError::TooLarge(self.limit)),
+            None => {
+                this.fate.0.fetch_or(TOO_LARGE, Ordering::SeqCst);
+                Err(BodyError::TooLarge(this.limit))
+            }
         }))
     }
 

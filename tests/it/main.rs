@@ -1,0 +1,19 @@
+//! The integration tests: one binary, so that Wasmtime is linked once.
+
+mod api;
+mod architecture;
+mod burst;
+mod cli;
+mod cold_start;
+mod commands;
+mod crash;
+mod drain;
+mod examples;
+mod hostile;
+mod http;
+mod inference;
+mod limits;
+mod metrics;
+mod nn_lies;
+mod scale_to_zero;
+mod versions;
