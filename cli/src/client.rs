@@ -3,7 +3,7 @@
 use crate::args::Connection;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use std::io::{Cursor, Read};
+use std::io::{Cursor, ErrorKind, Read};
 use std::time::Duration;
 use ureq::http::{Request, Response, StatusCode};
 use ureq::{Agent, Body, SendBody};
@@ -111,6 +111,9 @@ impl Client {
 
     fn send(&self, request: Request<SendBody<'_>>) -> anyhow::Result<Response<Body>> {
         self.agent.run(request).map_err(|error| match error {
+            ureq::Error::Io(cause) if matches!(cause.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => {
+                anyhow::anyhow!("the platform ended the connection while it was being sent to; the file may be over its gateway.max_artifact")
+            }
             ureq::Error::Io(cause) => ClientError::Unreachable { server: self.server.clone(), cause: cause.to_string() }.into(),
             ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
                 ClientError::Unreachable { server: self.server.clone(), cause: error.to_string() }.into()

@@ -246,8 +246,15 @@ impl Deployer {
             Failure::new(ErrorKind::NotFound, format!("'{name}' has no version {target}; see `fnctl versions {name}`"))
         })?;
         self.functions.set_alias(name, &live_alias()?, Some(Alias::to(target))).await?;
-        self.invoker.activate(version.clone(), self.others(&version)).await?;
+        self.switched(&version).await;
         Ok(version)
+    }
+
+    /// Tells the invoker that another version is live, which it is by now: a failure is the log's.
+    async fn switched(&self, version: &Arc<Version>) {
+        if let Err(failure) = self.invoker.activate(version.clone(), self.others(version)).await {
+            tracing::warn!(version = %version.key(), cause = failure.cause, "live, but: {}", failure.message);
+        }
     }
 
     /// Points an alias at one or two versions, or removes it.
@@ -263,7 +270,18 @@ impl Deployer {
                 }
             }
         }
-        self.functions.set_alias(name, alias, to).await
+        if alias.as_str() == crate::version::LATEST {
+            return Err(Failure::new(ErrorKind::BadRequest, "'latest' always means the newest version; choose another name"));
+        }
+        let turn = self.turn(name);
+        let _turn = turn.lock().await;
+        self.functions.set_alias(name, alias, to).await?;
+        if alias.as_str() == crate::version::LIVE
+            && let Some(version) = to.and_then(|to| function.versions.get(&to.version))
+        {
+            self.switched(version).await;
+        }
+        Ok(())
     }
 
     /// Removes a function; invocations that run finish.
@@ -281,10 +299,14 @@ impl Deployer {
         turns.entry(name.clone()).or_default().clone()
     }
 
-    /// Every other version of the same function.
+    /// The other versions of the same function that no alias names: nobody is sent to them any more.
     fn others(&self, version: &Version) -> Vec<VersionKey> {
-        let functions = self.functions.functions(Some(&version.function));
-        functions.iter().flat_map(|function| keys(function)).filter(|key| key.number != version.number).collect()
+        let Some(function) = self.functions.functions(Some(&version.function)).into_iter().next() else { return Vec::new() };
+        let named = |number: VersionNumber| {
+            let names = |alias: &Alias| alias.version == number || alias.split.is_some_and(|split| split.version == number);
+            number == version.number || function.aliases.values().any(names)
+        };
+        keys(&function).into_iter().filter(|key| !named(key.number)).collect()
     }
 
     fn function(&self, name: &FunctionName) -> Result<Arc<Function>, Failure> {

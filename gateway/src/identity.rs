@@ -7,8 +7,11 @@ use http::{HeaderMap, header};
 use std::net::IpAddr;
 use subtle::ConstantTimeEq;
 
+/// What tells that somebody else's request is passed on by a proxy on this machine.
+const PROXY_HEADERS: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
+
 /// Lets an admin request through, or says why not.
-pub(crate) fn admin(config: &Config, peer: IpAddr, headers: &HeaderMap) -> Result<(), Failure> {
+pub(crate) fn admin(config: &Config, peer: IpAddr, authority: Option<&str>, headers: &HeaderMap) -> Result<(), Failure> {
     let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
     match &config.token {
         Some(token) => {
@@ -25,10 +28,18 @@ pub(crate) fn admin(config: &Config, peer: IpAddr, headers: &HeaderMap) -> Resul
         )),
         // A web page that the user has open may send requests to this machine: it cannot hide its origin, and a name
         // that it had resolved to the loopback address shows in Host.
-        None if headers.contains_key(header::ORIGIN) || !text(header::HOST).is_none_or(is_local_host) => Err(Failure::new(
+        None if PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)) => Err(Failure::new(
             ErrorKind::Forbidden,
-            "the admin API does not answer web pages; use the fnctl command, or set a token",
+            "without a token the admin API does not answer through a proxy; set gateway.token (FNCTL_TOKEN) on the server",
         )),
+        None if headers.contains_key(header::ORIGIN)
+            || ![text(header::HOST), authority].into_iter().flatten().all(is_local_host) =>
+        {
+            Err(Failure::new(
+                ErrorKind::Forbidden,
+                "the admin API does not answer web pages; use the fnctl command, or set a token",
+            ))
+        }
         None => Ok(()),
     }
 }
@@ -49,7 +60,7 @@ mod tests {
     fn ask(token: Option<&str>, peer: &str, headers: &[(&'static str, &'static str)]) -> Result<(), ErrorKind> {
         let config = Config { token: token.map(str::to_owned), ..Config::default() };
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        admin(&config, peer.parse().unwrap(), &headers).map_err(|failure| failure.kind)
+        admin(&config, peer.parse().unwrap(), None, &headers).map_err(|failure| failure.kind)
     }
 
     #[test]
@@ -58,6 +69,7 @@ mod tests {
         assert_eq!(ask(None, "::1", &[("host", "[::1]:8080")]), Ok(()));
         assert_eq!(ask(None, "::ffff:127.0.0.1", &[]), Ok(()));
         assert_eq!(ask(None, "10.0.0.7", &[]), Err(ErrorKind::Forbidden));
+        assert_eq!(ask(None, "127.0.0.1", &[("x-forwarded-for", "10.0.0.7")]), Err(ErrorKind::Forbidden));
         assert_eq!(ask(None, "127.0.0.1", &[("origin", "https://evil.example")]), Err(ErrorKind::Forbidden));
         assert_eq!(ask(None, "127.0.0.1", &[("host", "rebound.evil.example:8080")]), Err(ErrorKind::Forbidden));
     }

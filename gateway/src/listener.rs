@@ -60,10 +60,6 @@ async fn serve_connection(
     let _open = shared.metrics.connection();
     let config = &shared.config;
     let header_timeout = config.header_timeout.duration();
-    // The server's own header timeout starts with the first byte; a client that never sends one is ended here.
-    if tokio::time::timeout(header_timeout, stream.readable()).await.is_err() {
-        return;
-    }
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -74,11 +70,11 @@ async fn serve_connection(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(256)
+        .max_concurrent_streams(128)
         .max_header_list_size(u32::try_from(config.max_header.bytes()).unwrap_or(u32::MAX))
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
-    let io = TokioIo::new(StallTimeout::new(stream, config.write_timeout.duration()));
+    let io = TokioIo::new(StallTimeout::new(stream, header_timeout, config.write_timeout.duration()));
     let handle = shared.clone();
     let service = service_fn(move |request| service::handle_request(handle.clone(), peer, request));
     let mut connection = pin!(builder.serve_connection(io, service));

@@ -14,7 +14,7 @@ type Bucket = RateLimiter<NotKeyed, InMemoryState, MonotonicClock>;
 /// The buckets of all functions.
 #[derive(Default)]
 pub(crate) struct RateLimits {
-    buckets: DashMap<FunctionName, (RateLimit, Arc<Bucket>)>,
+    buckets: DashMap<(FunctionName, RateLimit), Arc<Bucket>>,
 }
 
 impl std::fmt::Debug for RateLimits {
@@ -30,22 +30,20 @@ impl RateLimits {
         bucket.check().map_err(|not_until| not_until.wait_time_from(MonotonicClock.now()))
     }
 
-    /// The function's bucket. A new limit makes a new, full one.
+    /// The bucket of a function and a limit: two versions with different limits have one each, so that calling them in
+    /// turn refills neither.
     fn bucket(&self, function: &FunctionName, limit: RateLimit) -> Arc<Bucket> {
-        if let Some(entry) = self.buckets.get(function)
-            && entry.0 == limit
-        {
-            return entry.1.clone();
+        let key = (function.clone(), limit);
+        if let Some(bucket) = self.buckets.get(&key) {
+            return bucket.clone();
         }
         let quota = Quota::per_second(limit.requests_per_second).allow_burst(limit.burst);
-        let bucket = Arc::new(RateLimiter::direct_with_clock(quota, MonotonicClock));
-        self.buckets.insert(function.clone(), (limit, bucket.clone()));
-        bucket
+        self.buckets.entry(key).or_insert_with(|| Arc::new(RateLimiter::direct_with_clock(quota, MonotonicClock))).clone()
     }
 
     /// Forgets a function that was removed.
     pub(crate) fn forget(&self, function: &FunctionName) {
-        self.buckets.remove(function);
+        self.buckets.retain(|(name, _), _| name != function);
     }
 }
 
@@ -67,5 +65,6 @@ mod tests {
         assert!(wait > Duration::from_millis(500) && wait <= Duration::from_secs(1), "{wait:?}");
         let wider = RateLimit { burst: one(4), ..limit };
         assert!(limits.check(&function, wider).is_ok(), "a new limit starts with a full bucket");
+        assert!(limits.check(&function, limit).is_err(), "and does not refill the other");
     }
 }

@@ -81,7 +81,12 @@ async fn dispatch(shared: &Arc<Shared>, context: &Context, request: Request<Inco
         Ok(Route::Invoke { function, selector, rest }) => {
             invoke::invoke(shared, context, function, selector, rest, request).await
         }
-        Ok(Route::Api(route)) => match identity::admin(&shared.config, context.peer.ip(), request.headers()) {
+        Ok(Route::Api(route)) => match identity::admin(
+            &shared.config,
+            context.peer.ip(),
+            request.uri().authority().map(http::uri::Authority::as_str),
+            request.headers(),
+        ) {
             Ok(()) => api::handle(shared, context, route, request).await,
             Err(failure) => Answer::failed("api", &failure, &context.request_id),
         },

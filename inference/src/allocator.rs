@@ -3,6 +3,10 @@
 //! A model's file says nothing about the memory it needs (light_vgg19: 9 KB on disk, 635 MB resident), so the budget is
 //! enforced where the memory is asked for. Past it, an allocation fails the way ONNX Runtime's own does, with
 //! `std::bad_alloc`, which its C API turns into an error status.
+//!
+//! Not everything goes through it: while ONNX Runtime optimises a graph it folds constants with an allocator of its own,
+//! and the graph itself is on the C++ heap. `inference.constant_folding = false` closes the first gap for models that are
+//! not trusted; only a process of its own closes both.
 
 use ort::sys::{OrtAllocator, OrtMemoryInfo};
 use std::cell::Cell;
@@ -21,6 +25,13 @@ static BUDGET: AtomicU64 = AtomicU64::new(u64::MAX);
 static MEMORY_INFO: AtomicPtr<OrtMemoryInfo> = AtomicPtr::new(ptr::null_mut());
 /// Address of libstdc++'s `std::__throw_bad_alloc`, or 0 where it is not to be found.
 static THROW_BAD_ALLOC: AtomicUsize = AtomicUsize::new(0);
+
+static REFUSALS: AtomicU64 = AtomicU64::new(0);
+
+/// Allocations refused so far, whoever asked: tells whether a load that failed met the budget.
+pub(crate) fn refusals() -> u64 {
+    REFUSALS.load(Ordering::Relaxed)
+}
 
 /// Bytes that ONNX Runtime holds now.
 pub(crate) fn live_bytes() -> u64 {
@@ -117,6 +128,7 @@ unsafe extern "system-unwind" fn allocate(_this: *mut OrtAllocator, size: usize)
     };
     if block.is_null() {
         LIVE.fetch_sub(size as u64, Ordering::Relaxed);
+        REFUSALS.fetch_add(1, Ordering::Relaxed);
         // SAFETY: `CURRENT` is null or points into an `Arc` that `charged` borrows for as long as it is set.
         if let Some(account) = unsafe { account.as_ref() } {
             account.refused.store(true, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// Loads every model of a candidate.
 pub struct ModelCheck {
-    host: Arc<OnnxHost>,
+    host: OnnxHost,
     artifacts: Arc<dyn ArtifactStore>,
 }
 
@@ -23,7 +23,7 @@ impl std::fmt::Debug for ModelCheck {
 }
 
 impl ModelCheck {
-    pub(crate) fn new(host: Arc<OnnxHost>, artifacts: Arc<dyn ArtifactStore>) -> Self {
+    pub(crate) fn new(host: OnnxHost, artifacts: Arc<dyn ArtifactStore>) -> Self {
         Self { host, artifacts }
     }
 }

@@ -8,7 +8,12 @@ use std::path::PathBuf;
 pub struct Config {
     /// The ONNX Runtime library; unset = looked for, see [`crate::find_library`].
     pub library: Option<PathBuf>,
-    /// Most bytes that ONNX Runtime may allocate for all sessions and their runs together.
+    /// Folder for models that guests bring themselves, each for the moment of its loading.
+    pub scratch: PathBuf,
+    /// Whether ONNX Runtime computes constant parts of a graph while it loads it. It does so outside the memory budget, so
+    /// a hostile model can use it to take any amount; without it most models run slower.
+    pub constant_folding: bool,
+    /// Most bytes that ONNX Runtime may allocate for the tensors of all sessions and their runs together.
     pub memory: ByteSize,
     /// How long an unused session stays loaded.
     pub session_ttl: Period,
@@ -27,6 +32,8 @@ impl Default for Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             library: None,
+            scratch: std::env::temp_dir(),
+            constant_folding: true,
             memory: ByteSize::mib(4096),
             session_ttl: Period::secs(300),
             compute_threads: cores.max(8),

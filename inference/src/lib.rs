@@ -32,53 +32,59 @@ use tokio::sync::{OnceCell, Semaphore, oneshot};
 use tokio::time::Instant;
 
 /// ONNX Runtime behind the `InferenceHost` port, in this process.
-pub struct OnnxHost {
+#[derive(Clone)]
+pub struct OnnxHost(Arc<Inner>);
+
+struct Inner {
     config: Config,
     /// Loaded with the first model, so that a platform without models does not pay for it.
     runtime: OnceCell<Arc<Runtime>>,
     sessions: Sessions,
     threads: ComputeThreads,
-    loads: Semaphore,
+    loads: Arc<Semaphore>,
     metrics: Metrics,
 }
 
 impl std::fmt::Debug for OnnxHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OnnxHost").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("OnnxHost").field("config", &self.0.config).finish_non_exhaustive()
     }
 }
 
 impl OnnxHost {
     /// A host without any session; ONNX Runtime itself is loaded with the first model.
-    pub fn new(config: Config, registry: &prometheus::Registry) -> prometheus::Result<Arc<Self>> {
+    pub fn new(config: Config, registry: &prometheus::Registry) -> prometheus::Result<Self> {
         let threads = ComputeThreads::new(config.compute_threads, config.compute_queue);
-        Ok(Arc::new(Self {
+        Ok(Self(Arc::new(Inner {
             runtime: OnceCell::new(),
             sessions: Sessions::default(),
             threads,
             // Loading is bound by memory traffic: more at once would only make each slower.
-            loads: Semaphore::new(config.parallel_loads),
+            loads: Arc::new(Semaphore::new(config.parallel_loads)),
             metrics: Metrics::register(registry)?,
             config,
-        }))
+        })))
     }
 
     /// The check a deploy makes of its models.
-    pub fn check(self: &Arc<Self>, artifacts: Arc<dyn fnctl_core::ports::ArtifactStore>) -> Arc<ModelCheck> {
+    pub fn check(&self, artifacts: Arc<dyn fnctl_core::ports::ArtifactStore>) -> Arc<ModelCheck> {
         Arc::new(ModelCheck::new(self.clone(), artifacts))
     }
 
     /// Sessions in memory and the bytes ONNX Runtime holds for all of them.
     pub fn resident(&self) -> (usize, u64) {
-        (self.sessions.len(), allocator::live_bytes())
+        (self.0.sessions.len(), allocator::live_bytes())
     }
 
     /// Unloads the sessions that nobody used for the time-to-live. Returns how many.
     pub async fn reap(&self, now: Instant) -> usize {
-        let expired = self.sessions.take_unused(|idle_since| now.saturating_duration_since(idle_since) >= self.config.session_ttl.duration());
-        self.unload(expired, "ttl").await
+        let ttl = self.0.config.session_ttl.duration();
+        let expired = self.0.sessions.take_unused(|idle_since| now.saturating_duration_since(idle_since) >= ttl);
+        self.0.unload(expired, "ttl").await
     }
+}
 
+impl Inner {
     async fn unload(&self, expired: Vec<Arc<session::OnnxSession>>, reason: &'static str) -> usize {
         let count = expired.len();
         if count > 0 {
@@ -104,11 +110,11 @@ impl OnnxHost {
 
     async fn load_session(&self, request: &LoadModel) -> Result<session::OnnxSession, InferenceError> {
         let runtime = self.runtime().await?;
-        let permit = tokio::time::timeout_at(request.deadline, self.loads.acquire()).await;
-        let Ok(Ok(_permit)) = permit else { return Err(timed_out("the model was not loaded in time: others were before it")) };
+        // Never closed; how long a caller waits for its turn is bounded by the caller's deadline.
+        let _permit = self.loads.clone().acquire_owned().await;
         let since = Instant::now();
         let loaded = match runtime.load_session(request).await {
-            // Over the budget: give up what is resident but unused, the least recently used first, and try once more.
+            // Over the budget: give up what is resident but unused, and try once more.
             Err(error) if error.kind == InferenceErrorKind::TooLarge => {
                 let unused = self.sessions.take_unused(|_| true);
                 if self.unload(unused, "budget").await == 0 {
@@ -141,31 +147,48 @@ fn timed_out(message: &str) -> InferenceError {
 impl InferenceHost for OnnxHost {
     async fn load(&self, request: LoadModel) -> Result<LoadedModel, InferenceError> {
         let deadline = request.deadline;
-        let load = self.sessions.acquire(&request, || self.load_session(&request));
-        let acquired = tokio::time::timeout_at(deadline, load)
-            .await
-            .unwrap_or_else(|_| Err(timed_out("the model was not loaded in time; raise start_timeout")))?;
-        self.metrics.observe(&self.sessions);
-        Ok(acquired)
+        let inner = self.0.clone();
+        let (tx, rx) = oneshot::channel();
+        // In a task of its own: a caller that gives up must not undo the load that the next one waits for.
+        tokio::spawn(async move {
+            let acquired = inner.sessions.acquire(&request, || inner.load_session(&request)).await;
+            inner.metrics.observe(&inner.sessions);
+            if let Err(Ok(unwanted)) = tx.send(acquired) {
+                inner.sessions.release(unwanted.session, Instant::now());
+            }
+        });
+        match tokio::time::timeout_at(deadline, rx).await {
+            Ok(Ok(acquired)) => acquired,
+            Ok(Err(_gone)) => Err(InferenceError::new(InferenceErrorKind::Runtime, "the load was given up")),
+            Err(_elapsed) => Err(timed_out("the model was not loaded in time; raise start_timeout")),
+        }
     }
 
     async fn compute(&self, request: Compute) -> Result<Computed, InferenceError> {
-        let session = self.sessions.get(request.session).ok_or_else(|| {
+        let inner = &self.0;
+        let session = inner.sessions.get(request.session).ok_or_else(|| {
             InferenceError::new(InferenceErrorKind::NotFound, "this session is not loaded any more")
         })?;
         let run = session.prepare(request.inputs)?;
         // Stops the run when this future is dropped or its deadline passes, whatever thread it is on by then.
         let stop = run.stopper();
         let (tx, rx) = oneshot::channel();
-        let timer = self.metrics.compute_seconds.start_timer();
-        self.threads.submit(move || {
-            let _ = tx.send(run.execute());
+        let timer = inner.metrics.compute_seconds.start_timer();
+        inner.threads.submit(move || {
+            // Nobody waits any more: the thread is worth more to the next one.
+            if !tx.is_closed() {
+                let _ = tx.send(run.execute());
+            }
         })?;
         let computed = tokio::time::timeout_at(request.deadline, rx).await;
         timer.observe_duration();
         match computed {
             Ok(Ok(computed)) => {
                 stop.disarm();
+                if computed.as_ref().is_err_and(|error| error.kind == InferenceErrorKind::TooLarge) {
+                    // The next one shall find the room that sessions without a use take.
+                    inner.unload(inner.sessions.take_unused(|_| true), "budget").await;
+                }
                 computed
             }
             Ok(Err(_gone)) => Err(InferenceError::new(InferenceErrorKind::Runtime, "the inference was given up")),
@@ -174,6 +197,6 @@ impl InferenceHost for OnnxHost {
     }
 
     fn release(&self, session: SessionId) {
-        self.sessions.release(session, Instant::now());
+        self.0.sessions.release(session, Instant::now());
     }
 }

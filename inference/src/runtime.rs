@@ -11,6 +11,7 @@ use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use parking_lot::Mutex;
+use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ const API_VERSION: u32 = 24;
 
 pub(crate) struct Runtime {
     environment: Environment,
+    constant_folding: bool,
+    folder: PathBuf,
 }
 
 /// ONNX Runtime has one environment per process; so has this crate, however many hosts a test makes.
@@ -28,7 +31,7 @@ impl Runtime {
     pub(crate) fn load(config: &Config) -> Result<Self, InferenceError> {
         let mut loaded = LOADED.lock();
         if let Some(environment) = loaded.as_ref() {
-            return Ok(Self { environment: environment.clone() });
+            return Ok(Self::of(environment.clone(), config));
         }
         let path = library::find(config)?;
         let unavailable = |error: String| {
@@ -63,35 +66,34 @@ impl Runtime {
         register_allocator(&environment, config.memory.bytes()).map_err(unavailable)?;
         tracing::info!(library = %path.display(), threads, budget = %config.memory, "ONNX Runtime loaded");
         *loaded = Some(environment.clone());
-        Ok(Self { environment })
+        Ok(Self::of(environment, config))
     }
 
-    /// Loads a model on a thread that may block.
+    fn of(environment: Environment, config: &Config) -> Self {
+        Self { environment, constant_folding: config.constant_folding, folder: config.scratch.clone() }
+    }
+
+    /// Loads a model on a thread that may block. Not cut off: what was begun is worth having for the next caller.
     pub(crate) async fn load_session(&self, request: &LoadModel) -> Result<OnnxSession, InferenceError> {
         let environment = self.environment.clone();
         let source = request.source.clone();
-        let time = request.deadline.saturating_duration_since(tokio::time::Instant::now());
-        let function = request.function.clone();
+        let (folding, folder) = (self.constant_folding, self.folder.clone());
         let task = tokio::task::spawn_blocking(move || {
             let account = Arc::new(Account::default());
             verify(&source)?;
-            let session = allocator::charged(&account, || open(&environment, &source));
+            let refusals = allocator::refusals();
+            let session = allocator::charged(&account, || open(&environment, &source, folding, &folder));
             match session {
                 Ok(session) => OnnxSession::new(session, account),
-                Err(error) if account.take_refused() => Err(over_budget(&error)),
+                Err(error) if allocator::refusals() > refusals => Err(over_budget(&error)),
                 Err(error) => Err(InferenceError::new(InferenceErrorKind::InvalidEncoding, error)),
             }
         });
-        match tokio::time::timeout(time, task).await {
-            Ok(Ok(loaded)) => {
-                if let Ok(session) = &loaded {
-                    tracing::info!(%function, bytes = session.resident_bytes(), "model loaded");
-                }
-                loaded
-            }
-            Ok(Err(panic)) => Err(InferenceError::new(InferenceErrorKind::Runtime, panic.to_string())),
-            Err(_elapsed) => Err(InferenceError::new(InferenceErrorKind::Timeout, "the model was not loaded in time")),
+        let loaded = task.await.unwrap_or_else(|panic| Err(InferenceError::new(InferenceErrorKind::Runtime, panic.to_string())));
+        if let Ok(session) = &loaded {
+            tracing::info!(function = %request.function, bytes = session.resident_bytes(), "model loaded");
         }
+        loaded
     }
 }
 
@@ -116,22 +118,36 @@ fn over_budget(cause: &str) -> InferenceError {
     )
 }
 
-fn open(environment: &Environment, source: &ModelSource) -> Result<Session, String> {
+fn open(environment: &Environment, source: &ModelSource, folding: bool, folder: &Path) -> Result<Session, String> {
     let builder = || -> Result<_, String> {
-        Session::builder(environment)
+        let mut builder = Session::builder(environment)
             .map_err(|error| error.to_string())?
             .with_optimization_level(GraphOptimizationLevel::Level3)
             .map_err(|error| error.to_string())?
             .with_env_allocators()
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        if !folding {
+            builder = builder.with_disabled_optimizers("ConstantFolding").map_err(|error| error.to_string())?;
+        }
+        Ok(builder)
     };
     let mut builder = builder()?;
-    match source {
-        // Each artifact lies in a folder of its own, so that a hostile model's external data can name no other file.
-        ModelSource::Artifact { path, .. } => builder.commit_from_file(path),
-        ModelSource::Bytes(bytes) => builder.commit_from_memory(bytes),
-    }
-    .map_err(|error| error.to_string())
+    // A model may name files beside it as external data, and ONNX Runtime reads them for it: each artifact lies in a folder
+    // of its own, and bytes without a path would be taken to lie in the process's working folder.
+    let private;
+    let path = match source {
+        ModelSource::Artifact { path, .. } => path.clone(),
+        ModelSource::Bytes(bytes) => {
+            let write = || -> std::io::Result<_> {
+                let private = tempfile::tempdir_in(folder)?;
+                std::fs::write(private.path().join("model.onnx"), bytes)?;
+                Ok(private)
+            };
+            private = write().map_err(|error| format!("the model cannot be written to a folder of its own: {error}"))?;
+            private.path().join("model.onnx")
+        }
+    };
+    builder.commit_from_file(path).map_err(|error| error.to_string())
 }
 
 fn register_allocator(environment: &Environment, budget: u64) -> Result<(), String> {

@@ -191,7 +191,7 @@ impl Run {
         outputs
             .into_iter()
             .zip(&session.info.outputs)
-            .map(|(value, port)| Ok((port.name.clone(), value.into_tensor()?)))
+            .map(|(value, port)| Ok((port.name.clone(), value.into_tensor(&self.inputs)?)))
             .collect()
     }
 

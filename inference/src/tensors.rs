@@ -82,7 +82,7 @@ impl Drop for Value {
 pub(crate) struct Input {
     value: Value,
     /// Keeps the bytes that `value` points to.
-    _data: Bytes,
+    data: Bytes,
 }
 
 impl Input {
@@ -92,7 +92,7 @@ impl Input {
         let api = ort::api();
         let mut info = ptr::null_mut();
         let mut value = ptr::null_mut();
-        // SAFETY: the data outlives the value (`_data`), its length was checked against shape and type, and ONNX
+        // SAFETY: the data outlives the value (`data`), its length was checked against shape and type, and ONNX
         // Runtime only reads from the inputs of a run. The memory info is copied, and released here.
         unsafe {
             status((api.CreateCpuMemoryInfo)(
@@ -112,11 +112,16 @@ impl Input {
             (api.ReleaseMemoryInfo)(info);
             made?;
         }
-        Ok(Self { value: Value::own(value)?, _data: data })
+        Ok(Self { value: Value::own(value)?, data })
     }
 
     pub(crate) fn as_ptr(&self) -> *const OrtValue {
         self.value.0.as_ptr()
+    }
+
+    /// Whether an address lies in this input's bytes.
+    fn contains(&self, address: *const u8) -> bool {
+        self.data.as_ptr_range().contains(&address)
     }
 }
 
@@ -157,7 +162,10 @@ impl Value {
     }
 
     /// The output as a tensor; its bytes stay where ONNX Runtime wrote them until the guest has read them.
-    pub(crate) fn into_tensor(self) -> Result<Tensor, InferenceError> {
+    ///
+    /// A graph may name an input as its output, and ONNX Runtime then hands the input's own memory back, which lives no
+    /// longer than `inputs`: such an output is copied.
+    pub(crate) fn into_tensor(self, inputs: &[(usize, Input)]) -> Result<Tensor, InferenceError> {
         let api = ort::api();
         let mut info = ptr::null_mut();
         let mut ty = Element::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
@@ -191,6 +199,11 @@ impl Value {
         // SAFETY: the value is a tensor; the pointer is valid as long as the value, which `OutputBytes` owns.
         unsafe { status((api.GetTensorMutableData)(self.0.as_ptr(), &mut data))? };
         let data = match NonNull::new(data.cast::<u8>()) {
+            Some(data) if length > 0 && inputs.iter().any(|(_, input)| input.contains(data.as_ptr())) => {
+                // SAFETY: the input that the bytes lie in is borrowed, and holds `length` of them from here: the value
+                // was made over it with this very shape and type.
+                Bytes::copy_from_slice(unsafe { std::slice::from_raw_parts(data.as_ptr(), length) })
+            }
             Some(data) if length > 0 => Bytes::from_owner(OutputBytes { data, length, _value: self }),
             _ => Bytes::new(),
         };

@@ -55,7 +55,12 @@ impl ComputeThreads {
             let started = std::thread::Builder::new().name("fnctl-compute".into()).spawn(move || shared.work());
             if let Err(error) = started {
                 tracing::warn!(%error, "no new compute thread; the others go on");
-                self.0.state.lock().threads -= 1;
+                let mut state = self.0.state.lock();
+                state.threads -= 1;
+                if state.threads == 0 {
+                    state.queue.clear();
+                    return Err(InferenceError::new(InferenceErrorKind::Runtime, "the system refuses a thread to compute on"));
+                }
             }
         }
         Ok(())

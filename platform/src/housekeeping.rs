@@ -6,7 +6,6 @@ use fnctl_inference::OnnxHost;
 use fnctl_scheduler::Scheduler;
 use fnctl_store::Store;
 use fnctl_worker::Worker;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ const COLLECT: Duration = Duration::from_secs(600);
 pub(crate) struct Keeper {
     pub(crate) scheduler: Scheduler,
     pub(crate) worker: Worker,
-    pub(crate) inference: Arc<OnnxHost>,
+    pub(crate) inference: OnnxHost,
     pub(crate) store: Store,
 }
 

@@ -58,7 +58,7 @@ pub enum StartError {
 pub struct Platform {
     gateway: Gateway,
     scheduler: Scheduler,
-    inference: Arc<OnnxHost>,
+    inference: OnnxHost,
     worker: Worker,
     store: Store,
     tasks: Tasks,
@@ -81,7 +81,7 @@ impl Platform {
         let inference = OnnxHost::new(config.inference, &registry)?;
         let worker_config = config.worker;
         let max_memory = worker_config.max_memory;
-        let (artifacts, host) = (store_port.clone(), inference.clone());
+        let (artifacts, host) = (store_port.clone(), Arc::new(inference.clone()));
         // Reserving the engine's address space takes a moment.
         let worker = tokio::task::spawn_blocking(move || Worker::new(worker_config, artifacts, host))
             .await
@@ -134,9 +134,10 @@ impl Platform {
     /// finished.
     pub async fn drain(self) -> bool {
         tracing::info!(grace_seconds = self.grace.as_secs_f64(), "draining");
+        // While invocations finish, whoever asks is still answered: `/readyz` says so, new invocations are sent elsewhere.
         self.gateway.set_draining();
-        self.gateway.stop();
         let finished = self.scheduler.drain(self.grace).await;
+        self.gateway.stop();
         self.stop.cancel();
         if !finished {
             tracing::warn!("the grace period is over; invocations that still run are ended");

@@ -5,6 +5,7 @@
 use crate::Config;
 use fnctl_core::units::{ByteSize, Period};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -72,6 +73,11 @@ where
     if value > T::default() { Ok(value) } else { Err("must be more than 0".to_owned()) }
 }
 
+fn count(text: &str) -> Result<usize, String> {
+    let count: usize = positive(text)?;
+    if count <= 1_000_000 { Ok(count) } else { Err("at most 1000000".to_owned()) }
+}
+
 fn period(text: &str) -> Result<Period, String> {
     let period: Period = parsed(text)?;
     if period > Period::secs(0) { Ok(period) } else { Err("must be more than 0s".to_owned()) }
@@ -115,7 +121,7 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
     },
-    setting!("gateway.max_connections", "Most connections at once.", gateway.max_connections, positive),
+    setting!("gateway.max_connections", "Most connections at once.", gateway.max_connections, count),
     setting!("gateway.header_timeout", "Most time for a request's head to arrive, and for a connection to be idle.", gateway.header_timeout, period),
     setting!("gateway.body_timeout", "Most time between two pieces of a request body.", gateway.body_timeout, period),
     setting!("gateway.write_timeout", "Most time that a client may not read its response.", gateway.write_timeout, period),
@@ -153,11 +159,12 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     setting!("inference.memory", "Most bytes that ONNX Runtime may allocate for all models and their runs.", inference.memory, parsed::<ByteSize>),
+    setting!("inference.constant_folding", "Whether constant parts of a graph are computed while it loads. This happens outside inference.memory: turn it off for models you do not trust.", inference.constant_folding, parsed::<bool>),
     setting!("inference.session_ttl", "How long an unused model stays loaded.", inference.session_ttl, parsed::<Period>),
-    setting!("inference.compute_threads", "Most inferences at once.", inference.compute_threads, positive),
-    setting!("inference.compute_queue", "Most inferences waiting for a thread.", inference.compute_queue, positive),
+    setting!("inference.compute_threads", "Most inferences at once.", inference.compute_threads, count),
+    setting!("inference.compute_queue", "Most inferences waiting for a thread.", inference.compute_queue, count),
     setting!("inference.intra_threads", "Threads that split single operators; 0 = as many as cores.", inference.intra_threads, parsed::<usize>),
-    setting!("inference.parallel_loads", "Most models loading at once.", inference.parallel_loads, positive),
+    setting!("inference.parallel_loads", "Most models loading at once.", inference.parallel_loads, count),
     Setting {
         key: "store.artifact_grace",
         help: "How long an artifact that no version names is kept.",
@@ -189,7 +196,7 @@ impl Loaded {
 /// Reads the file (if there is one), the variables and the flags, in this order. Every problem is returned.
 pub fn load(
     file: Option<&Path>,
-    variables: impl Iterator<Item = (String, String)>,
+    variables: impl Iterator<Item = (OsString, OsString)>,
     flags: &[(&str, String)],
 ) -> Result<Loaded, Vec<String>> {
     let mut loaded = Loaded::default();
@@ -217,11 +224,20 @@ pub fn load(
         }
     }
     for (name, value) in variables {
+        // Whatever is not text is not ours.
+        let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) else { continue };
         let setting = SETTINGS.iter().find(|setting| setting.variable() == name);
         let key = match setting {
             Some(setting) => setting.key,
             None if name == "FNCTL_TOKEN" => "gateway.token",
             None if name == "FNCTL_DATA" => "platform.data",
+            None if ["FNCTL_PLATFORM_", "FNCTL_GATEWAY_", "FNCTL_SCHEDULER_", "FNCTL_WORKER_", "FNCTL_INFERENCE_", "FNCTL_STORE_"]
+                .iter()
+                .any(|section| name.starts_with(section)) =>
+            {
+                problems.push(format!("{name}: no setting has this variable; see `fnctl config show`"));
+                continue;
+            }
             None => continue,
         };
         apply(key, &value, Origin::Variable(name), &mut problems);
@@ -293,7 +309,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("fnctl.toml");
         std::fs::write(&file, "[gateway]\nlisten = \"1.1.1.1:1\"\nmax_connections = 7\n[platform]\ngrace = \"5s\"\n").unwrap();
-        let variables = [("FNCTL_GATEWAY_LISTEN".to_owned(), "2.2.2.2:2".to_owned()), ("PATH".into(), "/bin".into())];
+        let variables = [("FNCTL_GATEWAY_LISTEN".into(), "2.2.2.2:2".into()), ("PATH".into(), "/bin".into())];
         let flags = [("gateway.listen", "3.3.3.3:3".to_owned())];
         let loaded = load(Some(&file), variables.into_iter(), &flags).unwrap();
         assert_eq!(loaded.config.gateway.listen, "3.3.3.3:3");
@@ -308,7 +324,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("fnctl.toml");
         std::fs::write(&file, "[gateway]\nlistn = \"x:1\"\nmax_connections = 0\n[worker]\nmax_memory = \"9GiB\"\n").unwrap();
-        let variables = [("FNCTL_PLATFORM_GRACE".to_owned(), "soon".to_owned())];
+        let variables = [("FNCTL_PLATFORM_GRACE".into(), "soon".into())];
         let problems = load(Some(&file), variables.into_iter(), &[]).unwrap_err();
         assert_eq!(problems.len(), 4, "{problems:?}");
         assert!(problems.iter().any(|problem| problem.contains("did you mean gateway.listen?")), "{problems:?}");

@@ -100,7 +100,9 @@ fn write(response: Response, out: ResponseOutparam) {
     }
     let _ = headers.set("content-length", &[response.body.len().to_string().into_bytes()]);
     let outgoing = OutgoingResponse::new(headers);
-    let _ = outgoing.set_status_code(response.status);
+    if outgoing.set_status_code(response.status).is_err() {
+        let _ = outgoing.set_status_code(500);
+    }
     let Ok(body) = outgoing.body() else { return };
     ResponseOutparam::set(out, Ok(outgoing));
     if let Ok(mut stream) = body.write() {

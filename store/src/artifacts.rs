@@ -6,6 +6,7 @@ use crate::{StoreError, open_folder};
 use fnctl_core::ids::Digest;
 use fnctl_core::{Body, BodyError, ErrorKind, Failure};
 use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use sha2::Digest as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub(crate) struct Artifacts {
     grace: Duration,
     durable: Arc<Durable>,
     next: AtomicU64,
+    /// Held while an artifact settles, is asked for, or goes, so that none goes while somebody relies on it.
+    gate: Mutex<()>,
 }
 
 /// Removes a temporary file that came to nothing.
@@ -43,7 +46,7 @@ impl Artifacts {
         open_folder(data)
             .and_then(|folder| durable.sync(&folder))
             .map_err(StoreError::io("cannot force the data folder to disk"))?;
-        Ok(Self { folder, incoming, grace, durable, next: AtomicU64::new(0) })
+        Ok(Self { folder, incoming, grace, durable, next: AtomicU64::new(0), gate: Mutex::new(()) })
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
@@ -69,7 +72,7 @@ impl Artifacts {
             if size > limit {
                 return Err(Failure::new(
                     ErrorKind::PayloadTooLarge,
-                    format!("an artifact may have at most {limit} bytes; raise store.max_artifact"),
+                    format!("an artifact may have at most {limit} bytes; raise gateway.max_artifact"),
                 ));
             }
             hasher.update(&data);
@@ -87,18 +90,16 @@ impl Artifacts {
     fn settle(&self, digest: &Digest, file: &File, temporary: &Path) -> Result<(), StoreError> {
         let blob = self.blob(digest);
         let folder = self.folder.join(digest.to_string());
-        if blob.exists() {
-            // The same bytes are there; from now on they are as new as this upload.
-            touch(&folder);
-            return Ok(());
-        }
         let failed = StoreError::io("cannot keep an artifact");
         let settle = || -> std::io::Result<()> {
             self.durable.sync(file)?;
+            let _gate = self.gate.lock();
             self.durable.before_write();
             fs::create_dir_all(&folder)?;
             self.durable.before_write();
+            // Also over the same bytes of an earlier upload, which a crash may have left short of the disk.
             fs::rename(temporary, &blob)?;
+            touch(&folder);
             self.durable.sync(&open_folder(&folder)?)?;
             self.durable.sync(&open_folder(&self.folder)?)
         };
@@ -110,7 +111,10 @@ impl Artifacts {
         let mut file = File::open(&path).map_err(|error| {
             Failure::new(ErrorKind::NotFound, format!("artifact {digest} is not in the store; upload it first")).because(error)
         })?;
-        touch(&self.folder.join(digest.to_string()));
+        {
+            let _gate = self.gate.lock();
+            touch(&self.folder.join(digest.to_string()));
+        }
         let found = Digest::of_reader(&mut file).map_err(StoreError::io("cannot read an artifact"))?;
         if found != *digest {
             return Err(Failure::new(
@@ -121,30 +125,25 @@ impl Artifacts {
         Ok(path)
     }
 
-    /// Artifacts that nobody uploaded or verified within the grace period.
-    pub(crate) fn older_than_grace(&self) -> Result<Vec<Digest>, Failure> {
+    /// Removes artifacts that nobody uploaded or asked for within the grace period and that `used` does not know.
+    pub(crate) fn collect(&self, used: impl Fn(&Digest) -> bool) -> Result<usize, Failure> {
         let entries = fs::read_dir(&self.folder).map_err(StoreError::io("cannot list the artifacts"))?;
-        let now = SystemTime::now();
-        Ok(entries
-            .flatten()
-            .filter_map(|entry| {
-                let digest = entry.file_name().to_str()?.parse().ok()?;
-                let modified = entry.metadata().ok()?.modified().ok()?;
-                (now.duration_since(modified).unwrap_or_default() >= self.grace).then_some(digest)
-            })
-            .collect())
-    }
-
-    pub(crate) fn remove(&self, digests: impl Iterator<Item = Digest>) -> usize {
-        digests
-            .filter(|digest| {
-                let removed = fs::remove_dir_all(self.folder.join(digest.to_string()));
-                if let Err(error) = &removed {
-                    tracing::warn!(%digest, %error, "an unused artifact was not removed");
-                }
-                removed.is_ok()
-            })
-            .count()
+        let mut removed = 0;
+        for entry in entries.flatten() {
+            let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // Looked at and removed in one go: whoever asks for it meanwhile waits, and then does not find it.
+            let _gate = self.gate.lock();
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            if age.is_none_or(|age| age < self.grace) || used(&digest) {
+                continue;
+            }
+            match fs::remove_dir_all(entry.path()) {
+                Ok(()) => removed += 1,
+                Err(error) => tracing::warn!(%digest, %error, "an unused artifact was not removed"),
+            }
+        }
+        Ok(removed)
     }
 }
 
@@ -158,7 +157,7 @@ fn touch(folder: &Path) {
 fn upload_failure(error: BodyError) -> Failure {
     match error {
         BodyError::TooLarge(limit) => {
-            Failure::new(ErrorKind::PayloadTooLarge, format!("an artifact may have at most {limit} bytes; raise store.max_artifact"))
+            Failure::new(ErrorKind::PayloadTooLarge, format!("an artifact may have at most {limit} bytes; raise gateway.max_artifact"))
         }
         BodyError::TimedOut => Failure::new(ErrorKind::SlowClient, "the upload took too long; try again"),
         BodyError::Aborted(cause) => Failure::new(ErrorKind::BadRequest, "the upload ended early; try again").because(cause),

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Functions {
     /// so the file is forced to disk through this descriptor.
     file: File,
     keep_versions: usize,
+    /// Set while a write is under way, and for good after one that failed. There is one writer at a time.
+    poisoned: AtomicBool,
     durable: Arc<Durable>,
 }
 
@@ -41,7 +44,7 @@ impl Functions {
                 .and_then(|folder| durable.sync(&folder))
                 .map_err(StoreError::io("cannot force the data folder to disk"))?;
         }
-        let functions = Self { view: DashMap::new(), db, file, keep_versions: keep_versions.max(2), durable };
+        let functions = Self { view: DashMap::new(), db, file, keep_versions: keep_versions.max(2), poisoned: AtomicBool::new(false), durable };
         functions.read_all()?;
         Ok(functions)
     }
@@ -170,11 +173,17 @@ impl Functions {
 
     /// Applies a batch atomically and returns when it is on the disk.
     fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
+        if self.poisoned.swap(true, Ordering::SeqCst) {
+            return Err(StoreError::Poisoned);
+        }
+        // Until all of it has succeeded, what the database holds is not what the callers know.
         self.durable.before_write();
         self.db.apply_batch(batch)?;
         self.durable.before_write();
         self.db.flush()?;
-        self.durable.sync(&self.file).map_err(StoreError::io("cannot force the database to disk"))
+        self.durable.sync(&self.file).map_err(StoreError::io("cannot force the database to disk"))?;
+        self.poisoned.store(false, Ordering::SeqCst);
+        Ok(())
     }
 }
 

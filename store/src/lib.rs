@@ -20,7 +20,6 @@ use fnctl_core::ports::{ArtifactStore, FunctionStore};
 use fnctl_core::version::{Alias, Function, Selector, Version};
 use fnctl_core::{Body, ErrorKind, Failure};
 use functions::Functions;
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +63,9 @@ pub enum StoreError {
     /// sled said no.
     #[error("the database: {0}")]
     Database(#[from] sled::Error),
+    /// An earlier write failed half-way.
+    #[error("an earlier write did not reach the disk, so what it left is unknown; free space or repair the disk, and restart")]
+    Poisoned,
     /// A record that this version cannot read.
     #[error("record '{key}' is unreadable ({reason}); it was written by a newer fnctl, or the disk is damaged")]
     Record {
@@ -82,7 +84,7 @@ impl StoreError {
     /// The platform's kind.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } | Self::Database(_) => ErrorKind::Internal,
+            Self::Io { .. } | Self::Database(_) | Self::Poisoned => ErrorKind::Internal,
             Self::Record { .. } => ErrorKind::Corrupt,
         }
     }
@@ -106,8 +108,9 @@ impl Store {
     pub fn open(config: Config) -> Result<Self, StoreError> {
         std::fs::create_dir_all(&config.folder).map_err(StoreError::io("cannot make the data folder"))?;
         let durable = Arc::new(Durable::new(config.steps.clone()));
-        let artifacts = Artifacts::open(&config.folder, config.artifact_grace, durable.clone())?;
-        let functions = Functions::open(&config.folder.join("db"), config.keep_versions, durable)?;
+        // The database first: it is locked, so that a second platform on the same folder touches nothing.
+        let functions = Functions::open(&config.folder.join("db"), config.keep_versions, durable.clone())?;
+        let artifacts = Artifacts::open(&config.folder, config.artifact_grace, durable)?;
         Ok(Self { functions: Arc::new(functions), artifacts: Arc::new(artifacts) })
     }
 
@@ -164,14 +167,11 @@ impl ArtifactStore for Store {
     async fn collect(&self) -> Result<usize, Failure> {
         let (artifacts, functions) = (self.artifacts.clone(), self.functions.clone());
         blocking(move || {
-            // Artifacts are looked at first and functions second: a version committed in between is seen.
-            let candidates = artifacts.older_than_grace()?;
-            let used: HashSet<Digest> = functions
-                .all()
-                .iter()
-                .flat_map(|function| function.versions.values().flat_map(|version| version.artifacts()).collect::<Vec<_>>())
-                .collect();
-            Ok(artifacts.remove(candidates.into_iter().filter(|digest| !used.contains(digest))))
+            artifacts.collect(|digest| {
+                functions.all().iter().any(|function| {
+                    function.versions.values().any(|version| version.artifacts().any(|artifact| artifact == *digest))
+                })
+            })
         })
         .await
     }

@@ -99,10 +99,12 @@ impl LogState {
         self.left -= allowed as u64;
         for piece in bytes.get(..allowed).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
             let mut buffer = std::mem::take(self.buffer(stream));
-            buffer.extend_from_slice(piece);
-            if buffer.ends_with(b"\n") || buffer.len() >= MAX_LINE {
-                self.line(stream, &buffer);
-                buffer.clear();
+            for part in piece.chunks(MAX_LINE) {
+                buffer.extend_from_slice(part);
+                if buffer.ends_with(b"\n") || buffer.len() >= MAX_LINE {
+                    self.line(stream, &buffer);
+                    buffer.clear();
+                }
             }
             *self.buffer(stream) = buffer;
         }

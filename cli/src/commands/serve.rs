@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
 pub(crate) fn load(args: &SettingsArgs, flags: &[(&str, String)]) -> anyhow::Result<Loaded> {
     let default = Path::new("fnctl.toml");
     let file: Option<PathBuf> = args.config.clone().or_else(|| default.is_file().then(|| default.to_path_buf()));
-    settings::load(file.as_deref(), std::env::vars(), flags)
+    settings::load(file.as_deref(), std::env::vars_os(), flags)
         .map_err(|problems| anyhow::anyhow!("the settings have {} problem(s):\n  {}", problems.len(), problems.join("\n  ")))
 }
 

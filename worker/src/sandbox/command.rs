@@ -104,6 +104,9 @@ impl CommandSandbox {
         guest.log.end();
         *memory = guest.limits.memory as u64;
         *nn = NnUse { spent: guest.nn.spent, computes: guest.nn.computes };
+        if output.overflowed() {
+            return Err(failure::response_too_large());
+        }
         let exit = match outcome {
             Err(stopped) => return Err(stopped.failure(self.version.config.timeout.duration())),
             Ok(Err(failure)) => return Err(failure),
@@ -113,9 +116,6 @@ impl CommandSandbox {
                 None => return Err(run_failure(&error, guest)),
             },
         };
-        if output.overflowed() {
-            return Err(failure::response_too_large());
-        }
         if exit != 0 {
             return Err(Failure::new(ErrorKind::BadResponse, format!("the function exited with code {exit}; its log lines carry this request id")));
         }
