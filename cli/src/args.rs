@@ -27,10 +27,22 @@ pub(crate) struct Cli {
 #[derive(Args, Debug)]
 pub(crate) struct Connection {
     /// The platform's address.
-    #[arg(long, global = true, env = "FNCTL_SERVER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "FNCTL_SERVER",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
     pub(crate) server: String,
     /// The admin API's token.
-    #[arg(long, global = true, env = "FNCTL_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(
+        long,
+        global = true,
+        env = "FNCTL_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
     pub(crate) token: Option<String>,
 }
 
@@ -43,7 +55,10 @@ pub(crate) enum Command {
     /// Invoke a function and print its answer.
     Invoke(InvokeArgs),
     /// List the functions.
-    #[command(visible_alias = "list", after_help = "Examples:\n  fnctl ls\n  fnctl ls --json | jq -r '.[].name'")]
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  fnctl ls\n  fnctl ls --json | jq -r '.[].name'"
+    )]
     Ls {
         /// Print JSON.
         #[arg(long)]
@@ -68,7 +83,9 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Make an earlier version live again.
-    #[command(after_help = "Examples:\n  fnctl rollback fraud            # the version before the live one\n  fnctl rollback fraud --to 3")]
+    #[command(
+        after_help = "Examples:\n  fnctl rollback fraud            # the version before the live one\n  fnctl rollback fraud --to 3"
+    )]
     Rollback {
         /// The function.
         name: String,
@@ -79,7 +96,10 @@ pub(crate) enum Command {
     /// Point an alias at a version, or at two with a percentage.
     Alias(AliasArgs),
     /// Remove functions with all their versions.
-    #[command(visible_alias = "remove", after_help = "Examples:\n  fnctl rm fraud\n  fnctl rm fraud echo counter")]
+    #[command(
+        visible_alias = "remove",
+        after_help = "Examples:\n  fnctl rm fraud\n  fnctl rm fraud echo counter"
+    )]
     Rm {
         /// The functions.
         #[arg(required = true, value_name = "NAME")]
@@ -88,7 +108,9 @@ pub(crate) enum Command {
     /// Check or show the settings of `serve`.
     Config(ConfigArgs),
     /// Print a completion script for a shell.
-    #[command(after_help = "Examples:\n  source <(fnctl completions bash)\n  fnctl completions fish > ~/.config/fish/completions/fnctl.fish")]
+    #[command(
+        after_help = "Examples:\n  source <(fnctl completions bash)\n  fnctl completions fish > ~/.config/fish/completions/fnctl.fish"
+    )]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -227,13 +249,13 @@ pub(crate) struct AliasArgs {
     /// The alias.
     pub(crate) alias: String,
     /// The version it points to.
-    #[arg(required_unless_present = "remove")]
-    pub(crate) version: Option<u32>,
+    #[arg(required_unless_present = "remove", value_name = "VERSION")]
+    pub(crate) to: Option<u32>,
     /// A second version and the percentage of calls that go to it.
     #[arg(long, value_name = "VERSION=PERCENT", value_parser = pair)]
     pub(crate) split: Option<(String, String)>,
     /// Remove the alias.
-    #[arg(long, conflicts_with_all = ["version", "split"])]
+    #[arg(long, conflicts_with_all = ["to", "split"])]
     pub(crate) remove: bool,
 }
 
@@ -255,23 +277,35 @@ fn isolation(text: &str) -> Result<Isolation, String> {
 impl ServeArgs {
     /// The flags that are settings, by key.
     pub(crate) fn flags(&self) -> Vec<(&str, String)> {
-        let listen = self.listen.as_ref().map(|listen| match listen.parse::<u16>() {
-            // A bare port listens on this machine.
-            Ok(port) => SocketAddr::from(([127, 0, 0, 1], port)).to_string(),
-            Err(_) => listen.clone(),
-        });
+        let listen = self
+            .listen
+            .as_ref()
+            .map(|listen| match listen.parse::<u16>() {
+                // A bare port listens on this machine.
+                Ok(port) => SocketAddr::from(([127, 0, 0, 1], port)).to_string(),
+                Err(_) => listen.clone(),
+            });
         let own = [
             listen.map(|listen| ("gateway.listen", listen)),
-            self.data.as_ref().map(|data| ("platform.data", data.display().to_string())),
+            self.data
+                .as_ref()
+                .map(|data| ("platform.data", data.display().to_string())),
         ];
-        self.settings.flags().into_iter().chain(own.into_iter().flatten()).collect()
+        self.settings
+            .flags()
+            .into_iter()
+            .chain(own.into_iter().flatten())
+            .collect()
     }
 }
 
 impl SettingsArgs {
     /// `--set` by key.
     pub(crate) fn flags(&self) -> Vec<(&str, String)> {
-        self.set.iter().map(|(key, value)| (key.as_str(), value.clone())).collect()
+        self.set
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.clone()))
+            .collect()
     }
 }
 
@@ -289,7 +323,13 @@ mod tests {
     fn every_command_says_what_it_does_and_most_give_examples() {
         for command in Cli::command().get_subcommands() {
             assert!(command.get_about().is_some(), "{}", command.get_name());
-            assert!(command.get_after_help().is_some_and(|help| help.to_string().contains("Examples:")), "{}", command.get_name());
+            assert!(
+                command
+                    .get_after_help()
+                    .is_some_and(|help| help.to_string().contains("Examples:")),
+                "{}",
+                command.get_name()
+            );
         }
     }
 }

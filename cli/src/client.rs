@@ -12,11 +12,18 @@ use ureq::{Agent, Body, SendBody};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// Nobody listens there.
-    #[error("no platform answers at {server} ({cause}); start one with `fnctl serve`, or name it with --server or FNCTL_SERVER")]
+    #[error(
+        "no platform answers at {server} ({cause}); start one with `fnctl serve`, or name it with --server or FNCTL_SERVER"
+    )]
     Unreachable { server: String, cause: String },
     /// The platform said no.
     #[error("{message} [{code}, request {request_id}]")]
-    Refused { status: u16, code: String, message: String, request_id: String },
+    Refused {
+        status: u16,
+        code: String,
+        message: String,
+        request_id: String,
+    },
     /// Something else answered.
     #[error("{server} answered {status}, but not as fnctl does; is that address right?")]
     NotFnctl { server: String, status: u16 },
@@ -28,7 +35,10 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } => 4,
             Self::Refused { status: 404, .. } => 3,
-            Self::Refused { status: 401 | 403 | 429, .. } => 5,
+            Self::Refused {
+                status: 401 | 403 | 429,
+                ..
+            } => 5,
             Self::Refused { .. } | Self::NotFnctl { .. } => 1,
         }
     }
@@ -56,23 +66,50 @@ impl Client {
             .timeout_recv_response(Some(Duration::from_secs(1000)))
             .build();
         let server = connection.server.trim_end_matches('/');
-        let server = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-        Self { agent: config.new_agent(), server, token: connection.token.clone() }
+        let server = if server.contains("://") {
+            server.to_owned()
+        } else {
+            format!("http://{server}")
+        };
+        Self {
+            agent: config.new_agent(),
+            server,
+            token: connection.token.clone(),
+        }
     }
 
     /// Sends a request of the admin API; a refusal is an error.
-    pub(crate) fn api(&self, method: &str, path: &str, body: SendBody<'_>) -> anyhow::Result<Response<Body>> {
-        let mut request = Request::builder().method(method).uri(format!("{}/api/v1/{path}", self.server));
+    pub(crate) fn api(
+        &self,
+        method: &str,
+        path: &str,
+        body: SendBody<'_>,
+    ) -> anyhow::Result<Response<Body>> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}/api/v1/{path}", self.server));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let response = self.send(request.body(body)?)?;
-        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).into()) }
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(self.refused(response).into())
+        }
     }
 
     /// Sends a request of the admin API that answers with JSON.
-    pub(crate) fn json<T: DeserializeOwned>(&self, method: &str, path: &str, body: Option<&serde_json::Value>) -> anyhow::Result<T> {
-        let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+    pub(crate) fn json<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> anyhow::Result<T> {
+        let bytes = body
+            .map(serde_json::to_vec)
+            .transpose()?
+            .unwrap_or_default();
         let mut response = self.api(method, path, owned(bytes))?;
         let mut text = String::new();
         response.body_mut().as_reader().read_to_string(&mut text)?;
@@ -99,7 +136,9 @@ impl Client {
         headers: &[(String, String)],
         body: Vec<u8>,
     ) -> anyhow::Result<Response<Body>> {
-        let mut request = Request::builder().method(method).uri(format!("{}/fn/{target}{path}", self.server));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}/fn/{target}{path}", self.server));
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -125,17 +164,36 @@ impl Client {
     /// The error that a response tells of.
     pub(crate) fn refused(&self, mut response: Response<Body>) -> ClientError {
         let status: StatusCode = response.status();
-        let body = response.body_mut().with_config().limit(1 << 20).read_to_string().unwrap_or_default();
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(1 << 20)
+            .read_to_string()
+            .unwrap_or_default();
         match serde_json::from_str::<ErrorBody>(&body) {
-            Ok(ErrorBody { code, message, request_id }) => {
-                ClientError::Refused { status: status.as_u16(), code, message, request_id }
-            }
-            Err(_) => ClientError::NotFnctl { server: self.server.clone(), status: status.as_u16() },
+            Ok(ErrorBody {
+                code,
+                message,
+                request_id,
+            }) => ClientError::Refused {
+                status: status.as_u16(),
+                code,
+                message,
+                request_id,
+            },
+            Err(_) => ClientError::NotFnctl {
+                server: self.server.clone(),
+                status: status.as_u16(),
+            },
         }
     }
 }
 
 /// A body of bytes at hand.
 fn owned(bytes: Vec<u8>) -> SendBody<'static> {
-    if bytes.is_empty() { SendBody::none() } else { SendBody::from_owned_reader(Cursor::new(bytes)) }
+    if bytes.is_empty() {
+        SendBody::none()
+    } else {
+        SendBody::from_owned_reader(Cursor::new(bytes))
+    }
 }

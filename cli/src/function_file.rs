@@ -27,21 +27,37 @@ struct Paths {
 impl Deployment {
     /// A folder with function.toml, or a bare artifact.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let file = if path.is_dir() { path.join("function.toml") } else { path.to_path_buf() };
-        if file.extension().is_some_and(|extension| extension == "toml") {
+        let file = if path.is_dir() {
+            path.join("function.toml")
+        } else {
+            path.to_path_buf()
+        };
+        if file
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             return Self::from_file(&file);
         }
         if !file.is_file() {
-            bail!("{} does not exist; name a .wasm file, or a folder with function.toml", file.display());
+            bail!(
+                "{} does not exist; name a .wasm file, or a folder with function.toml",
+                file.display()
+            );
         }
-        Ok(Self { name: None, artifact: file, models: BTreeMap::new(), config: FunctionConfig::default() })
+        Ok(Self {
+            name: None,
+            artifact: file,
+            models: BTreeMap::new(),
+            config: FunctionConfig::default(),
+        })
     }
 
     fn from_file(file: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(file).with_context(|| {
             format!("{} cannot be read; a folder to deploy needs a function.toml with at least name and artifact", file.display())
         })?;
-        Self::parse(&text, file.parent().unwrap_or(Path::new("."))).with_context(|| format!("{} is not right", file.display()))
+        Self::parse(&text, file.parent().unwrap_or(Path::new(".")))
+            .with_context(|| format!("{} is not right", file.display()))
     }
 
     fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
@@ -52,12 +68,19 @@ impl Deployment {
                 own.insert(key.to_owned(), value);
             }
         }
-        let Paths { name, artifact, models } = own.try_into()?;
+        let Paths {
+            name,
+            artifact,
+            models,
+        } = own.try_into()?;
         let config: FunctionConfig = rest.try_into()?;
         Ok(Self {
             name: Some(name),
             artifact: folder.join(artifact),
-            models: models.into_iter().map(|(name, path)| (name, folder.join(path))).collect(),
+            models: models
+                .into_iter()
+                .map(|(name, path)| (name, folder.join(path)))
+                .collect(),
             config,
         })
     }
@@ -80,7 +103,11 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_an_error_that_names_it() {
-        let error = Deployment::parse("name = 'a'\nartifact = 'a.wasm'\nmemroy = '1MiB'\n", Path::new(".")).unwrap_err();
+        let error = Deployment::parse(
+            "name = 'a'\nartifact = 'a.wasm'\nmemroy = '1MiB'\n",
+            Path::new("."),
+        )
+        .unwrap_err();
         assert!(format!("{error:#}").contains("memroy"), "{error:#}");
         assert!(Deployment::parse("artifact = 'a.wasm'\n", Path::new(".")).is_err());
     }

@@ -33,11 +33,18 @@ pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
 /// A table that fits the terminal.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
     for row in rows {
         table.add_row(row);
     }
-    let text: Vec<_> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
+    let text: Vec<_> = table
+        .to_string()
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect();
     line(text.join("\n"))
 }
 
@@ -51,5 +58,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         }
     }
     note(format!("error: {text}"));
-    ExitCode::from(error.downcast_ref::<ClientError>().map_or(1, ClientError::exit_code))
+    ExitCode::from(
+        error
+            .downcast_ref::<ClientError>()
+            .map_or(1, ClientError::exit_code),
+    )
 }

@@ -26,20 +26,43 @@ pub(crate) struct Upload {
 /// Makes sure that the platform has the file's bytes. `quiet` shows no progress bar.
 pub(crate) fn upload(client: &Client, path: &Path, quiet: bool) -> anyhow::Result<Upload> {
     let mut file = File::open(path).with_context(|| {
-        format!("{} cannot be opened; build the function first (see its README), or correct the path", path.display())
+        format!(
+            "{} cannot be opened; build the function first (see its README), or correct the path",
+            path.display()
+        )
     })?;
-    let digest = Digest::of_reader(&mut file).with_context(|| format!("{} cannot be read", path.display()))?;
+    let digest = Digest::of_reader(&mut file)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
     let size = file.stream_position()?;
     if client.has_artifact(&digest.to_string())? {
-        return Ok(Upload { digest, size, known: true });
+        return Ok(Upload {
+            digest,
+            size,
+            known: true,
+        });
     }
     file.rewind()?;
-    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(size) };
-    bar.set_style(ProgressStyle::with_template("  upload {wide_bar} {bytes}/{total_bytes}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = if quiet {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new(size)
+    };
+    bar.set_style(
+        ProgressStyle::with_template("  upload {wide_bar} {bytes}/{total_bytes}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
     let mut reader = bar.wrap_read(file);
     let mut response = client.api("POST", "artifacts", SendBody::from_reader(&mut reader))?;
     bar.finish_and_clear();
     let uploaded: Uploaded = serde_json::from_str(&response.body_mut().read_to_string()?)?;
-    anyhow::ensure!(uploaded.digest == digest, "{} changed while it was uploaded; deploy again", path.display());
-    Ok(Upload { digest, size, known: false })
+    anyhow::ensure!(
+        uploaded.digest == digest,
+        "{} changed while it was uploaded; deploy again",
+        path.display()
+    );
+    Ok(Upload {
+        digest,
+        size,
+        known: false,
+    })
 }

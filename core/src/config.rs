@@ -121,7 +121,10 @@ impl FunctionConfig {
         };
         require(
             self.memory.bytes() >= 1 << 16 && self.memory <= max_memory,
-            format!("memory: {} is outside 64KiB..{max_memory} (the upper end is worker.max_memory)", self.memory),
+            format!(
+                "memory: {} is outside 64KiB..{max_memory} (the upper end is worker.max_memory)",
+                self.memory
+            ),
         );
         for (key, value, max) in [
             ("timeout", self.timeout, Period::secs(15 * 60)),
@@ -136,30 +139,57 @@ impl FunctionConfig {
         }
         require(
             self.concurrency.get() <= Self::MAX_CONCURRENCY,
-            format!("concurrency: {} must be at most {}", self.concurrency, Self::MAX_CONCURRENCY),
+            format!(
+                "concurrency: {} must be at most {}",
+                self.concurrency,
+                Self::MAX_CONCURRENCY
+            ),
         );
         require(
             self.queue_size <= Self::MAX_QUEUE,
-            format!("queue_size: {} must be at most {}", self.queue_size, Self::MAX_QUEUE),
+            format!(
+                "queue_size: {} must be at most {}",
+                self.queue_size,
+                Self::MAX_QUEUE
+            ),
         );
         require(
             self.provisioned <= self.concurrency.get(),
-            format!("provisioned: {} must be at most concurrency ({})", self.provisioned, self.concurrency),
+            format!(
+                "provisioned: {} must be at most concurrency ({})",
+                self.provisioned, self.concurrency
+            ),
         );
         require(
             self.request_body <= ByteSize::mib(1024) && self.response_body <= ByteSize::mib(1024),
             "request_body, response_body: at most 1GiB each".to_owned(),
         );
-        require(self.log_bytes <= ByteSize::mib(16), format!("log_bytes: {} must be at most 16MiB", self.log_bytes));
+        require(
+            self.log_bytes <= ByteSize::mib(16),
+            format!("log_bytes: {} must be at most 16MiB", self.log_bytes),
+        );
         require(
             (1..=1_000_000).contains(&self.table_elements),
-            format!("table_elements: {} is outside 1..1000000", self.table_elements),
+            format!(
+                "table_elements: {} is outside 1..1000000",
+                self.table_elements
+            ),
         );
-        require(self.description.len() <= 1024, "description: at most 1024 bytes".to_owned());
-        let env_bytes: usize = self.env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+        require(
+            self.description.len() <= 1024,
+            "description: at most 1024 bytes".to_owned(),
+        );
+        let env_bytes: usize = self
+            .env
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + 2)
+            .sum();
         require(
             env_bytes <= Self::MAX_ENV_BYTES,
-            format!("env: {env_bytes} bytes are more than {}", Self::MAX_ENV_BYTES),
+            format!(
+                "env: {env_bytes} bytes are more than {}",
+                Self::MAX_ENV_BYTES
+            ),
         );
         for (name, value) in &self.env {
             require(
@@ -167,11 +197,17 @@ impl FunctionConfig {
                 format!("env: '{}' is not a usable variable", name.escape_debug()),
             );
         }
-        require(self.allow_hosts.len() <= 100, "allow_hosts: at most 100 entries".to_owned());
+        require(
+            self.allow_hosts.len() <= 100,
+            "allow_hosts: at most 100 entries".to_owned(),
+        );
         for host in &self.allow_hosts {
             require(
                 is_host_pattern(host),
-                format!("allow_hosts: '{}' is no host; write it like \"api.example.com\", \"*.example.com\" or \"localhost:9000\"", host.escape_debug()),
+                format!(
+                    "allow_hosts: '{}' is no host; write it like \"api.example.com\", \"*.example.com\" or \"localhost:9000\"",
+                    host.escape_debug()
+                ),
             );
         }
         problems
@@ -179,10 +215,15 @@ impl FunctionConfig {
 }
 
 fn is_host_pattern(text: &str) -> bool {
-    let (host, port) = text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    let (host, port) = text
+        .rsplit_once(':')
+        .map_or((text, None), |(host, port)| (host, Some(port)));
     let host = host.strip_prefix("*.").unwrap_or(host);
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
-    !host.is_empty() && host.len() <= 253 && host.bytes().all(plain) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+    !host.is_empty()
+        && host.len() <= 253
+        && host.bytes().all(plain)
+        && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
 /// A declared model of a version, as stored.
@@ -200,7 +241,10 @@ mod tests {
 
     #[test]
     fn the_defaults_are_valid() {
-        assert_eq!(FunctionConfig::default().problems(ByteSize::mib(512)), Vec::<String>::new());
+        assert_eq!(
+            FunctionConfig::default().problems(ByteSize::mib(512)),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
@@ -214,8 +258,17 @@ mod tests {
             ..FunctionConfig::default()
         };
         let problems = config.problems(ByteSize::mib(512));
-        for key in ["memory:", "timeout:", "provisioned:", "allow_hosts:", "env:"] {
-            assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} in {problems:?}");
+        for key in [
+            "memory:",
+            "timeout:",
+            "provisioned:",
+            "allow_hosts:",
+            "env:",
+        ] {
+            assert!(
+                problems.iter().any(|problem| problem.starts_with(key)),
+                "{key} in {problems:?}"
+            );
         }
         assert_eq!(problems.len(), 5);
     }
@@ -227,6 +280,8 @@ mod tests {
     }
 
     fn serde_json_like(text: &str) -> String {
-        serde_json::from_str::<FunctionConfig>(text).unwrap_err().to_string()
+        serde_json::from_str::<FunctionConfig>(text)
+            .unwrap_err()
+            .to_string()
     }
 }

@@ -137,34 +137,65 @@ pub type Turns = Arc<parking_lot::Mutex<HashMap<FunctionName, Arc<tokio::sync::M
 
 impl std::fmt::Debug for Deployer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Deployer").field("max_memory", &self.max_memory).finish_non_exhaustive()
+        f.debug_struct("Deployer")
+            .field("max_memory", &self.max_memory)
+            .finish_non_exhaustive()
     }
 }
 
 impl Deployer {
     /// Deploys `request` as the next version of `function`. Events go to `progress`; one whose reader is gone is
     /// dropped, and the deploy goes on to its end, so that a broken connection leaves no half of it.
-    pub async fn deploy(&self, function: FunctionName, request: DeployRequest, progress: mpsc::Sender<Progress>) {
-        let mut reporter = Reporter { progress, step: Step::Validate, since: Instant::now() };
+    pub async fn deploy(
+        &self,
+        function: FunctionName,
+        request: DeployRequest,
+        progress: mpsc::Sender<Progress>,
+    ) {
+        let mut reporter = Reporter {
+            progress,
+            step: Step::Validate,
+            since: Instant::now(),
+        };
         match self.run(function, request, &mut reporter).await {
             Ok(version) => {
                 reporter
-                    .emit(Progress::Deployed { function: version.function.clone(), version: version.number })
+                    .emit(Progress::Deployed {
+                        function: version.function.clone(),
+                        version: version.number,
+                    })
                     .await;
             }
             Err(failure) => {
-                tracing::info!(step = reporter.step.as_str(), kind = failure.kind.code(), cause = failure.cause, "deploy refused: {}", failure.message);
+                tracing::info!(
+                    step = reporter.step.as_str(),
+                    kind = failure.kind.code(),
+                    cause = failure.cause,
+                    "deploy refused: {}",
+                    failure.message
+                );
                 let message = match failure.cause {
                     // Deploying needs the admin right, and whoever deploys needs the cause to repair it.
                     Some(cause) => format!("{}: {cause}", failure.message),
                     None => failure.message.into_owned(),
                 };
-                reporter.emit(Progress::Failed { step: reporter.step, code: failure.kind, message }).await;
+                reporter
+                    .emit(Progress::Failed {
+                        step: reporter.step,
+                        code: failure.kind,
+                        message,
+                    })
+                    .await;
             }
         }
     }
 
-    async fn run(&self, function: FunctionName, request: DeployRequest, reporter: &mut Reporter) -> Result<Arc<Version>, Failure> {
+    async fn run(
+        &self,
+        function: FunctionName,
+        request: DeployRequest,
+        reporter: &mut Reporter,
+    ) -> Result<Arc<Version>, Failure> {
         reporter.start(Step::Validate).await;
         let draft = self.validate(function, request).await?;
         let candidate = Arc::new(Version {
@@ -176,7 +207,9 @@ impl Deployer {
             config: draft.config.clone(),
             created_ms: 0,
         });
-        reporter.finish(format!("{} artifact(s) verified", 1 + draft.models.len())).await;
+        reporter
+            .finish(format!("{} artifact(s) verified", 1 + draft.models.len()))
+            .await;
 
         for check in &self.checks {
             reporter.start(check.step()).await;
@@ -186,7 +219,12 @@ impl Deployer {
 
         reporter.start(Step::WarmUp).await;
         let created = self.sandboxes.create(&candidate).await?;
-        reporter.finish(format!("a sandbox started in {:.1} ms", (created.phases.instantiate + created.phases.init).as_secs_f64() * 1e3)).await;
+        reporter
+            .finish(format!(
+                "a sandbox started in {:.1} ms",
+                (created.phases.instantiate + created.phases.init).as_secs_f64() * 1e3
+            ))
+            .await;
         drop(created);
 
         reporter.start(Step::Activate).await;
@@ -194,22 +232,36 @@ impl Deployer {
         let _turn = turn.lock().await;
         let version = self.functions.commit(draft).await?;
         // From here on the version is live, whatever happens: a failure is told, and is no failure of the deploy.
-        let detail = match self.invoker.activate(version.clone(), self.others(&version)).await {
+        let detail = match self
+            .invoker
+            .activate(version.clone(), self.others(&version))
+            .await
+        {
             Ok(()) => format!("version {} is live", version.number),
-            Err(failure) => format!("version {} is live, but: {}", version.number, failure.message),
+            Err(failure) => format!(
+                "version {} is live, but: {}",
+                version.number, failure.message
+            ),
         };
         reporter.finish(detail).await;
         Ok(version)
     }
 
-    async fn validate(&self, function: FunctionName, request: DeployRequest) -> Result<Draft, Failure> {
+    async fn validate(
+        &self,
+        function: FunctionName,
+        request: DeployRequest,
+    ) -> Result<Draft, Failure> {
         let mut problems = request.config.problems(self.max_memory);
         if request.models.len() > MAX_MODELS {
             problems.push(format!("models: at most {MAX_MODELS}"));
         }
         for name in request.models.keys() {
             if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
-                problems.push(format!("models: '{}' is no usable name; use 1 to 128 printable characters", name.escape_debug()));
+                problems.push(format!(
+                    "models: '{}' is no usable name; use 1 to 128 printable characters",
+                    name.escape_debug()
+                ));
             }
         }
         if !problems.is_empty() {
@@ -220,58 +272,106 @@ impl Deployer {
         for (name, digest) in request.models {
             self.artifacts.verify(&digest).await?;
             let (_, size) = self.artifacts.locate(&digest).ok_or_else(|| {
-                Failure::new(ErrorKind::Corrupt, "an uploaded artifact has vanished; upload it again")
+                Failure::new(
+                    ErrorKind::Corrupt,
+                    "an uploaded artifact has vanished; upload it again",
+                )
             })?;
             models.insert(name, ModelFile { digest, size });
         }
-        Ok(Draft { function, artifact: request.artifact, models, config: request.config })
+        Ok(Draft {
+            function,
+            artifact: request.artifact,
+            models,
+            config: request.config,
+        })
     }
 
     /// Points `live` back at the version before the live one, or at `to`.
-    pub async fn rollback(&self, name: &FunctionName, to: Option<VersionNumber>) -> Result<Arc<Version>, Failure> {
+    pub async fn rollback(
+        &self,
+        name: &FunctionName,
+        to: Option<VersionNumber>,
+    ) -> Result<Arc<Version>, Failure> {
         let turn = self.turn(name);
         let _turn = turn.lock().await;
         let function = self.function(name)?;
         let live = function.live().map(|alias| alias.version);
         let target = match to {
             Some(number) => number,
-            None => *function
-                .versions
-                .range(..live.unwrap_or(VersionNumber(0)))
-                .next_back()
-                .ok_or_else(|| Failure::new(ErrorKind::Conflict, "there is no version before the live one to roll back to"))?
-                .0,
+            None => {
+                *function
+                    .versions
+                    .range(..live.unwrap_or(VersionNumber(0)))
+                    .next_back()
+                    .ok_or_else(|| {
+                        Failure::new(
+                            ErrorKind::Conflict,
+                            "there is no version before the live one to roll back to",
+                        )
+                    })?
+                    .0
+            }
         };
         let version = function.versions.get(&target).cloned().ok_or_else(|| {
-            Failure::new(ErrorKind::NotFound, format!("'{name}' has no version {target}; see `fnctl versions {name}`"))
+            Failure::new(
+                ErrorKind::NotFound,
+                format!("'{name}' has no version {target}; see `fnctl versions {name}`"),
+            )
         })?;
-        self.functions.set_alias(name, &live_alias()?, Some(Alias::to(target))).await?;
+        self.functions
+            .set_alias(name, &live_alias()?, Some(Alias::to(target)))
+            .await?;
         self.switched(&version).await;
         Ok(version)
     }
 
     /// Tells the invoker that another version is live, which it is by now: a failure is the log's.
     async fn switched(&self, version: &Arc<Version>) {
-        if let Err(failure) = self.invoker.activate(version.clone(), self.others(version)).await {
+        if let Err(failure) = self
+            .invoker
+            .activate(version.clone(), self.others(version))
+            .await
+        {
             tracing::warn!(version = %version.key(), cause = failure.cause, "live, but: {}", failure.message);
         }
     }
 
     /// Points an alias at one or two versions, or removes it.
-    pub async fn set_alias(&self, name: &FunctionName, alias: &AliasName, to: Option<Alias>) -> Result<(), Failure> {
+    pub async fn set_alias(
+        &self,
+        name: &FunctionName,
+        alias: &AliasName,
+        to: Option<Alias>,
+    ) -> Result<(), Failure> {
         let function = self.function(name)?;
         if let Some(to) = &to {
-            if to.split.is_some_and(|split| !(1..=99).contains(&split.percent)) {
-                return Err(Failure::new(ErrorKind::BadRequest, "the percentage of a split must be 1 to 99"));
+            if to
+                .split
+                .is_some_and(|split| !(1..=99).contains(&split.percent))
+            {
+                return Err(Failure::new(
+                    ErrorKind::BadRequest,
+                    "the percentage of a split must be 1 to 99",
+                ));
             }
-            for number in [Some(to.version), to.split.map(|split| split.version)].into_iter().flatten() {
+            for number in [Some(to.version), to.split.map(|split| split.version)]
+                .into_iter()
+                .flatten()
+            {
                 if !function.versions.contains_key(&number) {
-                    return Err(Failure::new(ErrorKind::NotFound, format!("'{name}' has no version {number}; see `fnctl versions {name}`")));
+                    return Err(Failure::new(
+                        ErrorKind::NotFound,
+                        format!("'{name}' has no version {number}; see `fnctl versions {name}`"),
+                    ));
                 }
             }
         }
         if alias.as_str() == crate::version::LATEST {
-            return Err(Failure::new(ErrorKind::BadRequest, "'latest' always means the newest version; choose another name"));
+            return Err(Failure::new(
+                ErrorKind::BadRequest,
+                "'latest' always means the newest version; choose another name",
+            ));
         }
         let turn = self.turn(name);
         let _turn = turn.lock().await;
@@ -301,18 +401,37 @@ impl Deployer {
 
     /// The other versions of the same function that no alias names: nobody is sent to them any more.
     fn others(&self, version: &Version) -> Vec<VersionKey> {
-        let Some(function) = self.functions.functions(Some(&version.function)).into_iter().next() else { return Vec::new() };
+        let Some(function) = self
+            .functions
+            .functions(Some(&version.function))
+            .into_iter()
+            .next()
+        else {
+            return Vec::new();
+        };
         let named = |number: VersionNumber| {
-            let names = |alias: &Alias| alias.version == number || alias.split.is_some_and(|split| split.version == number);
+            let names = |alias: &Alias| {
+                alias.version == number || alias.split.is_some_and(|split| split.version == number)
+            };
             number == version.number || function.aliases.values().any(names)
         };
-        keys(&function).into_iter().filter(|key| !named(key.number)).collect()
+        keys(&function)
+            .into_iter()
+            .filter(|key| !named(key.number))
+            .collect()
     }
 
     fn function(&self, name: &FunctionName) -> Result<Arc<Function>, Failure> {
-        self.functions.functions(Some(name)).into_iter().next().ok_or_else(|| {
-            Failure::new(ErrorKind::NotFound, format!("there is no function '{name}'; see `fnctl ls`"))
-        })
+        self.functions
+            .functions(Some(name))
+            .into_iter()
+            .next()
+            .ok_or_else(|| {
+                Failure::new(
+                    ErrorKind::NotFound,
+                    format!("there is no function '{name}'; see `fnctl ls`"),
+                )
+            })
     }
 }
 
@@ -322,7 +441,11 @@ pub fn live_alias() -> Result<AliasName, Failure> {
 }
 
 fn keys(function: &Function) -> Vec<VersionKey> {
-    function.versions.values().map(|version| version.key()).collect()
+    function
+        .versions
+        .values()
+        .map(|version| version.key())
+        .collect()
 }
 
 struct Reporter {
@@ -345,6 +468,11 @@ impl Reporter {
 
     async fn finish(&self, detail: String) {
         let ms = self.since.elapsed().as_secs_f64() * 1e3;
-        self.emit(Progress::Finished { step: self.step, ms, detail }).await;
+        self.emit(Progress::Finished {
+            step: self.step,
+            ms,
+            detail,
+        })
+        .await;
     }
 }

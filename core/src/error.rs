@@ -133,7 +133,12 @@ pub struct Failure {
 impl Failure {
     /// A failure with its public message.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), cause: None, retry_after: None }
+        Self {
+            kind,
+            message: message.into(),
+            cause: None,
+            retry_after: None,
+        }
     }
 
     /// Adds the cause for the log.
@@ -152,7 +157,11 @@ impl Failure {
 
     /// A defect of the platform; the caller learns no detail.
     pub fn internal(cause: impl fmt::Display) -> Self {
-        Self::new(ErrorKind::Internal, "an internal error; the platform's log has the details under this request id").because(cause)
+        Self::new(
+            ErrorKind::Internal,
+            "an internal error; the platform's log has the details under this request id",
+        )
+        .because(cause)
     }
 }
 

@@ -21,7 +21,8 @@ pub enum IdError {
     },
 }
 
-const NAME_RULE: &str = "use 1 to 63 of a-z, 0-9 and '-', starting with a letter and not ending with '-'";
+const NAME_RULE: &str =
+    "use 1 to 63 of a-z, 0-9 and '-', starting with a letter and not ending with '-'";
 
 /// The naming rule shared by functions and aliases: an RFC 1123 label that starts with a letter, so that a name
 /// can never be mistaken for a version number.
@@ -30,7 +31,9 @@ fn is_label(text: &str) -> bool {
     matches!(bytes.len(), 1..=63)
         && bytes.first().is_some_and(u8::is_ascii_lowercase)
         && bytes.last() != Some(&b'-')
-        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
 macro_rules! label {
@@ -221,7 +224,8 @@ impl RequestId {
     /// A caller's id, if it is short and plain enough to be repeated in headers and logs.
     pub fn from_caller(text: &str) -> Option<Self> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
-        (!text.is_empty() && text.len() <= Self::MAX_LEN && text.bytes().all(plain)).then(|| Self(text.into()))
+        (!text.is_empty() && text.len() <= Self::MAX_LEN && text.bytes().all(plain))
+            .then(|| Self(text.into()))
     }
 
     /// The id as text.
@@ -266,8 +270,22 @@ mod tests {
             assert_eq!(good.parse::<FunctionName>().unwrap().as_str(), good);
         }
         let long = "a".repeat(64);
-        for bad in ["", "1a", "-a", "a-", "A", "a_b", "a/b", "a b", "ä", long.as_str()] {
-            assert!(bad.parse::<FunctionName>().is_err(), "{bad:?} must be refused");
+        for bad in [
+            "",
+            "1a",
+            "-a",
+            "a-",
+            "A",
+            "a_b",
+            "a/b",
+            "a b",
+            "ä",
+            long.as_str(),
+        ] {
+            assert!(
+                bad.parse::<FunctionName>().is_err(),
+                "{bad:?} must be refused"
+            );
         }
     }
 
@@ -275,7 +293,10 @@ mod tests {
     fn digests_round_trip_and_refuse_anything_else() {
         let digest = Digest::of(b"abc");
         let text = digest.to_string();
-        assert_eq!(text, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            text,
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
         assert_eq!(text.parse::<Digest>().unwrap(), digest);
         assert!(text.to_uppercase().parse::<Digest>().is_err());
         assert!(text[1..].parse::<Digest>().is_err());

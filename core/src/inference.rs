@@ -75,7 +75,10 @@ impl Tensor {
                 Self::MAX_RANK
             )));
         }
-        let elements = self.dimensions.iter().try_fold(1u64, |all, one| all.checked_mul(u64::from(*one)));
+        let elements = self
+            .dimensions
+            .iter()
+            .try_fold(1u64, |all, one| all.checked_mul(u64::from(*one)));
         let bytes = elements.and_then(|elements| elements.checked_mul(self.ty.size() as u64));
         if bytes == Some(self.data.len() as u64) {
             Ok(())
@@ -200,7 +203,10 @@ pub struct InferenceError {
 impl InferenceError {
     /// An error of any kind.
     pub fn new(kind: InferenceErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// The guest's mistake.
@@ -229,7 +235,11 @@ mod tests {
     use super::*;
 
     fn tensor(dimensions: &[u32], ty: TensorType, bytes: usize) -> Tensor {
-        Tensor { dimensions: dimensions.to_vec(), ty, data: Bytes::from(vec![0; bytes]) }
+        Tensor {
+            dimensions: dimensions.to_vec(),
+            ty,
+            data: Bytes::from(vec![0; bytes]),
+        }
     }
 
     #[test]
@@ -238,7 +248,11 @@ mod tests {
         assert!(tensor(&[], TensorType::I64, 8).check().is_ok());
         assert!(tensor(&[0, 7], TensorType::U8, 0).check().is_ok());
         assert!(tensor(&[2, 3], TensorType::Fp32, 23).check().is_err());
-        assert!(tensor(&[u32::MAX, u32::MAX, u32::MAX], TensorType::Fp64, 8).check().is_err());
+        assert!(
+            tensor(&[u32::MAX, u32::MAX, u32::MAX], TensorType::Fp64, 8)
+                .check()
+                .is_err()
+        );
         assert!(tensor(&[1; 17], TensorType::U8, 1).check().is_err());
     }
 }

@@ -71,8 +71,14 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Self; 6] =
-        [Self::Queue, Self::Artifact, Self::Compile, Self::Instantiate, Self::Model, Self::Init];
+    pub const ALL: [Self; 6] = [
+        Self::Queue,
+        Self::Artifact,
+        Self::Compile,
+        Self::Instantiate,
+        Self::Model,
+        Self::Init,
+    ];
 
     /// The word in `Server-Timing` and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -144,7 +150,11 @@ pub struct Unanswered {
 
 impl From<Failure> for Unanswered {
     fn from(failure: Failure) -> Self {
-        Self { failure, start: None, phases: ColdStart::default() }
+        Self {
+            failure,
+            start: None,
+            phases: ColdStart::default(),
+        }
     }
 }
 

@@ -20,6 +20,8 @@ pub use body::{Body, BodyError, empty, full};
 pub use config::{FunctionConfig, Isolation, ModelFile};
 pub use error::{ErrorKind, Failure, Fault};
 pub use ids::{AliasName, Digest, FunctionName, InstanceId, RequestId, VersionNumber};
-pub use invocation::{ColdStart, Invocation, Phase, Reply, ReplySender, RunEnd, RunReport, StartKind};
+pub use invocation::{
+    ColdStart, Invocation, Phase, Reply, ReplySender, RunEnd, RunReport, StartKind,
+};
 pub use units::{ByteSize, Period};
 pub use version::{Alias, Function, Selector, Version};

@@ -18,7 +18,11 @@ pub trait Invoker: Send + Sync {
 
     /// Takes note that `version` now answers for its function: provisioned instances start, and the idle instances of
     /// versions in `retired` go. Returns when the provisioned instances are ready.
-    async fn activate(&self, version: Arc<Version>, retired: Vec<VersionKey>) -> Result<(), Failure>;
+    async fn activate(
+        &self,
+        version: Arc<Version>,
+        retired: Vec<VersionKey>,
+    ) -> Result<(), Failure>;
 
     /// Drops everything that is held for these versions; running invocations finish.
     fn retire(&self, versions: &[VersionKey]);
@@ -59,7 +63,9 @@ pub struct Created {
 
 impl std::fmt::Debug for Created {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Created").field("phases", &self.phases).finish_non_exhaustive()
+        f.debug_struct("Created")
+            .field("phases", &self.phases)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,7 +103,12 @@ pub trait FunctionStore: Send + Sync {
     async fn commit(&self, draft: crate::deploy::Draft) -> Result<Arc<Version>, Failure>;
 
     /// Moves an alias, or removes it, durably.
-    async fn set_alias(&self, name: &FunctionName, alias: &AliasName, to: Option<Alias>) -> Result<(), Failure>;
+    async fn set_alias(
+        &self,
+        name: &FunctionName,
+        alias: &AliasName,
+        to: Option<Alias>,
+    ) -> Result<(), Failure>;
 
     /// Removes a function with its versions and aliases, durably. Returns what it was.
     async fn remove(&self, name: &FunctionName) -> Result<Arc<Function>, Failure>;

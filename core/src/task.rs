@@ -22,7 +22,10 @@ impl Drop for PanicWatch {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.panics.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(task = self.name, "a task panicked; please report this as a defect");
+            tracing::error!(
+                task = self.name,
+                "a task panicked; please report this as a defect"
+            );
         }
     }
 }
@@ -34,7 +37,10 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let watch = PanicWatch { name, panics: self.panics.clone() };
+        let watch = PanicWatch {
+            name,
+            panics: self.panics.clone(),
+        };
         self.tracker.spawn(async move {
             let _watch = watch;
             future.await

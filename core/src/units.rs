@@ -15,7 +15,9 @@ pub struct UnitError {
 }
 
 fn split_unit(text: &str) -> (&str, &str) {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     (number, unit.trim_start())
 }
@@ -50,7 +52,11 @@ impl ByteSize {
 impl FromStr for ByteSize {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let error = || UnitError { text: text.chars().take(40).collect(), what: "size", example: "\"64MiB\"" };
+        let error = || UnitError {
+            text: text.chars().take(40).collect(),
+            what: "size",
+            example: "\"64MiB\"",
+        };
         let (number, unit) = split_unit(text.trim());
         let factor: u64 = match unit {
             "" | "B" => 1,
@@ -112,7 +118,11 @@ impl Period {
 impl FromStr for Period {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let error = || UnitError { text: text.chars().take(40).collect(), what: "duration", example: "\"30s\"" };
+        let error = || UnitError {
+            text: text.chars().take(40).collect(),
+            what: "duration",
+            example: "\"30s\"",
+        };
         let (number, unit) = split_unit(text.trim());
         let number: u64 = number.parse().map_err(|_| error())?;
         let millis = match unit {
@@ -174,16 +184,28 @@ mod tests {
             assert_eq!(size.to_string(), printed);
             assert_eq!(printed.parse::<ByteSize>().unwrap(), size);
         }
-        for bad in ["", "MiB", "-1", "1.5GiB", "1 XB", "99999999999999999999", "99999999999GiB"] {
+        for bad in [
+            "",
+            "MiB",
+            "-1",
+            "1.5GiB",
+            "1 XB",
+            "99999999999999999999",
+            "99999999999GiB",
+        ] {
             assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn periods_parse_and_print() {
-        for (text, millis, printed) in
-            [("250ms", 250, "250ms"), ("30s", 30_000, "30s"), ("90s", 90_000, "90s"), ("60m", 3_600_000, "1h"), ("0s", 0, "0s")]
-        {
+        for (text, millis, printed) in [
+            ("250ms", 250, "250ms"),
+            ("30s", 30_000, "30s"),
+            ("90s", 90_000, "90s"),
+            ("60m", 3_600_000, "1h"),
+            ("0s", 0, "0s"),
+        ] {
             let period: Period = text.parse().unwrap();
             assert_eq!(period.duration().as_millis(), millis);
             assert_eq!(period.to_string(), printed);

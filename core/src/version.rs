@@ -33,7 +33,10 @@ pub struct Version {
 impl Version {
     /// The key that is unique among all versions of all functions.
     pub fn key(&self) -> VersionKey {
-        VersionKey { function: self.function.clone(), number: self.number }
+        VersionKey {
+            function: self.function.clone(),
+            number: self.number,
+        }
     }
 
     /// Every artifact this version needs.
@@ -79,7 +82,10 @@ pub struct Split {
 impl Alias {
     /// An alias of one version.
     pub fn to(version: VersionNumber) -> Self {
-        Self { version, split: None }
+        Self {
+            version,
+            split: None,
+        }
     }
 
     /// The version for a request whose [`crate::RequestId::draw`] is `draw`.
@@ -110,18 +116,24 @@ impl Function {
 
     /// The alias called [`LIVE`].
     pub fn live(&self) -> Option<Alias> {
-        self.aliases.iter().find(|(name, _)| name.as_str() == LIVE).map(|(_, alias)| *alias)
+        self.aliases
+            .iter()
+            .find(|(name, _)| name.as_str() == LIVE)
+            .map(|(_, alias)| *alias)
     }
 
     /// The version that `selector` means for a request with this `draw`.
     pub fn resolve(&self, selector: &Selector, draw: u64) -> Option<&Arc<Version>> {
         match selector {
-            Selector::Live => self.live().and_then(|alias| self.versions.get(&alias.choose(draw))),
+            Selector::Live => self
+                .live()
+                .and_then(|alias| self.versions.get(&alias.choose(draw))),
             Selector::Latest => self.latest(),
             Selector::Number(number) => self.versions.get(number),
-            Selector::Alias(name) => {
-                self.aliases.get(name).and_then(|alias| self.versions.get(&alias.choose(draw)))
-            }
+            Selector::Alias(name) => self
+                .aliases
+                .get(name)
+                .and_then(|alias| self.versions.get(&alias.choose(draw))),
         }
     }
 }
@@ -171,9 +183,16 @@ mod tests {
 
     #[test]
     fn a_weighted_alias_splits_by_the_draw() {
-        let alias =
-            Alias { version: VersionNumber(1), split: Some(Split { version: VersionNumber(2), percent: 10 }) };
-        let second = (0..1000).filter(|draw| alias.choose(*draw) == VersionNumber(2)).count();
+        let alias = Alias {
+            version: VersionNumber(1),
+            split: Some(Split {
+                version: VersionNumber(2),
+                percent: 10,
+            }),
+        };
+        let second = (0..1000)
+            .filter(|draw| alias.choose(*draw) == VersionNumber(2))
+            .count();
         assert_eq!(second, 100);
         assert_eq!(Alias::to(VersionNumber(3)).choose(7), VersionNumber(3));
     }

@@ -33,7 +33,10 @@ impl AccessLine {
 
     fn write(&self, bytes: u64, complete: bool) {
         let ms = self.received.elapsed().as_secs_f64() * 1e3;
-        let function = self.function.as_ref().map(|(function, _)| function.as_str());
+        let function = self
+            .function
+            .as_ref()
+            .map(|(function, _)| function.as_str());
         let version = self.function.as_ref().map(|(_, version)| version.0);
         let start = self.start.map(StartKind::as_str);
         macro_rules! line {
@@ -45,7 +48,11 @@ impl AccessLine {
                 )
             };
         }
-        if self.is_ordinary() { line!(debug) } else { line!(info) }
+        if self.is_ordinary() {
+            line!(debug)
+        } else {
+            line!(info)
+        }
     }
 }
 
@@ -54,8 +61,20 @@ pub(crate) fn logged(response: http::Response<Body>, line: AccessLine) -> http::
     if line.is_ordinary() && !tracing::enabled!(target: "access", tracing::Level::DEBUG) {
         return response;
     }
-    let length = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    response.map(|inner| LoggedBody { inner, line, bytes: 0, length, complete: false }.boxed_unsync())
+    let length = response
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    response.map(|inner| {
+        LoggedBody {
+            inner,
+            line,
+            bytes: 0,
+            length,
+            complete: false,
+        }
+        .boxed_unsync()
+    })
 }
 
 struct LoggedBody {
@@ -71,10 +90,15 @@ impl HttpBody for LoggedBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         match &polled {
-            Poll::Ready(Some(Ok(frame))) => self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64)
+            }
             Poll::Ready(None) => self.complete = true,
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
@@ -92,7 +116,8 @@ impl HttpBody for LoggedBody {
 
 impl Drop for LoggedBody {
     fn drop(&mut self) {
-        let complete = self.complete || self.inner.is_end_stream() || self.length == Some(self.bytes);
+        let complete =
+            self.complete || self.inner.is_end_stream() || self.length == Some(self.bytes);
         self.line.write(self.bytes, complete);
     }
 }

@@ -41,7 +41,15 @@ pub(crate) struct ClientBody {
 
 impl ClientBody {
     pub(crate) fn new(inner: Incoming, limit: u64, idle: Duration, fate: BodyFate) -> Self {
-        Self { inner, left: limit, limit, idle, timer: None, waiting: false, fate }
+        Self {
+            inner,
+            left: limit,
+            limit,
+            idle,
+            timer: None,
+            waiting: false,
+            fate,
+        }
     }
 
     fn fail(&self, code: u8, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -54,7 +62,10 @@ impl HttpBody for ClientBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -68,7 +79,9 @@ impl HttpBody for ClientBody {
                     None => this.fail(TOO_LARGE, BodyError::TooLarge(this.limit)),
                 }
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(BodyError::Aborted(error.to_string())))),
+            Poll::Ready(Some(Err(error))) => {
+                Poll::Ready(Some(Err(BodyError::Aborted(error.to_string()))))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 let idle = this.idle;

@@ -25,16 +25,29 @@ pub(crate) async fn invoke(
     rest: &str,
     request: Request<Incoming>,
 ) -> Answer {
-    let version = shared.backend.functions.resolve(&function, &selector, context.request_id.draw());
+    let version = shared
+        .backend
+        .functions
+        .resolve(&function, &selector, context.request_id.draw());
     let Some(version) = version else {
-        return Answer::failed("fn", &unknown(shared, &function, &selector), &context.request_id);
+        return Answer::failed(
+            "fn",
+            &unknown(shared, &function, &selector),
+            &context.request_id,
+        );
     };
     let named = Some((version.function.clone(), version.number));
     let fate = BodyFate::default();
-    let admitted = check_rate(shared, &version).and_then(|()| guest_request(shared, context, &version, rest, request, &fate));
+    let admitted = check_rate(shared, &version)
+        .and_then(|()| guest_request(shared, context, &version, rest, request, &fate));
     let request = match admitted {
         Ok(request) => request,
-        Err(failure) => return Answer { function: named, ..Answer::failed("fn", &failure, &context.request_id) },
+        Err(failure) => {
+            return Answer {
+                function: named,
+                ..Answer::failed("fn", &failure, &context.request_id)
+            };
+        }
     };
     let invocation = Invocation {
         request_id: context.request_id.clone(),
@@ -45,24 +58,72 @@ pub(crate) async fn invoke(
         version: version.clone(),
     };
     match shared.backend.invoker.invoke(invocation).await {
+        // The guest answered with what it made of a body that never came whole; the client did not send it.
+        Ok(reply) if fate.was_too_large() || fate.timed_out() => {
+            let failure = blame(
+                Failure::new(
+                    ErrorKind::BadRequest,
+                    "the request body did not arrive whole",
+                ),
+                &fate,
+                &version,
+            );
+            let mut answer = Answer::failed("fn", &failure, &context.request_id);
+            respond::with_anatomy(
+                &mut answer.response,
+                version.number,
+                Some(reply.start),
+                &reply.phases,
+                Some(reply.run),
+            );
+            Answer {
+                function: named,
+                start: Some(reply.start),
+                ..answer
+            }
+        }
         Ok(reply) => {
             let mut response = reply.response;
-            respond::with_anatomy(&mut response, version.number, Some(reply.start), &reply.phases, Some(reply.run));
-            Answer { function: named, start: Some(reply.start), ..Answer::new("fn", response) }
+            respond::with_anatomy(
+                &mut response,
+                version.number,
+                Some(reply.start),
+                &reply.phases,
+                Some(reply.run),
+            );
+            Answer {
+                function: named,
+                start: Some(reply.start),
+                ..Answer::new("fn", response)
+            }
         }
-        Err(Unanswered { failure, start, phases }) => {
+        Err(Unanswered {
+            failure,
+            start,
+            phases,
+        }) => {
             let failure = blame(failure, &fate, &version);
             let mut answer = Answer::failed("fn", &failure, &context.request_id);
             respond::with_anatomy(&mut answer.response, version.number, start, &phases, None);
-            Answer { function: named, start, ..answer }
+            Answer {
+                function: named,
+                start,
+                ..answer
+            }
         }
     }
 }
 
 fn unknown(shared: &Shared, function: &FunctionName, selector: &Selector) -> Failure {
-    let exists = !shared.backend.functions.functions(Some(function)).is_empty();
+    let exists = !shared
+        .backend
+        .functions
+        .functions(Some(function))
+        .is_empty();
     let message = if exists {
-        format!("'{function}' has no version or alias '{selector}'; see `fnctl versions {function}`")
+        format!(
+            "'{function}' has no version or alias '{selector}'; see `fnctl versions {function}`"
+        )
     } else {
         format!("there is no function '{function}'; deploy it, or see `fnctl ls`")
     };
@@ -70,7 +131,9 @@ fn unknown(shared: &Shared, function: &FunctionName, selector: &Selector) -> Fai
 }
 
 fn check_rate(shared: &Shared, version: &Version) -> Result<(), Failure> {
-    let Some(limit) = version.config.rate_limit else { return Ok(()) };
+    let Some(limit) = version.config.rate_limit else {
+        return Ok(());
+    };
     shared.rates.check(&version.function, limit).map_err(|wait| {
         shared.metrics.rate_limited(&version.function);
         Failure::new(
@@ -86,7 +149,11 @@ fn blame(failure: Failure, fate: &BodyFate, version: &Version) -> Failure {
     if fate.was_too_large() {
         too_large(version).because(failure)
     } else if fate.timed_out() {
-        Failure::new(ErrorKind::SlowClient, "the request body did not arrive in time; send it without pauses").because(failure)
+        Failure::new(
+            ErrorKind::SlowClient,
+            "the request body did not arrive in time; send it without pauses",
+        )
+        .because(failure)
     } else {
         failure
     }
@@ -95,7 +162,10 @@ fn blame(failure: Failure, fate: &BodyFate, version: &Version) -> Failure {
 fn too_large(version: &Version) -> Failure {
     Failure::new(
         ErrorKind::PayloadTooLarge,
-        format!("the request body is larger than the function's limit of {}; raise request_body", version.config.request_body),
+        format!(
+            "the request body is larger than the function's limit of {}; raise request_body",
+            version.config.request_body
+        ),
     )
 }
 
@@ -113,8 +183,15 @@ fn guest_request(
     if body.size_hint().lower() > limit {
         return Err(too_large(version));
     }
-    if parts.headers.get(header::HOST).is_some_and(|host| host.to_str().is_err()) {
-        return Err(Failure::new(ErrorKind::BadRequest, "the Host header is not text"));
+    if parts
+        .headers
+        .get(header::HOST)
+        .is_some_and(|host| host.to_str().is_err())
+    {
+        return Err(Failure::new(
+            ErrorKind::BadRequest,
+            "the Host header is not text",
+        ));
     }
     parts.uri = guest_uri(&parts.uri, rest)?;
     remove_hop_by_hop(&mut parts.headers);
@@ -123,7 +200,13 @@ fn guest_request(
     let body = if body.is_end_stream() {
         fnctl_core::empty()
     } else {
-        ClientBody::new(body, limit, shared.config.body_timeout.duration(), fate.clone()).boxed_unsync()
+        ClientBody::new(
+            body,
+            limit,
+            shared.config.body_timeout.duration(),
+            fate.clone(),
+        )
+        .boxed_unsync()
     };
     Ok(Request::from_parts(parts, body))
 }
@@ -142,7 +225,8 @@ fn guest_uri(uri: &Uri, rest: &str) -> Result<Uri, Failure> {
         parts.authority = Some(authority.clone());
     }
     parts.path_and_query = Some(path);
-    Uri::from_parts(parts).map_err(|_| Failure::new(ErrorKind::BadRequest, "the path or query is malformed"))
+    Uri::from_parts(parts)
+        .map_err(|_| Failure::new(ErrorKind::BadRequest, "the path or query is malformed"))
 }
 
 /// Headers that belong to the connection (RFC 9110, section 7.6.1).
@@ -176,7 +260,9 @@ fn add_own(headers: &mut HeaderMap, context: &Context) {
     if let Ok(value) = HeaderValue::from_str(context.request_id.as_str()) {
         headers.insert(respond::REQUEST_ID, value);
     }
-    headers.entry(header::HOST).or_insert(HeaderValue::from_static("localhost"));
+    headers
+        .entry(header::HOST)
+        .or_insert(HeaderValue::from_static("localhost"));
     let peer = match context.peer.ip().to_canonical() {
         // The usual peer of a platform behind a proxy or under test: no formatting.
         IpAddr::V4(std::net::Ipv4Addr::LOCALHOST) => Ok(HeaderValue::from_static("127.0.0.1")),
@@ -202,8 +288,16 @@ mod tests {
     #[test]
     fn headers_of_the_connection_stay_behind() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("connection", "close, x-secret"), ("x-secret", "1"), ("te", "trailers"), ("x-keep", "2")] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        for (name, value) in [
+            ("connection", "close, x-secret"),
+            ("x-secret", "1"),
+            ("te", "trailers"),
+            ("x-keep", "2"),
+        ] {
+            headers.insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
         }
         remove_hop_by_hop(&mut headers);
         assert_eq!(headers.len(), 1);

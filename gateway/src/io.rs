@@ -26,19 +26,34 @@ pub(crate) struct StallTimeout<S> {
 
 impl<S> StallTimeout<S> {
     pub(crate) fn new(stream: S, greeting: Duration, limit: Duration) -> Self {
-        Self { stream, greeting: Some(0), greeted_by: Box::pin(sleep(greeting)), limit, stalled: None, waiting: false }
+        Self {
+            stream,
+            greeting: Some(0),
+            greeted_by: Box::pin(sleep(greeting)),
+            limit,
+            stalled: None,
+            waiting: false,
+        }
     }
 
     /// Takes note of the first bytes that came in.
     fn greeted(&mut self, bytes: &[u8]) {
         let Some(known) = self.greeting else { return };
         let expected = PREFACE.get(known..).unwrap_or_default();
-        let same = bytes.iter().zip(expected).take_while(|(a, b)| a == b).count();
+        let same = bytes
+            .iter()
+            .zip(expected)
+            .take_while(|(a, b)| a == b)
+            .count();
         let undecided = same == bytes.len() && same < expected.len();
         self.greeting = undecided.then_some(known + same);
     }
 
-    fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.waiting = false;
             return polled;
@@ -50,21 +65,33 @@ impl<S> StallTimeout<S> {
             stalled.as_mut().reset(Instant::now() + limit);
         }
         ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client does not read",
+        )))
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for StallTimeout<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if self.greeting.is_some() {
             match &polled {
-                Poll::Ready(Ok(())) => self.greeted(buffer.filled().get(before..).unwrap_or_default()),
+                Poll::Ready(Ok(())) => {
+                    self.greeted(buffer.filled().get(before..).unwrap_or_default())
+                }
                 Poll::Ready(Err(_)) => {}
                 Poll::Pending => {
                     ready!(self.greeted_by.as_mut().poll(cx));
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")));
+                    return Poll::Ready(Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the client says nothing",
+                    )));
                 }
             }
         }
@@ -73,7 +100,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for StallTimeout<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for StallTimeout<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.watch(cx, polled)
     }
@@ -122,15 +153,19 @@ mod tests {
         for said in [&b""[..], b"P", b"PRI * HTTP/2.0"] {
             let (near, mut far) = tokio::io::duplex(64);
             far.write_all(said).await.unwrap();
-            let mut stream = StallTimeout::new(near, Duration::from_secs(3), Duration::from_secs(60));
+            let mut stream =
+                StallTimeout::new(near, Duration::from_secs(3), Duration::from_secs(60));
             let error = stream.read_to_end(&mut Vec::new()).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         }
         for said in [&b"GET / HTTP/1.1"[..], PREFACE] {
             let (near, mut far) = tokio::io::duplex(64);
             far.write_all(said).await.unwrap();
-            let mut stream = StallTimeout::new(near, Duration::from_secs(3), Duration::from_secs(60));
-            let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut Vec::new())).await;
+            let mut stream =
+                StallTimeout::new(near, Duration::from_secs(3), Duration::from_secs(60));
+            let read =
+                tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut Vec::new()))
+                    .await;
             assert!(read.is_err(), "the server's own limits apply from here on");
         }
     }

@@ -79,7 +79,12 @@ pub(crate) struct Shared {
 
 impl Gateway {
     /// Serves on a bound listener until stopped.
-    pub fn start(config: Config, backend: Backend, listener: TcpListener, tasks: Tasks) -> Result<Self, GatewayError> {
+    pub fn start(
+        config: Config,
+        backend: Backend,
+        listener: TcpListener,
+        tasks: Tasks,
+    ) -> Result<Self, GatewayError> {
         let address = listener.local_addr().map_err(GatewayError::Listen)?;
         let metrics = Metrics::register(&backend.registry).map_err(GatewayError::Metrics)?;
         let shared = Arc::new(Shared {
@@ -93,8 +98,21 @@ impl Gateway {
         });
         let stop_accepting = CancellationToken::new();
         let close_connections = CancellationToken::new();
-        tasks.spawn("accept", listener::accept(listener, shared.clone(), stop_accepting.clone(), close_connections.clone()));
-        Ok(Self { address, shared, stop_accepting, close_connections })
+        tasks.spawn(
+            "accept",
+            listener::accept(
+                listener,
+                shared.clone(),
+                stop_accepting.clone(),
+                close_connections.clone(),
+            ),
+        );
+        Ok(Self {
+            address,
+            shared,
+            stop_accepting,
+            close_connections,
+        })
     }
 
     /// The address it listens on.
@@ -117,7 +135,9 @@ impl Gateway {
 /// A seed from the system's randomness, by way of the standard library's hasher keys.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
 }
 
 /// Why a gateway could not start.

@@ -38,7 +38,10 @@ pub(crate) async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 let (shared, close) = (shared.clone(), close.clone());
-                shared.tasks.clone().spawn("connection", serve_connection(stream, peer, shared, close, permit));
+                shared.tasks.clone().spawn(
+                    "connection",
+                    serve_connection(stream, peer, shared, close, permit),
+                );
             }
             Err(error) => {
                 tracing::warn!(%error, "accept failed; trying again");
@@ -65,8 +68,7 @@ async fn serve_connection(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .max_buf_size(config.max_header.as_usize().max(8 << 10))
-        .pipeline_flush(true);
+        .max_buf_size(config.max_header.as_usize().max(8 << 10));
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -74,7 +76,11 @@ async fn serve_connection(
         .max_header_list_size(u32::try_from(config.max_header.bytes()).unwrap_or(u32::MAX))
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
-    let io = TokioIo::new(StallTimeout::new(stream, header_timeout, config.write_timeout.duration()));
+    let io = TokioIo::new(StallTimeout::new(
+        stream,
+        header_timeout,
+        config.write_timeout.duration(),
+    ));
     let handle = shared.clone();
     let service = service_fn(move |request| service::handle_request(handle.clone(), peer, request));
     let mut connection = pin!(builder.serve_connection(io, service));

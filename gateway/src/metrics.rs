@@ -37,18 +37,29 @@ impl Metrics {
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let connections = IntGauge::new("fnctl_http_connections", "Open client connections.")?;
         let requests = IntCounterVec::new(
-            Opts::new("fnctl_http_requests_total", "Requests by route (fn, api, other) and class of status."),
+            Opts::new(
+                "fnctl_http_requests_total",
+                "Requests by route (fn, api, other) and class of status.",
+            ),
             &["route", "status"],
         )?;
         let rate_limited = IntCounterVec::new(
-            Opts::new("fnctl_rate_limited_total", "Invocations refused by the function's rate limit."),
+            Opts::new(
+                "fnctl_rate_limited_total",
+                "Invocations refused by the function's rate limit.",
+            ),
             &["function"],
         )?;
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(rate_limited.clone()))?;
         let invocations = CLASSES.map(|class| requests.with_label_values(&["fn", class]));
-        Ok(Self { connections, requests, rate_limited, invocations })
+        Ok(Self {
+            connections,
+            requests,
+            rate_limited,
+            invocations,
+        })
     }
 
     pub(crate) fn connection(&self) -> OpenConnection<'_> {
@@ -68,7 +79,9 @@ impl Metrics {
     }
 
     pub(crate) fn rate_limited(&self, function: &FunctionName) {
-        self.rate_limited.with_label_values(&[function.as_str()]).inc();
+        self.rate_limited
+            .with_label_values(&[function.as_str()])
+            .inc();
     }
 
     pub(crate) fn forget(&self, function: &FunctionName) {

@@ -19,7 +19,9 @@ pub(crate) struct RateLimits {
 
 impl std::fmt::Debug for RateLimits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RateLimits").field("buckets", &self.buckets.len()).finish()
+        f.debug_struct("RateLimits")
+            .field("buckets", &self.buckets.len())
+            .finish()
     }
 }
 
@@ -27,7 +29,9 @@ impl RateLimits {
     /// Takes a token, or says how long until there is one.
     pub(crate) fn check(&self, function: &FunctionName, limit: RateLimit) -> Result<(), Duration> {
         let bucket = self.bucket(function, limit);
-        bucket.check().map_err(|not_until| not_until.wait_time_from(MonotonicClock.now()))
+        bucket
+            .check()
+            .map_err(|not_until| not_until.wait_time_from(MonotonicClock.now()))
     }
 
     /// The bucket of a function and a limit: two versions with different limits have one each, so that calling them in
@@ -38,7 +42,10 @@ impl RateLimits {
             return bucket.clone();
         }
         let quota = Quota::per_second(limit.requests_per_second).allow_burst(limit.burst);
-        self.buckets.entry(key).or_insert_with(|| Arc::new(RateLimiter::direct_with_clock(quota, MonotonicClock))).clone()
+        self.buckets
+            .entry(key)
+            .or_insert_with(|| Arc::new(RateLimiter::direct_with_clock(quota, MonotonicClock)))
+            .clone()
     }
 
     /// Forgets a function that was removed.
@@ -57,14 +64,29 @@ mod tests {
         let limits = RateLimits::default();
         let function: FunctionName = "a".parse().unwrap();
         let one = |count| NonZeroU32::new(count).unwrap();
-        let limit = RateLimit { requests_per_second: one(1), burst: one(3) };
+        let limit = RateLimit {
+            requests_per_second: one(1),
+            burst: one(3),
+        };
         for _ in 0..3 {
             assert!(limits.check(&function, limit).is_ok());
         }
         let wait = limits.check(&function, limit).unwrap_err();
-        assert!(wait > Duration::from_millis(500) && wait <= Duration::from_secs(1), "{wait:?}");
-        let wider = RateLimit { burst: one(4), ..limit };
-        assert!(limits.check(&function, wider).is_ok(), "a new limit starts with a full bucket");
-        assert!(limits.check(&function, limit).is_err(), "and does not refill the other");
+        assert!(
+            wait > Duration::from_millis(500) && wait <= Duration::from_secs(1),
+            "{wait:?}"
+        );
+        let wider = RateLimit {
+            burst: one(4),
+            ..limit
+        };
+        assert!(
+            limits.check(&function, wider).is_ok(),
+            "a new limit starts with a full bucket"
+        );
+        assert!(
+            limits.check(&function, limit).is_err(),
+            "and does not refill the other"
+        );
     }
 }

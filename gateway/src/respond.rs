@@ -25,7 +25,9 @@ pub fn status_of(kind: ErrorKind) -> StatusCode {
         ErrorKind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         // The client is gone; the code is for the log (nginx's convention).
         ErrorKind::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
-        ErrorKind::InvalidArtifact | ErrorKind::InvalidModel | ErrorKind::BudgetExceeded => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorKind::InvalidArtifact | ErrorKind::InvalidModel | ErrorKind::BudgetExceeded => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
         ErrorKind::RateLimited | ErrorKind::Throttled => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::StartFailed
         | ErrorKind::Trap
@@ -33,9 +35,11 @@ pub fn status_of(kind: ErrorKind) -> StatusCode {
         | ErrorKind::CpuExceeded
         | ErrorKind::BadResponse
         | ErrorKind::ResponseTooLarge => StatusCode::BAD_GATEWAY,
-        ErrorKind::QueueTimeout | ErrorKind::NodeFull | ErrorKind::Draining | ErrorKind::Overloaded | ErrorKind::Unavailable => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        ErrorKind::QueueTimeout
+        | ErrorKind::NodeFull
+        | ErrorKind::Draining
+        | ErrorKind::Overloaded
+        | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::Timeout | ErrorKind::StartTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Corrupt | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
@@ -50,15 +54,23 @@ struct ErrorBody<'a> {
 
 /// The response to a failure.
 pub(crate) fn failure(failure: &Failure, request_id: &RequestId) -> Response<Body> {
-    let body = ErrorBody { code: failure.kind.code(), message: &failure.message, request_id: request_id.as_str() };
+    let body = ErrorBody {
+        code: failure.kind.code(),
+        message: &failure.message,
+        request_id: request_id.as_str(),
+    };
     let mut response = json(status_of(failure.kind), &body);
     if let Some(after) = failure.retry_after {
         // Whole seconds, at least one: 0 would ask for a retry at once.
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
     if failure.kind == ErrorKind::Unauthorized {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }
@@ -70,15 +82,24 @@ pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Body
     bytes.push(b'\n');
     let mut response = Response::new(full(bytes));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }
 
 /// A plain text response.
-pub(crate) fn text(status: StatusCode, content_type: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
+pub(crate) fn text(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<bytes::Bytes>,
+) -> Response<Body> {
     let mut response = Response::new(full(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -114,7 +135,12 @@ fn server_timing(phases: &ColdStart, run: Option<Duration>) -> String {
         let separator = if value.is_empty() { "" } else { ", " };
         let micros = took.as_micros();
         // Writing to a String does not fail.
-        let _ = write!(value, "{separator}{name};dur={}.{:03}", micros / 1000, micros % 1000);
+        let _ = write!(
+            value,
+            "{separator}{name};dur={}.{:03}",
+            micros / 1000,
+            micros % 1000
+        );
     };
     for phase in Phase::ALL {
         entry(phase.as_str(), phases.get(phase));
@@ -137,14 +163,21 @@ mod tests {
             match kind.fault() {
                 Fault::Caller => assert!(status.is_client_error(), "{kind}"),
                 Fault::Platform => assert!(status.is_server_error(), "{kind}"),
-                Fault::Guest => assert!(status.is_server_error() || status == StatusCode::UNPROCESSABLE_ENTITY, "{kind}"),
+                Fault::Guest => assert!(
+                    status.is_server_error() || status == StatusCode::UNPROCESSABLE_ENTITY,
+                    "{kind}"
+                ),
             }
         }
     }
 
     #[test]
     fn the_phases_are_told_in_milliseconds_and_in_order() {
-        let phases = ColdStart { queue: Duration::from_micros(12), model: Duration::from_millis(3), ..ColdStart::default() };
+        let phases = ColdStart {
+            queue: Duration::from_micros(12),
+            model: Duration::from_millis(3),
+            ..ColdStart::default()
+        };
         assert_eq!(
             server_timing(&phases, Some(Duration::from_micros(1500))),
             "queue;dur=0.012, artifact;dur=0.000, compile;dur=0.000, instantiate;dur=0.000, model;dur=3.000, init;dur=0.000, run;dur=1.500"
@@ -153,7 +186,8 @@ mod tests {
 
     #[test]
     fn retry_after_is_rounded_up_to_a_whole_second() {
-        let throttled = Failure::new(ErrorKind::Throttled, "x").retry_after(Duration::from_millis(1200));
+        let throttled =
+            Failure::new(ErrorKind::Throttled, "x").retry_after(Duration::from_millis(1200));
         let response = failure(&throttled, &RequestId::generate(0));
         assert_eq!(response.headers()[header::RETRY_AFTER], "2");
         assert_eq!(response.status(), 429);

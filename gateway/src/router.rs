@@ -7,7 +7,11 @@ use fnctl_core::version::Selector;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     /// `/fn/{name}[:{selector}][/rest]`; the rest starts with `/`.
-    Invoke { function: FunctionName, selector: Selector, rest: &'a str },
+    Invoke {
+        function: FunctionName,
+        selector: Selector,
+        rest: &'a str,
+    },
     /// `/api/v1/...`
     Api(Api<'a>),
     /// `/healthz`
@@ -57,7 +61,11 @@ pub(crate) fn route(path: &str) -> Result<Route<'_>, RouteError> {
             Some((name, selector)) => (name, selector.parse()?),
             None => (target, Selector::Live),
         };
-        return Ok(Route::Invoke { function: name.parse()?, selector, rest });
+        return Ok(Route::Invoke {
+            function: name.parse()?,
+            selector,
+            rest,
+        });
     }
     if let Some(path) = path.strip_prefix("/api/v1/") {
         return api(path).map(Route::Api);
@@ -79,7 +87,9 @@ fn api(path: &str) -> Result<Api<'_>, RouteError> {
         (Some("functions"), Some(name), None, ..) => Api::Function(name.parse()?),
         (Some("functions"), Some(name), Some("versions"), None, _) => Api::Versions(name.parse()?),
         (Some("functions"), Some(name), Some("rollback"), None, _) => Api::Rollback(name.parse()?),
-        (Some("functions"), Some(name), Some("aliases"), Some(alias), None) => Api::Alias(name.parse()?, alias),
+        (Some("functions"), Some(name), Some("aliases"), Some(alias), None) => {
+            Api::Alias(name.parse()?, alias)
+        }
         (Some("artifacts"), None, ..) => Api::Artifacts,
         (Some("artifacts"), Some(digest), None, ..) => Api::Artifact(digest.parse()?),
         (Some("status"), None, ..) => Api::Status,
@@ -99,14 +109,34 @@ mod tests {
 
     #[test]
     fn invocation_paths() {
-        let invoke = |selector, rest| Ok(Route::Invoke { function: name("fraud"), selector, rest });
+        let invoke = |selector, rest| {
+            Ok(Route::Invoke {
+                function: name("fraud"),
+                selector,
+                rest,
+            })
+        };
         assert_eq!(route("/fn/fraud"), invoke(Selector::Live, "/"));
         assert_eq!(route("/fn/fraud/"), invoke(Selector::Live, "/"));
         assert_eq!(route("/fn/fraud/a/b"), invoke(Selector::Live, "/a/b"));
-        assert_eq!(route("/fn/fraud:3/a:b"), invoke(Selector::Number(VersionNumber(3)), "/a:b"));
+        assert_eq!(
+            route("/fn/fraud:3/a:b"),
+            invoke(Selector::Number(VersionNumber(3)), "/a:b")
+        );
         assert_eq!(route("/fn/fraud:latest"), invoke(Selector::Latest, "/"));
-        assert_eq!(route("/fn/fraud:canary"), invoke(Selector::Alias("canary".parse().unwrap()), "/"));
-        for bad in ["/fn/", "/fn//x", "/fn/Fraud", "/fn/%66raud", "/fn/fraud:", "/fn/../api", "/fn/fraud:a:b"] {
+        assert_eq!(
+            route("/fn/fraud:canary"),
+            invoke(Selector::Alias("canary".parse().unwrap()), "/")
+        );
+        for bad in [
+            "/fn/",
+            "/fn//x",
+            "/fn/Fraud",
+            "/fn/%66raud",
+            "/fn/fraud:",
+            "/fn/../api",
+            "/fn/fraud:a:b",
+        ] {
             assert!(matches!(route(bad), Err(RouteError::Name(_))), "{bad}");
         }
     }
@@ -114,9 +144,21 @@ mod tests {
     #[test]
     fn admin_paths() {
         assert_eq!(route("/api/v1/functions"), Ok(Route::Api(Api::Functions)));
-        assert_eq!(route("/api/v1/functions/a/versions"), Ok(Route::Api(Api::Versions(name("a")))));
-        assert_eq!(route("/api/v1/functions/a/aliases/b"), Ok(Route::Api(Api::Alias(name("a"), "b"))));
-        for bad in ["/api/v1/", "/api/v1/functions/a/b", "/api/v1/functions/a/versions/1", "/api/v2/functions", "/nothing"] {
+        assert_eq!(
+            route("/api/v1/functions/a/versions"),
+            Ok(Route::Api(Api::Versions(name("a"))))
+        );
+        assert_eq!(
+            route("/api/v1/functions/a/aliases/b"),
+            Ok(Route::Api(Api::Alias(name("a"), "b")))
+        );
+        for bad in [
+            "/api/v1/",
+            "/api/v1/functions/a/b",
+            "/api/v1/functions/a/versions/1",
+            "/api/v2/functions",
+            "/nothing",
+        ] {
             assert_eq!(route(bad), Err(RouteError::Unknown), "{bad}");
         }
     }

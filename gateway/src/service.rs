@@ -32,12 +32,21 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(route: &'static str, response: Response<Body>) -> Self {
-        Self { response, route, function: None, start: None, code: None }
+        Self {
+            response,
+            route,
+            function: None,
+            start: None,
+            code: None,
+        }
     }
 
     pub(crate) fn failed(route: &'static str, failure: &Failure, request_id: &RequestId) -> Self {
         let response = respond::failure(failure, request_id);
-        Self { code: Some(failure.kind.code()), ..Self::new(route, response) }
+        Self {
+            code: Some(failure.kind.code()),
+            ..Self::new(route, response)
+        }
     }
 }
 
@@ -46,7 +55,11 @@ pub(crate) async fn handle_request(
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let context = Context { peer, request_id: request_id(request.headers(), shared.seed), received: Instant::now() };
+    let context = Context {
+        peer,
+        request_id: request_id(request.headers(), shared.seed),
+        received: Instant::now(),
+    };
     let method = request.method().clone();
     let traceparent = traceparent(request.headers());
     let answer = dispatch(&shared, &context, request).await;
@@ -78,9 +91,11 @@ async fn dispatch(shared: &Arc<Shared>, context: &Context, request: Request<Inco
         }
     };
     match router::route(&path) {
-        Ok(Route::Invoke { function, selector, rest }) => {
-            invoke::invoke(shared, context, function, selector, rest, request).await
-        }
+        Ok(Route::Invoke {
+            function,
+            selector,
+            rest,
+        }) => invoke::invoke(shared, context, function, selector, rest, request).await,
         Ok(Route::Api(route)) => match identity::admin(
             &shared.config,
             context.peer.ip(),
@@ -90,12 +105,21 @@ async fn dispatch(shared: &Arc<Shared>, context: &Context, request: Request<Inco
             Ok(()) => api::handle(shared, context, route, request).await,
             Err(failure) => Answer::failed("api", &failure, &context.request_id),
         },
-        Ok(Route::Healthz) => only_get(Answer::new("other", respond::text(StatusCode::OK, "text/plain", "ok\n"))),
+        Ok(Route::Healthz) => only_get(Answer::new(
+            "other",
+            respond::text(StatusCode::OK, "text/plain", "ok\n"),
+        )),
         Ok(Route::Readyz) => only_get(readyz(shared)),
         Ok(Route::Metrics) => only_get(render_metrics(shared, context)),
-        Ok(Route::Root) => only_get(Answer::new("other", respond::text(StatusCode::OK, "text/plain; charset=utf-8", WELCOME))),
+        Ok(Route::Root) => only_get(Answer::new(
+            "other",
+            respond::text(StatusCode::OK, "text/plain; charset=utf-8", WELCOME),
+        )),
         Err(RouteError::Unknown) => {
-            let failure = Failure::new(ErrorKind::NotFound, "no such path; functions are invoked at /fn/{name}");
+            let failure = Failure::new(
+                ErrorKind::NotFound,
+                "no such path; functions are invoked at /fn/{name}",
+            );
             Answer::failed("other", &failure, &context.request_id)
         }
         Err(RouteError::Name(error)) => {
@@ -118,7 +142,10 @@ fn readyz(shared: &Shared) -> Answer {
 
 fn render_metrics(shared: &Shared, context: &Context) -> Answer {
     match metrics::render(&shared.backend.registry) {
-        Ok(text) => Answer::new("other", respond::text(StatusCode::OK, "text/plain; version=0.0.4", text)),
+        Ok(text) => Answer::new(
+            "other",
+            respond::text(StatusCode::OK, "text/plain; version=0.0.4", text),
+        ),
         Err(error) => Answer::failed("other", &Failure::internal(error), &context.request_id),
     }
 }
@@ -135,6 +162,8 @@ fn request_id(headers: &HeaderMap, seed: u64) -> RequestId {
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let well_formed = (55..=128).contains(&text.len())
-        && text.bytes().all(|b| b == b'-' || b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        && text
+            .bytes()
+            .all(|b| b == b'-' || b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     well_formed.then(|| text.to_owned())
 }

@@ -81,7 +81,11 @@ struct Header {
 }
 
 /// Makes the allocator; it lives as long as the process, as the environment it is registered with does.
-pub(crate) fn install(budget: u64, memory_info: *mut OrtMemoryInfo, version: u32) -> *mut OrtAllocator {
+pub(crate) fn install(
+    budget: u64,
+    memory_info: *mut OrtMemoryInfo,
+    version: u32,
+) -> *mut OrtAllocator {
     BUDGET.store(budget, Ordering::Relaxed);
     MEMORY_INFO.store(memory_info, Ordering::Release);
     THROW_BAD_ALLOC.store(find_throw_bad_alloc(), Ordering::Relaxed);
@@ -111,16 +115,27 @@ pub(crate) fn install(budget: u64, memory_info: *mut OrtMemoryInfo, version: u32
 fn find_throw_bad_alloc() -> usize {
     // SAFETY: looks up libraries that are loaded already (RTLD_NOLOAD) and a symbol by name; both may be absent.
     unsafe {
-        let library = libc::dlopen(c"libstdc++.so.6".as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-        let library = if library.is_null() { libc::RTLD_DEFAULT } else { library };
+        let library = libc::dlopen(
+            c"libstdc++.so.6".as_ptr(),
+            libc::RTLD_LAZY | libc::RTLD_NOLOAD,
+        );
+        let library = if library.is_null() {
+            libc::RTLD_DEFAULT
+        } else {
+            library
+        };
         libc::dlsym(library, c"_ZSt17__throw_bad_allocv".as_ptr()) as usize
     }
 }
 
 unsafe extern "system-unwind" fn allocate(_this: *mut OrtAllocator, size: usize) -> *mut c_void {
     let account = CURRENT.with(Cell::get);
-    let after = LIVE.fetch_add(size as u64, Ordering::Relaxed).saturating_add(size as u64);
-    let room = size.checked_add(HEADER).filter(|_| after <= BUDGET.load(Ordering::Relaxed));
+    let after = LIVE
+        .fetch_add(size as u64, Ordering::Relaxed)
+        .saturating_add(size as u64);
+    let room = size
+        .checked_add(HEADER)
+        .filter(|_| after <= BUDGET.load(Ordering::Relaxed));
     let block = match room {
         // SAFETY: the alignment is a power of two and a multiple of a pointer's size; null is checked below.
         Some(bytes) => unsafe { libc::memalign(ALIGNMENT, bytes) }.cast::<u8>(),
@@ -194,8 +209,14 @@ mod tests {
         let before = live_bytes();
         // SAFETY: allocate and free are called as ONNX Runtime does: free gets each block once.
         unsafe {
-            let blocks = charged(&account, || [1, 100, 4096].map(|size| allocate(ptr::null_mut(), size)));
-            assert!(blocks.iter().all(|block| !block.is_null() && *block as usize % ALIGNMENT == 0));
+            let blocks = charged(&account, || {
+                [1, 100, 4096].map(|size| allocate(ptr::null_mut(), size))
+            });
+            assert!(
+                blocks
+                    .iter()
+                    .all(|block| !block.is_null() && (*block as usize).is_multiple_of(ALIGNMENT))
+            );
             assert_eq!(account.live(), 4197);
             assert_eq!(Arc::strong_count(&account), 4);
             for block in blocks {

@@ -38,31 +38,51 @@ impl ArtifactCheck for ModelCheck {
         let mut found = Vec::new();
         for (name, model) in &version.models {
             let (path, _) = self.artifacts.locate(&model.digest).ok_or_else(|| {
-                Failure::new(ErrorKind::Corrupt, "an uploaded model has vanished; upload it again")
+                Failure::new(
+                    ErrorKind::Corrupt,
+                    "an uploaded model has vanished; upload it again",
+                )
             })?;
             let request = LoadModel {
-                source: ModelSource::Artifact { digest: model.digest, path },
+                source: ModelSource::Artifact {
+                    digest: model.digest,
+                    path,
+                },
                 function: version.function.clone(),
                 deadline: Instant::now() + version.config.start_timeout.duration(),
             };
             let loaded = self.host.load(request).await.map_err(|error| {
-                Failure::new(error.error_kind(), format!("model '{name}' cannot be loaded")).because(error)
+                Failure::new(
+                    error.error_kind(),
+                    format!("model '{name}' cannot be loaded"),
+                )
+                .because(error)
             })?;
             found.push(format!("{name}: {}", describe(&loaded.info)));
             self.host.release(loaded.session);
         }
-        Ok(if found.is_empty() { "no models".to_owned() } else { found.join("; ") })
+        Ok(if found.is_empty() {
+            "no models".to_owned()
+        } else {
+            found.join("; ")
+        })
     }
 }
 
 fn describe(info: &ModelInfo) -> String {
     let ports = |ports: &[Port]| {
-        let each: Vec<_> = ports.iter().map(|port| format!("{} {}{:?}", port.name, port.ty.as_str(), port.shape)).collect();
+        let each: Vec<_> = ports
+            .iter()
+            .map(|port| format!("{} {}{:?}", port.name, port.ty.as_str(), port.shape))
+            .collect();
         each.join(", ")
     };
     let mut text = format!("{} -> {}", ports(&info.inputs), ports(&info.outputs));
     if !info.unsupported_outputs.is_empty() {
-        text.push_str(&format!(" (not computed, no wasi-nn type: {})", info.unsupported_outputs.join(", ")));
+        text.push_str(&format!(
+            " (not computed, no wasi-nn type: {})",
+            info.unsupported_outputs.join(", ")
+        ));
     }
     text
 }

@@ -14,6 +14,8 @@ mod runtime;
 mod session;
 mod sessions;
 mod tensors;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 pub use check::ModelCheck;
@@ -21,7 +23,9 @@ pub use config::Config;
 pub use library::{LIBRARY_NAME, candidates as library_candidates, find as find_library};
 
 use async_trait::async_trait;
-use fnctl_core::inference::{Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, SessionId};
+use fnctl_core::inference::{
+    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, SessionId,
+};
 use fnctl_core::ports::InferenceHost;
 use metrics::Metrics;
 use runtime::Runtime;
@@ -47,7 +51,9 @@ struct Inner {
 
 impl std::fmt::Debug for OnnxHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OnnxHost").field("config", &self.0.config).finish_non_exhaustive()
+        f.debug_struct("OnnxHost")
+            .field("config", &self.0.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,7 +85,10 @@ impl OnnxHost {
     /// Unloads the sessions that nobody used for the time-to-live. Returns how many.
     pub async fn reap(&self, now: Instant) -> usize {
         let ttl = self.0.config.session_ttl.duration();
-        let expired = self.0.sessions.take_unused(|idle_since| now.saturating_duration_since(idle_since) >= ttl);
+        let expired = self
+            .0
+            .sessions
+            .take_unused(|idle_since| now.saturating_duration_since(idle_since) >= ttl);
         self.0.unload(expired, "ttl").await
     }
 }
@@ -88,7 +97,10 @@ impl Inner {
     async fn unload(&self, expired: Vec<Arc<session::OnnxSession>>, reason: &'static str) -> usize {
         let count = expired.len();
         if count > 0 {
-            self.metrics.unloads.with_label_values(&[reason]).inc_by(count as u64);
+            self.metrics
+                .unloads
+                .with_label_values(&[reason])
+                .inc_by(count as u64);
             // Releasing a session frees its weights: too long for an async thread.
             let _ = tokio::task::spawn_blocking(move || drop(expired)).await;
         }
@@ -102,13 +114,21 @@ impl Inner {
             .get_or_try_init(|| async move {
                 tokio::task::spawn_blocking(move || Runtime::load(&config).map(Arc::new))
                     .await
-                    .unwrap_or_else(|error| Err(InferenceError::new(InferenceErrorKind::Runtime, error.to_string())))
+                    .unwrap_or_else(|error| {
+                        Err(InferenceError::new(
+                            InferenceErrorKind::Runtime,
+                            error.to_string(),
+                        ))
+                    })
             })
             .await
             .cloned()
     }
 
-    async fn load_session(&self, request: &LoadModel) -> Result<session::OnnxSession, InferenceError> {
+    async fn load_session(
+        &self,
+        request: &LoadModel,
+    ) -> Result<session::OnnxSession, InferenceError> {
         let runtime = self.runtime().await?;
         // Never closed; how long a caller waits for its turn is bounded by the caller's deadline.
         let _permit = self.loads.clone().acquire_owned().await;
@@ -121,11 +141,16 @@ impl Inner {
                     self.metrics.refused.inc();
                     return Err(error);
                 }
-                runtime.load_session(request).await.inspect_err(|_| self.metrics.refused.inc())
+                runtime
+                    .load_session(request)
+                    .await
+                    .inspect_err(|_| self.metrics.refused.inc())
             }
             other => other,
         }?;
-        self.metrics.load_seconds.observe(since.elapsed().as_secs_f64());
+        self.metrics
+            .load_seconds
+            .observe(since.elapsed().as_secs_f64());
         Ok(loaded)
     }
 }
@@ -151,7 +176,10 @@ impl InferenceHost for OnnxHost {
         let (tx, rx) = oneshot::channel();
         // In a task of its own: a caller that gives up must not undo the load that the next one waits for.
         tokio::spawn(async move {
-            let acquired = inner.sessions.acquire(&request, || inner.load_session(&request)).await;
+            let acquired = inner
+                .sessions
+                .acquire(&request, || inner.load_session(&request))
+                .await;
             inner.metrics.observe(&inner.sessions);
             if let Err(Ok(unwanted)) = tx.send(acquired) {
                 inner.sessions.release(unwanted.session, Instant::now());
@@ -159,15 +187,23 @@ impl InferenceHost for OnnxHost {
         });
         match tokio::time::timeout_at(deadline, rx).await {
             Ok(Ok(acquired)) => acquired,
-            Ok(Err(_gone)) => Err(InferenceError::new(InferenceErrorKind::Runtime, "the load was given up")),
-            Err(_elapsed) => Err(timed_out("the model was not loaded in time; raise start_timeout")),
+            Ok(Err(_gone)) => Err(InferenceError::new(
+                InferenceErrorKind::Runtime,
+                "the load was given up",
+            )),
+            Err(_elapsed) => Err(timed_out(
+                "the model was not loaded in time; raise start_timeout",
+            )),
         }
     }
 
     async fn compute(&self, request: Compute) -> Result<Computed, InferenceError> {
         let inner = &self.0;
         let session = inner.sessions.get(request.session).ok_or_else(|| {
-            InferenceError::new(InferenceErrorKind::NotFound, "this session is not loaded any more")
+            InferenceError::new(
+                InferenceErrorKind::NotFound,
+                "this session is not loaded any more",
+            )
         })?;
         let run = session.prepare(request.inputs)?;
         // Stops the run when this future is dropped or its deadline passes, whatever thread it is on by then.
@@ -185,14 +221,24 @@ impl InferenceHost for OnnxHost {
         match computed {
             Ok(Ok(computed)) => {
                 stop.disarm();
-                if computed.as_ref().is_err_and(|error| error.kind == InferenceErrorKind::TooLarge) {
+                if computed
+                    .as_ref()
+                    .is_err_and(|error| error.kind == InferenceErrorKind::TooLarge)
+                {
                     // The next one shall find the room that sessions without a use take.
-                    inner.unload(inner.sessions.take_unused(|_| true), "budget").await;
+                    inner
+                        .unload(inner.sessions.take_unused(|_| true), "budget")
+                        .await;
                 }
                 computed
             }
-            Ok(Err(_gone)) => Err(InferenceError::new(InferenceErrorKind::Runtime, "the inference was given up")),
-            Err(_elapsed) => Err(timed_out("the inference did not end before the request's deadline")),
+            Ok(Err(_gone)) => Err(InferenceError::new(
+                InferenceErrorKind::Runtime,
+                "the inference was given up",
+            )),
+            Err(_elapsed) => Err(timed_out(
+                "the inference did not end before the request's deadline",
+            )),
         }
     }
 

@@ -5,14 +5,22 @@ use fnctl_core::inference::{InferenceError, InferenceErrorKind};
 use std::path::{Path, PathBuf};
 
 /// The library's file name on this system.
-pub const LIBRARY_NAME: &str = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
+pub const LIBRARY_NAME: &str = if cfg!(target_os = "macos") {
+    "libonnxruntime.dylib"
+} else {
+    "libonnxruntime.so"
+};
 
 /// Every place that is looked at, in order: the setting, `ORT_DYLIB_PATH`, next to the executable, fnctl's cache
 /// folder, the system's library folders.
 pub fn candidates(setting: Option<&Path>) -> Vec<PathBuf> {
     let mut places = Vec::new();
     places.extend(setting.map(Path::to_path_buf));
-    places.extend(std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from));
+    places.extend(
+        std::env::var_os("ORT_DYLIB_PATH")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
+    );
     if let Ok(executable) = std::env::current_exe()
         && let Some(folder) = executable.parent()
     {
@@ -21,10 +29,18 @@ pub fn candidates(setting: Option<&Path>) -> Vec<PathBuf> {
     }
     let cache = std::env::var_os("FNCTL_CACHE")
         .map(PathBuf::from)
-        .or_else(|| std::env::var_os("XDG_CACHE_HOME").map(|home| PathBuf::from(home).join("fnctl")))
+        .or_else(|| {
+            std::env::var_os("XDG_CACHE_HOME").map(|home| PathBuf::from(home).join("fnctl"))
+        })
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/fnctl")));
     places.extend(cache.map(|cache| cache.join("onnxruntime").join(LIBRARY_NAME)));
-    for folder in ["/usr/local/lib", "/usr/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/opt/homebrew/lib"] {
+    for folder in [
+        "/usr/local/lib",
+        "/usr/lib",
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/opt/homebrew/lib",
+    ] {
         places.push(Path::new(folder).join(LIBRARY_NAME));
     }
     places

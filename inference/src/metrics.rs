@@ -25,7 +25,13 @@ impl Metrics {
                 "fnctl_inference_memory_bytes",
                 "Bytes that ONNX Runtime has allocated for sessions and runs.",
             )?,
-            load_seconds: histogram("fnctl_inference_load_seconds", "Time to load a model.", 0.001, 2.0, 14)?,
+            load_seconds: histogram(
+                "fnctl_inference_load_seconds",
+                "Time to load a model.",
+                0.001,
+                2.0,
+                14,
+            )?,
             compute_seconds: histogram(
                 "fnctl_inference_compute_seconds",
                 "Time of one inference, waiting for a thread included.",
@@ -34,7 +40,10 @@ impl Metrics {
                 14,
             )?,
             unloads: IntCounterVec::new(
-                Opts::new("fnctl_inference_unloads_total", "Sessions unloaded, by reason (ttl, budget)."),
+                Opts::new(
+                    "fnctl_inference_unloads_total",
+                    "Sessions unloaded, by reason (ttl, budget).",
+                ),
                 &["reason"],
             )?,
             refused: IntCounter::new(
@@ -52,7 +61,9 @@ impl Metrics {
     }
 
     pub(crate) fn observe(&self, sessions: &Sessions) {
-        self.sessions.set(i64::try_from(sessions.len()).unwrap_or(i64::MAX));
-        self.bytes.set(i64::try_from(allocator::live_bytes()).unwrap_or(i64::MAX));
+        self.sessions
+            .set(i64::try_from(sessions.len()).unwrap_or(i64::MAX));
+        self.bytes
+            .set(i64::try_from(allocator::live_bytes()).unwrap_or(i64::MAX));
     }
 }

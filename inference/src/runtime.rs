@@ -37,14 +37,23 @@ impl Runtime {
         let unavailable = |error: String| {
             InferenceError::new(
                 InferenceErrorKind::Unavailable,
-                format!("the ONNX Runtime library {} cannot be used: {error}", path.display()),
+                format!(
+                    "the ONNX Runtime library {} cannot be used: {error}",
+                    path.display()
+                ),
             )
         };
         if ort::util::probe(&path).is_none_or(|version| version < API_VERSION) {
-            return Err(unavailable(format!("it is no ONNX Runtime 1.{API_VERSION} or newer")));
+            return Err(unavailable(format!(
+                "it is no ONNX Runtime 1.{API_VERSION} or newer"
+            )));
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if config.intra_threads == 0 { cores } else { config.intra_threads };
+        let threads = if config.intra_threads == 0 {
+            cores
+        } else {
+            config.intra_threads
+        };
         let build = || -> Result<Environment, String> {
             // First, because everything else of `ort` would look for a library of its own choice.
             let builder = ort::init_from(&path).map_err(|error| error.to_string())?;
@@ -70,11 +79,18 @@ impl Runtime {
     }
 
     fn of(environment: Environment, config: &Config) -> Self {
-        Self { environment, constant_folding: config.constant_folding, folder: config.scratch.clone() }
+        Self {
+            environment,
+            constant_folding: config.constant_folding,
+            folder: config.scratch.clone(),
+        }
     }
 
     /// Loads a model on a thread that may block. Not cut off: what was begun is worth having for the next caller.
-    pub(crate) async fn load_session(&self, request: &LoadModel) -> Result<OnnxSession, InferenceError> {
+    pub(crate) async fn load_session(
+        &self,
+        request: &LoadModel,
+    ) -> Result<OnnxSession, InferenceError> {
         let environment = self.environment.clone();
         let source = request.source.clone();
         let (folding, folder) = (self.constant_folding, self.folder.clone());
@@ -82,14 +98,23 @@ impl Runtime {
             let account = Arc::new(Account::default());
             verify(&source)?;
             let refusals = allocator::refusals();
-            let session = allocator::charged(&account, || open(&environment, &source, folding, &folder));
+            let session =
+                allocator::charged(&account, || open(&environment, &source, folding, &folder));
             match session {
                 Ok(session) => OnnxSession::new(session, account),
                 Err(error) if allocator::refusals() > refusals => Err(over_budget(&error)),
-                Err(error) => Err(InferenceError::new(InferenceErrorKind::InvalidEncoding, error)),
+                Err(error) => Err(InferenceError::new(
+                    InferenceErrorKind::InvalidEncoding,
+                    error,
+                )),
             }
         });
-        let loaded = task.await.unwrap_or_else(|panic| Err(InferenceError::new(InferenceErrorKind::Runtime, panic.to_string())));
+        let loaded = task.await.unwrap_or_else(|panic| {
+            Err(InferenceError::new(
+                InferenceErrorKind::Runtime,
+                panic.to_string(),
+            ))
+        });
         if let Ok(session) = &loaded {
             tracing::info!(function = %request.function, bytes = session.resident_bytes(), "model loaded");
         }
@@ -99,7 +124,9 @@ impl Runtime {
 
 /// Checks the bytes on disk against the digest they are known by, each time they are about to be loaded.
 fn verify(source: &ModelSource) -> Result<(), InferenceError> {
-    let ModelSource::Artifact { digest, path } = source else { return Ok(()) };
+    let ModelSource::Artifact { digest, path } = source else {
+        return Ok(());
+    };
     let found = std::fs::File::open(path).and_then(|mut file| Digest::of_reader(&mut file));
     match found {
         Ok(found) if found == *digest => Ok(()),
@@ -107,18 +134,29 @@ fn verify(source: &ModelSource) -> Result<(), InferenceError> {
             InferenceErrorKind::NotFound,
             format!("the model on disk has digest {found}, not {digest}; deploy it again"),
         )),
-        Err(error) => Err(InferenceError::new(InferenceErrorKind::NotFound, format!("the model cannot be read: {error}"))),
+        Err(error) => Err(InferenceError::new(
+            InferenceErrorKind::NotFound,
+            format!("the model cannot be read: {error}"),
+        )),
     }
 }
 
 fn over_budget(cause: &str) -> InferenceError {
     InferenceError::new(
         InferenceErrorKind::TooLarge,
-        format!("the model needs more memory than inference.memory leaves; raise it, or unload other models ({})", cause.trim()),
+        format!(
+            "the model needs more memory than inference.memory leaves; raise it, or unload other models ({})",
+            cause.trim()
+        ),
     )
 }
 
-fn open(environment: &Environment, source: &ModelSource, folding: bool, folder: &Path) -> Result<Session, String> {
+fn open(
+    environment: &Environment,
+    source: &ModelSource,
+    folding: bool,
+    folder: &Path,
+) -> Result<Session, String> {
     let builder = || -> Result<_, String> {
         let mut builder = Session::builder(environment)
             .map_err(|error| error.to_string())?
@@ -127,7 +165,9 @@ fn open(environment: &Environment, source: &ModelSource, folding: bool, folder: 
             .with_env_allocators()
             .map_err(|error| error.to_string())?;
         if !folding {
-            builder = builder.with_disabled_optimizers("ConstantFolding").map_err(|error| error.to_string())?;
+            builder = builder
+                .with_disabled_optimizers("ConstantFolding")
+                .map_err(|error| error.to_string())?;
         }
         Ok(builder)
     };
@@ -143,16 +183,22 @@ fn open(environment: &Environment, source: &ModelSource, folding: bool, folder: 
                 std::fs::write(private.path().join("model.onnx"), bytes)?;
                 Ok(private)
             };
-            private = write().map_err(|error| format!("the model cannot be written to a folder of its own: {error}"))?;
+            private = write().map_err(|error| {
+                format!("the model cannot be written to a folder of its own: {error}")
+            })?;
             private.path().join("model.onnx")
         }
     };
-    builder.commit_from_file(path).map_err(|error| error.to_string())
+    builder
+        .commit_from_file(path)
+        .map_err(|error| error.to_string())
 }
 
 fn register_allocator(environment: &Environment, budget: u64) -> Result<(), String> {
     let api = ort::api();
-    let check = |status: ort::sys::OrtStatusPtr| crate::tensors::status(status).map_err(|error| error.message);
+    let check = |status: ort::sys::OrtStatusPtr| {
+        crate::tensors::status(status).map_err(|error| error.message)
+    };
     let mut memory_info = ptr::null_mut();
     // SAFETY: plain calls of the C API with valid arguments; the memory info and the allocator live as long as the
     // process, and so does the environment, which `LOADED` keeps.
@@ -165,7 +211,10 @@ fn register_allocator(environment: &Environment, budget: u64) -> Result<(), Stri
             &mut memory_info,
         ))?;
         let allocator = allocator::install(budget, memory_info, API_VERSION);
-        check((api.RegisterAllocator)(environment.ptr().cast_mut(), allocator))
+        check((api.RegisterAllocator)(
+            environment.ptr().cast_mut(),
+            allocator,
+        ))
     }
 }
 

@@ -3,7 +3,9 @@
 
 use crate::allocator::{self, Account};
 use crate::tensors::{self, Input, Value};
-use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind, ModelInfo, Port, Tensor};
+use fnctl_core::inference::{
+    Computed, InferenceError, InferenceErrorKind, ModelInfo, Port, Tensor,
+};
 use ort::AsPointer;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use std::ffi::CString;
@@ -29,7 +31,11 @@ impl OnnxSession {
             let port = tensors::port(input.name(), input.dtype()).ok_or_else(|| {
                 InferenceError::new(
                     InferenceErrorKind::Unsupported,
-                    format!("input '{}' is of a type that wasi-nn has no word for: {}", input.name(), input.dtype()),
+                    format!(
+                        "input '{}' is of a type that wasi-nn has no word for: {}",
+                        input.name(),
+                        input.dtype()
+                    ),
                 )
             })?;
             info.inputs.push(port);
@@ -43,7 +49,10 @@ impl OnnxSession {
         if info.outputs.is_empty() {
             return Err(InferenceError::new(
                 InferenceErrorKind::Unsupported,
-                format!("no output is of a type that wasi-nn has a word for: {}", info.unsupported_outputs.join(", ")),
+                format!(
+                    "no output is of a type that wasi-nn has a word for: {}",
+                    info.unsupported_outputs.join(", ")
+                ),
             ));
         }
         let names = |ports: &[Port]| -> Result<Vec<CString>, InferenceError> {
@@ -51,7 +60,12 @@ impl OnnxSession {
                 .iter()
                 .map(|port| CString::new(port.name.as_str()))
                 .collect::<Result<_, _>>()
-                .map_err(|_| InferenceError::new(InferenceErrorKind::InvalidEncoding, "a name in the graph contains NUL"))
+                .map_err(|_| {
+                    InferenceError::new(
+                        InferenceErrorKind::InvalidEncoding,
+                        "a name in the graph contains NUL",
+                    )
+                })
         };
         Ok(Self {
             input_names: names(&info.inputs)?,
@@ -75,8 +89,17 @@ impl OnnxSession {
         self.peak.load(Ordering::Relaxed)
     }
 
+    /// Runs that are inside ONNX Runtime now.
+    #[cfg(test)]
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
     /// Checks the inputs against the graph and binds them. Nothing native has run yet.
-    pub(crate) fn prepare(self: &Arc<Self>, inputs: Vec<(String, Tensor)>) -> Result<Run, InferenceError> {
+    pub(crate) fn prepare(
+        self: &Arc<Self>,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Run, InferenceError> {
         let mut bound = Vec::with_capacity(inputs.len());
         let mut seen = vec![false; self.info.inputs.len()];
         for (name, tensor) in inputs {
@@ -84,29 +107,62 @@ impl OnnxSession {
             if let Some(seen) = seen.get_mut(index)
                 && std::mem::replace(seen, true)
             {
-                return Err(InferenceError::invalid(format!("input '{name}' is given twice")));
+                return Err(InferenceError::invalid(format!(
+                    "input '{name}' is given twice"
+                )));
             }
-            let port = self.info.inputs.get(index).ok_or_else(|| InferenceError::invalid("no such input"))?;
+            let port = self
+                .info
+                .inputs
+                .get(index)
+                .ok_or_else(|| InferenceError::invalid("no such input"))?;
             tensor.check()?;
             let shape = shape_for(port, &tensor)?;
             bound.push((index, Input::new(tensor, &shape)?));
         }
         if let Some(missing) = seen.iter().position(|seen| !seen) {
-            let name = self.info.inputs.get(missing).map_or("", |port| port.name.as_str());
-            return Err(InferenceError::invalid(format!("input '{name}' is missing")));
+            let name = self
+                .info
+                .inputs
+                .get(missing)
+                .map_or("", |port| port.name.as_str());
+            return Err(InferenceError::invalid(format!(
+                "input '{name}' is missing"
+            )));
         }
-        let options = RunOptions::new().map_err(|error| InferenceError::new(InferenceErrorKind::Runtime, error.to_string()))?;
-        Ok(Run { session: self.clone(), inputs: bound, stop: Arc::new(Stop { options, done: AtomicBool::new(false) }) })
+        let options = RunOptions::new()
+            .map_err(|error| InferenceError::new(InferenceErrorKind::Runtime, error.to_string()))?;
+        Ok(Run {
+            session: self.clone(),
+            inputs: bound,
+            stop: Arc::new(Stop {
+                options,
+                done: AtomicBool::new(false),
+            }),
+        })
     }
 
     /// An input by its name, or by its index in digits, as guests of the older ABI name them.
     fn input_index(&self, name: &str) -> Result<usize, InferenceError> {
         let by_name = self.info.inputs.iter().position(|port| port.name == name);
-        let by_index = || name.parse::<usize>().ok().filter(|index| *index < self.info.inputs.len());
+        let by_index = || {
+            name.parse::<usize>()
+                .ok()
+                .filter(|index| *index < self.info.inputs.len())
+        };
         by_name.or_else(by_index).ok_or_else(|| {
-            let known: Vec<_> = self.info.inputs.iter().map(|port| port.name.as_str()).collect();
+            let known: Vec<_> = self
+                .info
+                .inputs
+                .iter()
+                .map(|port| port.name.as_str())
+                .collect();
             let name: String = name.chars().take(128).collect();
-            InferenceError::invalid(format!("the model has no input '{}'; it has: {}", name.escape_debug(), known.join(", ")))
+            InferenceError::invalid(format!(
+                "the model has no input '{}'; it has: {}",
+                name.escape_debug(),
+                known.join(", ")
+            ))
         })
     }
 }
@@ -126,9 +182,17 @@ fn shape_for(port: &Port, tensor: &Tensor) -> Result<Vec<i64>, InferenceError> {
         return Ok(Vec::new());
     }
     let fits = port.shape.len() == tensor.dimensions.len()
-        && port.shape.iter().zip(&tensor.dimensions).all(|(want, have)| *want < 0 || *want == i64::from(*have));
+        && port
+            .shape
+            .iter()
+            .zip(&tensor.dimensions)
+            .all(|(want, have)| *want < 0 || *want == i64::from(*have));
     if fits {
-        Ok(tensor.dimensions.iter().map(|size| i64::from(*size)).collect())
+        Ok(tensor
+            .dimensions
+            .iter()
+            .map(|size| i64::from(*size))
+            .collect())
     } else {
         Err(InferenceError::invalid(format!(
             "input '{}' takes shape {:?} (-1 is any size), not {:?}",
@@ -200,11 +264,18 @@ impl Run {
         let mut names = Vec::with_capacity(self.inputs.len());
         let mut values = Vec::with_capacity(self.inputs.len());
         for (index, input) in &self.inputs {
-            let name = session.input_names.get(*index).ok_or_else(|| InferenceError::invalid("no such input"))?;
+            let name = session
+                .input_names
+                .get(*index)
+                .ok_or_else(|| InferenceError::invalid("no such input"))?;
             names.push(name.as_ptr());
             values.push(input.as_ptr());
         }
-        let output_names: Vec<_> = session.output_names.iter().map(|name| name.as_ptr()).collect();
+        let output_names: Vec<_> = session
+            .output_names
+            .iter()
+            .map(|name| name.as_ptr())
+            .collect();
         let mut outputs = vec![ptr::null_mut(); output_names.len()];
         // SAFETY: every array has the length that is passed with it; names and values outlive the call; the outputs are
         // null, so ONNX Runtime allocates them and gives them to us. `Run` may be called on one session from several

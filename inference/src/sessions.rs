@@ -56,16 +56,30 @@ impl Sessions {
     }
 
     /// One use of the session of a model, which `load` loads if it is not there.
-    pub(crate) async fn acquire<F>(&self, request: &LoadModel, load: impl FnOnce() -> F) -> Result<LoadedModel, InferenceError>
+    pub(crate) async fn acquire<F>(
+        &self,
+        request: &LoadModel,
+        load: impl FnOnce() -> F,
+    ) -> Result<LoadedModel, InferenceError>
     where
         F: Future<Output = Result<OnnxSession, InferenceError>>,
     {
         let key = SessionKey::of(request);
         let entry = self.enter(&key);
         // The use is counted before the load, so that nobody unloads what is awaited; given back if it comes to nothing.
-        let give_back = GiveBack { sessions: self, entry: &entry, key: &key };
-        let session = entry.cell.get_or_try_init(|| async { load().await.map(Arc::new) }).await?;
-        let loaded = LoadedModel { session: entry.id, info: session.info.clone() };
+        let give_back = GiveBack {
+            sessions: self,
+            entry: &entry,
+            key: &key,
+        };
+        let session = entry
+            .cell
+            .get_or_try_init(|| async { load().await.map(Arc::new) })
+            .await?;
+        let loaded = LoadedModel {
+            session: entry.id,
+            info: session.info.clone(),
+        };
         self.by_id.entry(entry.id).or_insert_with(|| entry.clone());
         std::mem::forget(give_back);
         Ok(loaded)
@@ -84,7 +98,11 @@ impl Sessions {
         let entry = Arc::new(Entry {
             id: SessionId(self.next.fetch_add(1, Ordering::Relaxed)),
             cell: OnceCell::new(),
-            usage: Mutex::new(Usage { uses: 1, idle_since: Instant::now(), gone: false }),
+            usage: Mutex::new(Usage {
+                uses: 1,
+                idle_since: Instant::now(),
+                gone: false,
+            }),
         });
         by_key.insert(key.clone(), entry.clone());
         entry
@@ -96,7 +114,9 @@ impl Sessions {
     }
 
     pub(crate) fn release(&self, id: SessionId, now: Instant) {
-        let Some(entry) = self.by_id.get(&id).map(|entry| entry.value().clone()) else { return };
+        let Some(entry) = self.by_id.get(&id).map(|entry| entry.value().clone()) else {
+            return;
+        };
         let mut usage = entry.usage.lock();
         usage.uses = usage.uses.saturating_sub(1);
         usage.idle_since = now;
@@ -134,12 +154,18 @@ impl Drop for GiveBack<'_> {
         // A load that failed and that nobody else waits for leaves nothing behind.
         if usage.uses == 0 && self.entry.cell.get().is_none() {
             usage.gone = true;
-            if by_key.get(self.key).is_some_and(|entry| Arc::ptr_eq(entry, self.entry)) {
+            if by_key
+                .get(self.key)
+                .is_some_and(|entry| Arc::ptr_eq(entry, self.entry))
+            {
                 by_key.remove(self.key);
             }
         } else if let Some(_loaded) = self.entry.cell.get() {
             // Loaded for somebody who stopped waiting: known by its id, so that it can expire.
-            self.sessions.by_id.entry(self.entry.id).or_insert_with(|| self.entry.clone());
+            self.sessions
+                .by_id
+                .entry(self.entry.id)
+                .or_insert_with(|| self.entry.clone());
         }
     }
 }

@@ -15,7 +15,9 @@ pub(crate) fn status(status: OrtStatusPtr) -> Result<(), InferenceError> {
     let api = ort::api();
     // SAFETY: the status is not null, its message is a C string that lives until it is released, which happens once.
     let message = unsafe {
-        let message = CStr::from_ptr((api.GetErrorMessage)(status.0)).to_string_lossy().into_owned();
+        let message = CStr::from_ptr((api.GetErrorMessage)(status.0))
+            .to_string_lossy()
+            .into_owned();
         (api.ReleaseStatus)(status.0);
         message
     };
@@ -49,7 +51,9 @@ fn tensor_type(ty: Element) -> Option<TensorType> {
 
 /// What wasi-nn can say of an input or output; nothing if its type has no word there.
 pub(crate) fn port(name: &str, value: &ValueType) -> Option<Port> {
-    let ValueType::Tensor { ty, shape, .. } = value else { return None };
+    let ValueType::Tensor { ty, shape, .. } = value else {
+        return None;
+    };
     let ty = match ty {
         TensorElementType::Float16 => TensorType::Fp16,
         TensorElementType::Float32 => TensorType::Fp32,
@@ -60,7 +64,11 @@ pub(crate) fn port(name: &str, value: &ValueType) -> Option<Port> {
         TensorElementType::Int64 => TensorType::I64,
         _ => return None,
     };
-    Some(Port { name: name.to_owned(), ty, shape: shape.iter().copied().collect() })
+    Some(Port {
+        name: name.to_owned(),
+        ty,
+        shape: shape.iter().copied().collect(),
+    })
 }
 
 /// An owned `OrtValue`.
@@ -112,7 +120,10 @@ impl Input {
             (api.ReleaseMemoryInfo)(info);
             made?;
         }
-        Ok(Self { value: Value::own(value)?, data })
+        Ok(Self {
+            value: Value::own(value)?,
+            data,
+        })
     }
 
     pub(crate) fn as_ptr(&self) -> *const OrtValue {
@@ -138,7 +149,10 @@ fn aligned(data: Bytes, size: usize) -> Bytes {
         }
         *word = u64::from_ne_bytes(bytes);
     }
-    Bytes::from_owner(Words { words, length: data.len() })
+    Bytes::from_owner(Words {
+        words,
+        length: data.len(),
+    })
 }
 
 struct Words {
@@ -156,9 +170,9 @@ impl AsRef<[u8]> for Words {
 impl Value {
     /// Takes ownership of a value the C API made.
     pub(crate) fn own(value: *mut OrtValue) -> Result<Self, InferenceError> {
-        NonNull::new(value)
-            .map(Self)
-            .ok_or_else(|| InferenceError::new(InferenceErrorKind::Runtime, "ONNX Runtime gave no value"))
+        NonNull::new(value).map(Self).ok_or_else(|| {
+            InferenceError::new(InferenceErrorKind::Runtime, "ONNX Runtime gave no value")
+        })
     }
 
     /// The output as a tensor; its bytes stay where ONNX Runtime wrote them until the guest has read them.
@@ -187,7 +201,10 @@ impl Value {
             shape = read?;
         }
         let unsupported = || {
-            InferenceError::new(InferenceErrorKind::Unsupported, "an output's type or shape has no word in wasi-nn")
+            InferenceError::new(
+                InferenceErrorKind::Unsupported,
+                "an output's type or shape has no word in wasi-nn",
+            )
         };
         let ty = tensor_type(ty).ok_or_else(unsupported)?;
         let dimensions = shape
@@ -199,15 +216,28 @@ impl Value {
         // SAFETY: the value is a tensor; the pointer is valid as long as the value, which `OutputBytes` owns.
         unsafe { status((api.GetTensorMutableData)(self.0.as_ptr(), &mut data))? };
         let data = match NonNull::new(data.cast::<u8>()) {
-            Some(data) if length > 0 && inputs.iter().any(|(_, input)| input.contains(data.as_ptr())) => {
+            Some(data)
+                if length > 0
+                    && inputs
+                        .iter()
+                        .any(|(_, input)| input.contains(data.as_ptr())) =>
+            {
                 // SAFETY: the input that the bytes lie in is borrowed, and holds `length` of them from here: the value
                 // was made over it with this very shape and type.
                 Bytes::copy_from_slice(unsafe { std::slice::from_raw_parts(data.as_ptr(), length) })
             }
-            Some(data) if length > 0 => Bytes::from_owner(OutputBytes { data, length, _value: self }),
+            Some(data) if length > 0 => Bytes::from_owner(OutputBytes {
+                data,
+                length,
+                _value: self,
+            }),
             _ => Bytes::new(),
         };
-        Ok(Tensor { dimensions, ty, data })
+        Ok(Tensor {
+            dimensions,
+            ty,
+            data,
+        })
     }
 }
 

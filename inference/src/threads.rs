@@ -42,7 +42,10 @@ impl ComputeThreads {
     pub(crate) fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), InferenceError> {
         let mut state = self.0.state.lock();
         if state.queue.len() >= self.0.max_queue {
-            return Err(InferenceError::new(InferenceErrorKind::Runtime, "too many inferences are waiting; try again"));
+            return Err(InferenceError::new(
+                InferenceErrorKind::Runtime,
+                "too many inferences are waiting; try again",
+            ));
         }
         state.queue.push_back(Box::new(job));
         if state.idle >= state.queue.len() {
@@ -52,14 +55,19 @@ impl ComputeThreads {
             state.threads += 1;
             drop(state);
             let shared = self.0.clone();
-            let started = std::thread::Builder::new().name("fnctl-compute".into()).spawn(move || shared.work());
+            let started = std::thread::Builder::new()
+                .name("fnctl-compute".into())
+                .spawn(move || shared.work());
             if let Err(error) = started {
                 tracing::warn!(%error, "no new compute thread; the others go on");
                 let mut state = self.0.state.lock();
                 state.threads -= 1;
                 if state.threads == 0 {
                     state.queue.clear();
-                    return Err(InferenceError::new(InferenceErrorKind::Runtime, "the system refuses a thread to compute on"));
+                    return Err(InferenceError::new(
+                        InferenceErrorKind::Runtime,
+                        "the system refuses a thread to compute on",
+                    ));
                 }
             }
         }
@@ -117,7 +125,11 @@ mod tests {
             while threads.0.state.lock().queue.len() > 1 {
                 std::thread::yield_now();
             }
-            threads.submit(move || { barrier.wait(); }).unwrap();
+            threads
+                .submit(move || {
+                    barrier.wait();
+                })
+                .unwrap();
         }
         while !threads.0.state.lock().queue.is_empty() {
             std::thread::yield_now();

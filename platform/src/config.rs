@@ -28,7 +28,10 @@ impl Config {
             grace: Period::secs(30),
             gateway: fnctl_gateway::Config::default(),
             scheduler: fnctl_scheduler::Config::default(),
-            worker: fnctl_worker::Config { cache: data.join("cache"), ..fnctl_worker::Config::default() },
+            worker: fnctl_worker::Config {
+                cache: data.join("cache"),
+                ..fnctl_worker::Config::default()
+            },
             inference: fnctl_inference::Config::default(),
             store: fnctl_store::Config::new(data),
         }

@@ -51,7 +51,11 @@ impl Keeper {
                 match self.store.collect().await {
                     Ok(0) => {}
                     Ok(count) => tracing::info!(count, "unused artifacts removed"),
-                    Err(failure) => tracing::warn!(cause = failure.cause, "artifacts were not collected: {}", failure.message),
+                    Err(failure) => tracing::warn!(
+                        cause = failure.cause,
+                        "artifacts were not collected: {}",
+                        failure.message
+                    ),
                 }
             }
         }

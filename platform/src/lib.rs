@@ -76,18 +76,27 @@ impl Platform {
         let store = tokio::task::spawn_blocking(move || Store::open(config.store))
             .await
             .map_err(Failure::internal)?
-            .map_err(|source| StartError::Store { folder: folder.display().to_string(), source })?;
+            .map_err(|source| StartError::Store {
+                folder: folder.display().to_string(),
+                source,
+            })?;
         let store_port = Arc::new(store.clone());
         let inference = OnnxHost::new(config.inference, &registry)?;
         let worker_config = config.worker;
         let max_memory = worker_config.max_memory;
         let (artifacts, host) = (store_port.clone(), Arc::new(inference.clone()));
         // Reserving the engine's address space takes a moment.
-        let worker = tokio::task::spawn_blocking(move || Worker::new(worker_config, artifacts, host))
-            .await
-            .map_err(Failure::internal)??;
+        let worker =
+            tokio::task::spawn_blocking(move || Worker::new(worker_config, artifacts, host))
+                .await
+                .map_err(Failure::internal)??;
         let sandboxes = Arc::new(worker.clone());
-        let scheduler = Scheduler::new(config.scheduler, sandboxes.clone(), tasks.clone(), &registry)?;
+        let scheduler = Scheduler::new(
+            config.scheduler,
+            sandboxes.clone(),
+            tasks.clone(),
+            &registry,
+        )?;
         let invoker = Arc::new(scheduler.clone());
         let deployer = Deployer {
             functions: store_port.clone(),
@@ -100,11 +109,29 @@ impl Platform {
         };
         let listener = TcpListener::bind(&config.gateway.listen)
             .await
-            .map_err(|source| StartError::Listen { address: config.gateway.listen.clone(), source })?;
-        let backend = Backend { invoker, functions: store_port.clone(), artifacts: store_port, deployer, registry };
+            .map_err(|source| StartError::Listen {
+                address: config.gateway.listen.clone(),
+                source,
+            })?;
+        let backend = Backend {
+            invoker,
+            functions: store_port.clone(),
+            artifacts: store_port,
+            deployer,
+            registry,
+        };
         let gateway = Gateway::start(config.gateway, backend, listener, tasks.clone())?;
         let stop = CancellationToken::new();
-        let platform = Self { gateway, scheduler, inference, worker, store, tasks, stop, grace: config.grace.duration() };
+        let platform = Self {
+            gateway,
+            scheduler,
+            inference,
+            worker,
+            store,
+            tasks,
+            stop,
+            grace: config.grace.duration(),
+        };
         platform.start_housekeeping();
         platform.restore_provisioned();
         Ok(platform)
@@ -154,14 +181,20 @@ impl Platform {
             inference: self.inference.clone(),
             store: self.store.clone(),
         };
-        self.tasks.spawn("housekeeping", keeper.run(self.stop.clone()));
+        self.tasks
+            .spawn("housekeeping", keeper.run(self.stop.clone()));
     }
 
     /// Starts the provisioned instances of what was deployed before this start.
     fn restore_provisioned(&self) {
         let mut live: Vec<_> = FunctionStore::functions(&self.store, None)
             .iter()
-            .filter_map(|function| function.live().and_then(|alias| function.versions.get(&alias.version)).cloned())
+            .filter_map(|function| {
+                function
+                    .live()
+                    .and_then(|alias| function.versions.get(&alias.version))
+                    .cloned()
+            })
             .collect();
         for version in &live {
             self.scheduler.configure(version);
@@ -181,7 +214,9 @@ impl Platform {
 
 fn register_process(registry: &Registry) -> prometheus::Result<()> {
     #[cfg(target_os = "linux")]
-    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    registry.register(Box::new(
+        prometheus::process_collector::ProcessCollector::for_self(),
+    ))?;
     let build = prometheus::IntGaugeVec::new(
         prometheus::Opts::new("fnctl_build_info", "Always 1; the label is the version."),
         &["version"],

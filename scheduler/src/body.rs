@@ -31,15 +31,33 @@ impl Drop for CancelGuard {
 }
 
 /// Ties the guard to the response's body: dropping an unread rest cancels, reading all of it does not.
-pub(crate) fn guarded(response: http::Response<Body>, guard: CancelGuard, is_head: bool) -> http::Response<Body> {
-    let bodiless = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let length = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+pub(crate) fn guarded(
+    response: http::Response<Body>,
+    guard: CancelGuard,
+    is_head: bool,
+) -> http::Response<Body> {
+    let bodiless = is_head
+        || matches!(
+            response.status(),
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    let length = response
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
     if bodiless || length == Some(0) || response.body().is_end_stream() {
         // Nobody will read a body, so not reading it means nothing.
         guard.disarm();
         return response;
     }
-    response.map(|inner| GuardedBody { inner, guard: Some(guard), left: length }.boxed_unsync())
+    response.map(|inner| {
+        GuardedBody {
+            inner,
+            guard: Some(guard),
+            left: length,
+        }
+        .boxed_unsync()
+    })
 }
 
 struct GuardedBody {
@@ -62,7 +80,10 @@ impl HttpBody for GuardedBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         match &polled {
             Poll::Ready(None) => self.finish(),

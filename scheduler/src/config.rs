@@ -11,6 +11,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_instances: 1_000, max_tracked_versions: 2_000 }
+        Self {
+            max_instances: 1_000,
+            max_tracked_versions: 2_000,
+        }
     }
 }

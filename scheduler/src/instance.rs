@@ -33,7 +33,14 @@ pub(crate) struct Started {
 
 impl Started {
     pub(crate) fn into_instance(self, generation: u64) -> Instance {
-        Instance { id: self.id, sandbox: self.sandbox, uses: 0, phases: self.phases, generation, _slot: self.slot }
+        Instance {
+            id: self.id,
+            sandbox: self.sandbox,
+            uses: 0,
+            phases: self.phases,
+            generation,
+            _slot: self.slot,
+        }
     }
 }
 
@@ -47,7 +54,12 @@ pub(crate) struct Instances {
 
 impl Instances {
     pub(crate) fn new(factory: Arc<dyn SandboxFactory>, max: usize) -> Self {
-        Self { factory, slots: Arc::new(Semaphore::new(max)), max, next: AtomicU64::new(1) }
+        Self {
+            factory,
+            slots: Arc::new(Semaphore::new(max)),
+            max,
+            next: AtomicU64::new(1),
+        }
     }
 
     /// Instances that exist or are being started.
@@ -56,10 +68,18 @@ impl Instances {
     }
 
     /// Starts an instance. On a full node `evict` may make room.
-    pub(crate) async fn start(&self, version: &Arc<Version>, evict: impl Fn() -> bool) -> Result<Started, Failure> {
+    pub(crate) async fn start(
+        &self,
+        version: &Arc<Version>,
+        evict: impl Fn() -> bool,
+    ) -> Result<Started, Failure> {
         let (created, slot) = loop {
             let attempt = match self.slots.clone().try_acquire_owned() {
-                Ok(slot) => self.factory.create(version).await.map(|created| (created, slot)),
+                Ok(slot) => self
+                    .factory
+                    .create(version)
+                    .await
+                    .map(|created| (created, slot)),
                 Err(_) => Err(node_full()),
             };
             match attempt {
@@ -69,11 +89,19 @@ impl Instances {
             }
         };
         let id = InstanceId(self.next.fetch_add(1, Ordering::Relaxed));
-        Ok(Started { id, sandbox: created.sandbox, phases: created.phases, slot })
+        Ok(Started {
+            id,
+            sandbox: created.sandbox,
+            phases: created.phases,
+            slot,
+        })
     }
 }
 
 fn node_full() -> Failure {
-    Failure::new(ErrorKind::NodeFull, "every instance slot of this node is in use; try again soon, or raise worker.max_instances")
-        .retry_after(Duration::from_secs(1))
+    Failure::new(
+        ErrorKind::NodeFull,
+        "every instance slot of this node is in use; try again soon, or raise worker.max_instances",
+    )
+    .retry_after(Duration::from_secs(1))
 }

@@ -32,14 +32,20 @@ pub(crate) struct Lane {
 impl Lane {
     pub(crate) fn new(config: &FunctionConfig) -> Self {
         Self {
-            limit: ConcurrencyLimit::new(config.concurrency.get() as usize, config.queue_size as usize),
+            limit: ConcurrencyLimit::new(
+                config.concurrency.get() as usize,
+                config.queue_size as usize,
+            ),
             pools: Mutex::new(HashMap::new()),
         }
     }
 
     /// Applies the limits of the version that is live now.
     pub(crate) fn configure(&self, config: &FunctionConfig) {
-        self.limit.resize(config.concurrency.get() as usize, config.queue_size as usize);
+        self.limit.resize(
+            config.concurrency.get() as usize,
+            config.queue_size as usize,
+        );
     }
 
     /// Waits for a permit, for as long as the queue's time limit and the request's deadline allow.
@@ -75,7 +81,11 @@ impl Lane {
     }
 
     /// The pool of a version. A closed one is replaced.
-    pub(crate) fn pool(&self, version: &Arc<Version>, make: impl FnOnce() -> VersionPool) -> Arc<VersionPool> {
+    pub(crate) fn pool(
+        &self,
+        version: &Arc<Version>,
+        make: impl FnOnce() -> VersionPool,
+    ) -> Arc<VersionPool> {
         let mut pools = self.pools.lock();
         if let Some(pool) = pools.get(&version.number) {
             return pool.clone();
@@ -104,7 +114,11 @@ impl Lane {
         let mut pools = self.pools.lock();
         // While the map is locked nobody new can get at the pool through it; who has it already sees it closed.
         let closed = pool.state.lock().close_if_unused();
-        if closed && pools.get(&pool.version.number).is_some_and(|current| Arc::ptr_eq(current, pool)) {
+        if closed
+            && pools
+                .get(&pool.version.number)
+                .is_some_and(|current| Arc::ptr_eq(current, pool))
+        {
             pools.remove(&pool.version.number);
         }
         closed
@@ -208,11 +222,19 @@ impl VersionPool {
         });
         let checkout = match (taken, channel) {
             (Take::Warm(instance), _) => {
-                let kind = if instance.uses == 0 { StartKind::Prewarmed } else { StartKind::Warm };
+                let kind = if instance.uses == 0 {
+                    StartKind::Prewarmed
+                } else {
+                    StartKind::Warm
+                };
                 Checkout::Lease(Lease::new(self.clone(), instance, kind))
             }
             (Take::Queued { ticket, start }, Some(handed)) => {
-                let waiting = Waiting { pool: self.clone(), ticket, handed };
+                let waiting = Waiting {
+                    pool: self.clone(),
+                    ticket,
+                    handed,
+                };
                 if start {
                     (self.start)(self.clone());
                 }
@@ -228,7 +250,11 @@ impl VersionPool {
     pub(crate) fn started(self: &Arc<Self>, started: Started) {
         let mut state = self.state.lock();
         let generation = state.generation();
-        let place = state.started(started.into_instance(generation), generation, Instant::now());
+        let place = state.started(
+            started.into_instance(generation),
+            generation,
+            Instant::now(),
+        );
         drop(state);
         self.settle(place, StartKind::Cold);
         *self.backoff.lock() = Backoff::default();
@@ -249,7 +275,11 @@ impl VersionPool {
 
     /// Takes an instance back. `reusable` is false after anything that may have left the guest in a bad state.
     pub(crate) fn give_back(self: &Arc<Self>, instance: Instance, reusable: bool) {
-        let worn = self.version.config.max_uses.is_some_and(|max| instance.uses >= u64::from(max.get()));
+        let worn = self
+            .version
+            .config
+            .max_uses
+            .is_some_and(|max| instance.uses >= u64::from(max.get()));
         let fresh_only = self.version.config.isolation == Isolation::Request && instance.uses > 0;
         if !reusable || worn || fresh_only {
             let start = self.state.lock().retired();
@@ -261,8 +291,15 @@ impl VersionPool {
             return;
         }
         let generation = instance.generation;
-        let kind = if instance.uses == 0 { StartKind::Prewarmed } else { StartKind::Warm };
-        let place = self.state.lock().released(instance, generation, Instant::now());
+        let kind = if instance.uses == 0 {
+            StartKind::Prewarmed
+        } else {
+            StartKind::Warm
+        };
+        let place = self
+            .state
+            .lock()
+            .released(instance, generation, Instant::now());
         self.settle(place, kind);
     }
 
@@ -281,13 +318,18 @@ impl VersionPool {
     }
 
     pub(crate) fn expire(&self, now: Instant) -> Vec<Instance> {
-        let expired = self.state.lock().expire(now, self.version.config.keep_alive.duration());
+        let expired = self
+            .state
+            .lock()
+            .expire(now, self.version.config.keep_alive.duration());
         self.observe();
         expired
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.state.lock().next_expiry(self.version.config.keep_alive.duration())
+        self.state
+            .lock()
+            .next_expiry(self.version.config.keep_alive.duration())
     }
 
     pub(crate) fn oldest_idle(&self) -> Option<Instant> {
@@ -360,12 +402,21 @@ impl VersionPool {
             version,
             state: "idle",
             uses: idle.instance.uses,
-            idle_ms: Some(u64::try_from(now.saturating_duration_since(idle.since).as_millis()).unwrap_or(u64::MAX)),
+            idle_ms: Some(
+                u64::try_from(now.saturating_duration_since(idle.since).as_millis())
+                    .unwrap_or(u64::MAX),
+            ),
         });
         let others = [("busy", state.busy()), ("starting", state.starting())];
         let unnamed = others.into_iter().flat_map(|(name, count)| {
-            std::iter::repeat_with(move || InstanceStatus { id: fnctl_core::ids::InstanceId(0), version, state: name, uses: 0, idle_ms: None })
-                .take(count)
+            std::iter::repeat_with(move || InstanceStatus {
+                id: fnctl_core::ids::InstanceId(0),
+                version,
+                state: name,
+                uses: 0,
+                idle_ms: None,
+            })
+            .take(count)
         });
         idle.chain(unnamed).collect()
     }
@@ -373,6 +424,7 @@ impl VersionPool {
     /// Tells the gauges. Under the lock, so that two changes are told in the order in which they happened.
     fn observe(&self) {
         let state = self.state.lock();
-        self.metrics.instances(state.idle().len(), state.busy(), state.starting());
+        self.metrics
+            .instances(state.idle().len(), state.busy(), state.starting());
     }
 }

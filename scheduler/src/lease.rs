@@ -17,7 +17,12 @@ pub(crate) struct Lease {
 
 impl Lease {
     pub(crate) fn new(pool: Arc<VersionPool>, instance: Instance, kind: StartKind) -> Self {
-        Self { pool, instance: Some(instance), kind, reusable: true }
+        Self {
+            pool,
+            instance: Some(instance),
+            kind,
+            reusable: true,
+        }
     }
 
     pub(crate) fn pool(&self) -> &Arc<VersionPool> {

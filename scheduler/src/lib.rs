@@ -1,7 +1,7 @@
 //! Who runs where and when: admission, warm pools, activation, keep-alive, reaping.
 //!
 //! Knows sandboxes only as the `SandboxFactory` port, so all of it is tested with fake sandboxes on a paused clock.
-//! Decisions are pure ([`limit`], [`pool`]); this file and [`lane`] carry them out. Invariants: an instance is never both
+//! Decisions are pure ([`limit`], [`pool`]); this file and `lane` carry them out. Invariants: an instance is never both
 //! leased and idle; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
 //! a lock is held.
 
@@ -13,6 +13,8 @@ mod lease;
 pub mod limit;
 mod metrics;
 pub mod pool;
+#[cfg(test)]
+mod tests;
 
 pub use config::Config;
 
@@ -107,7 +109,12 @@ impl Scheduler {
 
     /// When the next idle instance expires, if any is idle.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.inner.lanes().iter().flat_map(|lane| lane.pools()).filter_map(|pool| pool.next_expiry()).min()
+        self.inner
+            .lanes()
+            .iter()
+            .flat_map(|lane| lane.pools())
+            .filter_map(|pool| pool.next_expiry())
+            .min()
     }
 
     /// Instances that exist now, over all functions.
@@ -141,24 +148,35 @@ impl Scheduler {
 impl Inner {
     /// The lanes as they are now; no map shard stays locked.
     fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.lanes.iter().map(|entry| entry.value().clone()).collect()
+        self.lanes
+            .iter()
+            .map(|entry| entry.value().clone())
+            .collect()
     }
 
     fn lane(&self, version: &Version) -> Arc<Lane> {
         if let Some(lane) = self.lanes.get(&version.function) {
             return lane.value().clone();
         }
-        self.lanes.entry(version.function.clone()).or_insert_with(|| Arc::new(Lane::new(&version.config))).value().clone()
+        self.lanes
+            .entry(version.function.clone())
+            .or_insert_with(|| Arc::new(Lane::new(&version.config)))
+            .value()
+            .clone()
     }
 
     fn pool(self: &Arc<Self>, lane: &Lane, version: &Arc<Version>) -> Arc<VersionPool> {
         lane.pool(version, || {
             let this = Arc::downgrade(self);
-            VersionPool::new(version.clone(), Arc::new(self.metrics.of(&version.key())), move |pool| {
-                if let Some(this) = this.upgrade() {
-                    this.spawn_start(pool);
-                }
-            })
+            VersionPool::new(
+                version.clone(),
+                Arc::new(self.metrics.of(&version.key())),
+                move |pool| {
+                    if let Some(this) = this.upgrade() {
+                        this.spawn_start(pool);
+                    }
+                },
+            )
         })
     }
 
@@ -192,7 +210,10 @@ impl Inner {
     /// Retires the instance that has been idle longest, to make room on a full node.
     fn evict_idle(&self) -> bool {
         let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
-        let oldest = pools.iter().filter_map(|pool| Some((pool.oldest_idle()?, pool))).min_by_key(|(since, _)| *since);
+        let oldest = pools
+            .iter()
+            .filter_map(|pool| Some((pool.oldest_idle()?, pool)))
+            .min_by_key(|(since, _)| *since);
         oldest.is_some_and(|(_, pool)| {
             let evicted = pool.evict();
             pool.metrics.evicted(usize::from(evicted.is_some()));
@@ -228,7 +249,9 @@ impl Inner {
                 }
                 RunEnd::Unbegun(_) => {
                     metrics.failed(ErrorKind::Internal);
-                    work.reply.send(Err(Failure::internal("two instances in a row were found unusable")));
+                    work.reply.send(Err(Failure::internal(
+                        "two instances in a row were found unusable",
+                    )));
                     return;
                 }
                 end => {
@@ -248,15 +271,23 @@ impl Inner {
     }
 
     /// A lease on an instance: an idle one, or the first that becomes free or is started for it.
-    async fn acquire(self: &Arc<Self>, pool: &Arc<VersionPool>, deadline: Instant) -> Result<Lease, Failure> {
+    async fn acquire(
+        self: &Arc<Self>,
+        pool: &Arc<VersionPool>,
+        deadline: Instant,
+    ) -> Result<Lease, Failure> {
         let mut pool = pool.clone();
         let waiting = loop {
             match pool.checkout() {
                 lane::Checkout::Lease(lease) => return Ok(lease),
                 lane::Checkout::Wait(waiting) => break waiting,
-                lane::Checkout::Closed if self.draining.load(Ordering::SeqCst) => return Err(draining()),
+                lane::Checkout::Closed if self.draining.load(Ordering::SeqCst) => {
+                    return Err(draining());
+                }
                 // It was closed because it was at zero, and taken out of its lane with that.
-                lane::Checkout::Closed => pool = self.pool(&self.lane(&pool.version), &pool.version),
+                lane::Checkout::Closed => {
+                    pool = self.pool(&self.lane(&pool.version), &pool.version)
+                }
             }
         };
         match tokio::time::timeout_at(deadline, waiting).await {
@@ -309,17 +340,36 @@ impl Drop for InFlight {
 }
 
 fn draining() -> Failure {
-    Failure::new(ErrorKind::Draining, "the platform is shutting down; try again on another node, or in a moment")
-        .retry_after(Duration::from_secs(5))
+    Failure::new(
+        ErrorKind::Draining,
+        "the platform is shutting down; try again on another node, or in a moment",
+    )
+    .retry_after(Duration::from_secs(5))
 }
 
 fn log_failure(key: &VersionKey, request_id: Option<&str>, failure: &Failure) {
     let (function, version, kind) = (key.function.as_str(), key.number.0, failure.kind.code());
     match failure.kind.fault() {
         fnctl_core::Fault::Platform if !failure.kind.retryable() => {
-            tracing::error!(function, version, request_id, kind, cause = failure.cause, "{}", failure.message);
+            tracing::error!(
+                function,
+                version,
+                request_id,
+                kind,
+                cause = failure.cause,
+                "{}",
+                failure.message
+            );
         }
-        _ => tracing::warn!(function, version, request_id, kind, cause = failure.cause, "{}", failure.message),
+        _ => tracing::warn!(
+            function,
+            version,
+            request_id,
+            kind,
+            cause = failure.cause,
+            "{}",
+            failure.message
+        ),
     }
 }
 
@@ -338,11 +388,17 @@ impl Invoker for Scheduler {
         let mut phases = ColdStart::default();
         let unanswered = |failure: Failure, phases: ColdStart| {
             metrics.failed(failure.kind);
-            Unanswered { failure, start: None, phases }
+            Unanswered {
+                failure,
+                start: None,
+                phases,
+            }
         };
 
         let since = Instant::now();
-        let permit = lane.admit(&version.config, invocation.deadline, metrics).await;
+        let permit = lane
+            .admit(&version.config, invocation.deadline, metrics)
+            .await;
         phases.queue = since.elapsed();
         metrics.queued(phases.queue);
         let permit = permit.map_err(|failure| unanswered(failure, phases))?;
@@ -351,30 +407,57 @@ impl Invoker for Scheduler {
         // response's body.
         let guard = body::CancelGuard::new(invocation.cancelled.clone());
         let is_head = invocation.request.method() == http::Method::HEAD;
-        let lease = inner.acquire(&pool, invocation.deadline).await.map_err(|failure| unanswered(failure, phases))?;
+        let lease = inner
+            .acquire(&pool, invocation.deadline)
+            .await
+            .map_err(|failure| unanswered(failure, phases))?;
         let start = lease.start_kind();
         let started = lease.phases();
-        phases = ColdStart { queue: phases.queue, ..started };
+        phases = ColdStart {
+            queue: phases.queue,
+            ..started
+        };
         metrics.started(start, &phases);
 
         let (reply, head) = ReplySender::new();
         let since = Instant::now();
-        let work = Work { invocation, lease, permit, reply, _in_flight: in_flight };
+        let work = Work {
+            invocation,
+            lease,
+            permit,
+            reply,
+            _in_flight: in_flight,
+        };
         inner.tasks.spawn("run-invocation", inner.clone().run(work));
-        let answer = head.await.unwrap_or_else(|_| Err(Failure::internal("the run ended without an answer")));
+        let answer = head
+            .await
+            .unwrap_or_else(|_| Err(Failure::internal("the run ended without an answer")));
         match answer {
             Ok(response) => {
                 let response = body::guarded(response, guard, is_head);
-                Ok(Reply { response, start, phases, run: since.elapsed() })
+                Ok(Reply {
+                    response,
+                    start,
+                    phases,
+                    run: since.elapsed(),
+                })
             }
             Err(failure) => {
                 guard.disarm();
-                Err(Unanswered { failure, start: Some(start), phases })
+                Err(Unanswered {
+                    failure,
+                    start: Some(start),
+                    phases,
+                })
             }
         }
     }
 
-    async fn activate(&self, version: Arc<Version>, retired: Vec<VersionKey>) -> Result<(), Failure> {
+    async fn activate(
+        &self,
+        version: Arc<Version>,
+        retired: Vec<VersionKey>,
+    ) -> Result<(), Failure> {
         let inner = &self.inner;
         let lane = inner.lane(&version);
         lane.configure(&version.config);
@@ -386,26 +469,46 @@ impl Invoker for Scheduler {
         // Ready or not, calls go to the new version from now on.
         self.demote(&lane, &retired);
         ready.unwrap_or_else(|_| {
-            Err(Failure::new(ErrorKind::StartTimeout, "the provisioned instances did not start in time; see the platform's log"))
+            Err(Failure::new(
+                ErrorKind::StartTimeout,
+                "the provisioned instances did not start in time; see the platform's log",
+            ))
         })
     }
 
     fn retire(&self, versions: &[VersionKey]) {
         for key in versions {
-            if let Some(lane) = self.inner.lanes.get(&key.function).map(|lane| lane.value().clone()) {
+            if let Some(lane) = self
+                .inner
+                .lanes
+                .get(&key.function)
+                .map(|lane| lane.value().clone())
+            {
                 drop(lane.remove(key.number));
             }
             self.inner.metrics.forget(key);
         }
         if let Some(key) = versions.first() {
-            self.inner.lanes.remove_if(&key.function, |_, lane| lane.is_unused());
+            self.inner
+                .lanes
+                .remove_if(&key.function, |_, lane| lane.is_unused());
         }
     }
 
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {
-        let Some(lane) = self.inner.lanes.get(function).map(|lane| lane.value().clone()) else { return Vec::new() };
+        let Some(lane) = self
+            .inner
+            .lanes
+            .get(function)
+            .map(|lane| lane.value().clone())
+        else {
+            return Vec::new();
+        };
         let now = Instant::now();
-        lane.pools().iter().flat_map(|pool| pool.status(now)).collect()
+        lane.pools()
+            .iter()
+            .flat_map(|pool| pool.status(now))
+            .collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The concurrency limit of one function: a number of permits, and a bounded first-in-first-out queue for them.
 //!
-//! [`LimitState`] decides and is pure; [`ConcurrencyLimit`] puts waiting callers to sleep. The time limit of the queue is
+//! [`LimitState`] decides and is pure; `ConcurrencyLimit` puts waiting callers to sleep. The time limit of the queue is
 //! the caller's to keep.
 
 use parking_lot::Mutex;
@@ -32,7 +32,13 @@ pub struct LimitState<W> {
 impl<W> LimitState<W> {
     /// No permit out, nobody waiting.
     pub fn new(limit: usize, max_queue: usize) -> Self {
-        Self { limit, max_queue, in_flight: 0, queue: VecDeque::new(), next: 0 }
+        Self {
+            limit,
+            max_queue,
+            in_flight: 0,
+            queue: VecDeque::new(),
+            next: 0,
+        }
     }
 
     /// Asks for a permit. Nobody overtakes the queue.
@@ -139,12 +145,20 @@ impl ConcurrencyLimit {
         // The usual case makes no channel.
         if state.queue.is_empty() && state.in_flight < state.limit {
             state.in_flight += 1;
-            return Ok(Permit { limit: Some(self.clone()) });
+            return Ok(Permit {
+                limit: Some(self.clone()),
+            });
         }
         let (tx, permit) = oneshot::channel();
         match state.admit(tx) {
-            Admission::Granted => Ok(Permit { limit: Some(self.clone()) }),
-            Admission::Queued(number) => Err(Some(Ticket { limit: self.clone(), number, permit })),
+            Admission::Granted => Ok(Permit {
+                limit: Some(self.clone()),
+            }),
+            Admission::Queued(number) => Err(Some(Ticket {
+                limit: self.clone(),
+                number,
+                permit,
+            })),
             Admission::Full(_) => Err(None),
         }
     }
@@ -158,7 +172,9 @@ impl ConcurrencyLimit {
 
     /// Hands a granted permit to its waiter. One who has just left hands it on.
     fn wake(&self, waiter: oneshot::Sender<Permit>) -> Option<oneshot::Sender<Permit>> {
-        match waiter.send(Permit { limit: Some(self.clone()) }) {
+        match waiter.send(Permit {
+            limit: Some(self.clone()),
+        }) {
             Ok(()) => None,
             Err(mut refused) => {
                 // Not dropped as a permit: that would call `release` again from here, once per waiter that left.

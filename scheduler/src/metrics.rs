@@ -8,7 +8,8 @@ use fnctl_core::ErrorKind;
 use fnctl_core::invocation::{ColdStart, Phase, StartKind};
 use fnctl_core::version::VersionKey;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,36 +41,106 @@ struct Families {
 
 impl Metrics {
     pub(crate) fn register(registry: &Registry, max_tracked: usize) -> prometheus::Result<Self> {
-        let counter = |name: &str, help: &str, extra: &[&str]| -> prometheus::Result<IntCounterVec> {
-            let family = IntCounterVec::new(Opts::new(name, help), &[&VERSION, extra].concat())?;
-            registry.register(Box::new(family.clone()))?;
-            Ok(family)
-        };
+        let counter =
+            |name: &str, help: &str, extra: &[&str]| -> prometheus::Result<IntCounterVec> {
+                let family =
+                    IntCounterVec::new(Opts::new(name, help), &[&VERSION, extra].concat())?;
+                registry.register(Box::new(family.clone()))?;
+                Ok(family)
+            };
         let gauge = |name: &str, help: &str, extra: &[&str]| -> prometheus::Result<IntGaugeVec> {
             let family = IntGaugeVec::new(Opts::new(name, help), &[&VERSION, extra].concat())?;
             registry.register(Box::new(family.clone()))?;
             Ok(family)
         };
-        let histogram = |name: &str, help: &str, extra: &[&str], first: f64, count: usize| -> prometheus::Result<HistogramVec> {
+        let histogram = |name: &str,
+                         help: &str,
+                         extra: &[&str],
+                         first: f64,
+                         count: usize|
+         -> prometheus::Result<HistogramVec> {
             let buckets = prometheus::exponential_buckets(first, 2.5, count)?;
-            let family = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &[&VERSION, extra].concat())?;
+            let family = HistogramVec::new(
+                HistogramOpts::new(name, help).buckets(buckets),
+                &[&VERSION, extra].concat(),
+            )?;
             registry.register(Box::new(family.clone()))?;
             Ok(family)
         };
         Ok(Self(Arc::new(Families {
-            invocations: counter("fnctl_invocations_total", "Invocations that were run by a guest.", &[])?,
-            errors: counter("fnctl_invocation_errors_total", "Invocations that failed, by kind.", &["kind"])?,
-            throttles: counter("fnctl_throttles_total", "Invocations refused because concurrency limit and queue were full.", &[])?,
-            duration: histogram("fnctl_invocation_duration_seconds", "Time from lease to the guest's return.", &[], 0.000_1, 14)?,
-            inference: histogram("fnctl_invocation_inference_seconds", "Time inside compute, of invocations that computed.", &[], 0.000_02, 14)?,
-            starts: counter("fnctl_starts_total", "Invocations by how their instance came to be (cold, prewarmed, warm).", &["kind"])?,
-            phases: histogram("fnctl_cold_start_seconds", "Cold starts by phase.", &["phase"], 0.000_01, 16)?,
-            start_failures: counter("fnctl_start_failures_total", "Instances that failed to start, by kind.", &["kind"])?,
-            instances: gauge("fnctl_instances", "Instances by state (idle, busy, starting).", &["state"])?,
-            memory: gauge("fnctl_instance_memory_bytes", "Linear memory of the instance that ran last.", &[])?,
-            queue_depth: gauge("fnctl_queue_depth", "Invocations waiting for a permit.", &[])?,
-            queue_wait: histogram("fnctl_queue_wait_seconds", "Time waited for a permit.", &[], 0.000_01, 16)?,
-            reaps: counter("fnctl_reaps_total", "Idle instances retired, by reason (keep_alive, node_full).", &["reason"])?,
+            invocations: counter(
+                "fnctl_invocations_total",
+                "Invocations that were run by a guest.",
+                &[],
+            )?,
+            errors: counter(
+                "fnctl_invocation_errors_total",
+                "Invocations that failed, by kind.",
+                &["kind"],
+            )?,
+            throttles: counter(
+                "fnctl_throttles_total",
+                "Invocations refused because concurrency limit and queue were full.",
+                &[],
+            )?,
+            duration: histogram(
+                "fnctl_invocation_duration_seconds",
+                "Time from lease to the guest's return.",
+                &[],
+                0.000_1,
+                14,
+            )?,
+            inference: histogram(
+                "fnctl_invocation_inference_seconds",
+                "Time inside compute, of invocations that computed.",
+                &[],
+                0.000_02,
+                14,
+            )?,
+            starts: counter(
+                "fnctl_starts_total",
+                "Invocations by how their instance came to be (cold, prewarmed, warm).",
+                &["kind"],
+            )?,
+            phases: histogram(
+                "fnctl_cold_start_seconds",
+                "Cold starts by phase.",
+                &["phase"],
+                0.000_01,
+                16,
+            )?,
+            start_failures: counter(
+                "fnctl_start_failures_total",
+                "Instances that failed to start, by kind.",
+                &["kind"],
+            )?,
+            instances: gauge(
+                "fnctl_instances",
+                "Instances by state (idle, busy, starting).",
+                &["state"],
+            )?,
+            memory: gauge(
+                "fnctl_instance_memory_bytes",
+                "Linear memory of the instance that ran last.",
+                &[],
+            )?,
+            queue_depth: gauge(
+                "fnctl_queue_depth",
+                "Invocations waiting for a permit.",
+                &[],
+            )?,
+            queue_wait: histogram(
+                "fnctl_queue_wait_seconds",
+                "Time waited for a permit.",
+                &[],
+                0.000_01,
+                16,
+            )?,
+            reaps: counter(
+                "fnctl_reaps_total",
+                "Idle instances retired, by reason (keep_alive, node_full).",
+                &["reason"],
+            )?,
             tracked: DashMap::new(),
             count: AtomicUsize::new(0),
             max_tracked,
@@ -84,7 +155,11 @@ impl Metrics {
         if own && families.tracked.insert(key.clone(), ()).is_none() {
             families.count.fetch_add(1, Ordering::Relaxed);
         }
-        let labels = if own { (key.function.to_string(), key.number.to_string()) } else { ("_other".into(), "_other".into()) };
+        let labels = if own {
+            (key.function.to_string(), key.number.to_string())
+        } else {
+            ("_other".into(), "_other".into())
+        };
         let [f, v] = [labels.0.as_str(), labels.1.as_str()];
         let state = |state| families.instances.with_label_values(&[f, v, state]);
         let start = |kind: StartKind| families.starts.with_label_values(&[f, v, kind.as_str()]);
@@ -127,18 +202,26 @@ impl Metrics {
         for family in [&families.invocations, &families.throttles] {
             let _ = family.remove_label_values(&[f, &v]);
         }
-        for family in [&families.duration, &families.inference, &families.queue_wait] {
+        for family in [
+            &families.duration,
+            &families.inference,
+            &families.queue_wait,
+        ] {
             let _ = family.remove_label_values(&[f, &v]);
         }
         for kind in ErrorKind::ALL {
             let _ = families.errors.remove_label_values(&[f, &v, kind.code()]);
-            let _ = families.start_failures.remove_label_values(&[f, &v, kind.code()]);
+            let _ = families
+                .start_failures
+                .remove_label_values(&[f, &v, kind.code()]);
         }
         for kind in [StartKind::Cold, StartKind::Prewarmed, StartKind::Warm] {
             let _ = families.starts.remove_label_values(&[f, &v, kind.as_str()]);
         }
         for phase in Phase::ALL {
-            let _ = families.phases.remove_label_values(&[f, &v, phase.as_str()]);
+            let _ = families
+                .phases
+                .remove_label_values(&[f, &v, phase.as_str()]);
         }
         for reason in ["keep_alive", "node_full"] {
             let _ = families.reaps.remove_label_values(&[f, &v, reason]);
@@ -184,11 +267,19 @@ impl VersionMetrics {
     }
 
     pub(crate) fn failed(&self, kind: ErrorKind) {
-        self.families.0.errors.with_label_values(&self.labels(kind.code())).inc();
+        self.families
+            .0
+            .errors
+            .with_label_values(&self.labels(kind.code()))
+            .inc();
     }
 
     pub(crate) fn start_failed(&self, kind: ErrorKind) {
-        self.families.0.start_failures.with_label_values(&self.labels(kind.code())).inc();
+        self.families
+            .0
+            .start_failures
+            .with_label_values(&self.labels(kind.code()))
+            .inc();
     }
 
     pub(crate) fn throttled(&self) {
@@ -211,7 +302,11 @@ impl VersionMetrics {
             StartKind::Cold => {
                 self.cold.inc();
                 for phase in Phase::ALL {
-                    self.families.0.phases.with_label_values(&self.labels(phase.as_str())).observe(phases.get(phase).as_secs_f64());
+                    self.families
+                        .0
+                        .phases
+                        .with_label_values(&self.labels(phase.as_str()))
+                        .observe(phases.get(phase).as_secs_f64());
                 }
             }
         }
@@ -234,13 +329,21 @@ impl VersionMetrics {
 
     pub(crate) fn reaped(&self, count: usize) {
         if count > 0 {
-            self.families.0.reaps.with_label_values(&self.labels("keep_alive")).inc_by(count as u64);
+            self.families
+                .0
+                .reaps
+                .with_label_values(&self.labels("keep_alive"))
+                .inc_by(count as u64);
         }
     }
 
     pub(crate) fn evicted(&self, count: usize) {
         if count > 0 {
-            self.families.0.reaps.with_label_values(&self.labels("node_full")).inc_by(count as u64);
+            self.families
+                .0
+                .reaps
+                .with_label_values(&self.labels("node_full"))
+                .inc_by(count as u64);
         }
     }
 }

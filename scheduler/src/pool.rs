@@ -106,7 +106,11 @@ impl<S, W> PoolState<S, W> {
     /// A start failed. The one who waits longest is told; the others wait on for the starts that are left.
     pub fn start_failed(&mut self) -> Option<W> {
         self.starting = self.starting.saturating_sub(1);
-        if self.waiting.len() > self.starting { self.waiting.pop_front().map(|(_, waiter)| waiter) } else { None }
+        if self.waiting.len() > self.starting {
+            self.waiting.pop_front().map(|(_, waiter)| waiter)
+        } else {
+            None
+        }
     }
 
     /// A busy instance is free again.
@@ -135,7 +139,10 @@ impl<S, W> PoolState<S, W> {
                 Place::Waiter(instance, waiter)
             }
             None => {
-                self.idle.push(Idle { instance, since: now });
+                self.idle.push(Idle {
+                    instance,
+                    since: now,
+                });
                 Place::Idle
             }
         }
@@ -145,8 +152,15 @@ impl<S, W> PoolState<S, W> {
     pub fn expire(&mut self, now: Instant, keep_alive: Duration) -> Vec<S> {
         let spare = self.total().saturating_sub(self.provisioned);
         // The stack's bottom has been idle longest.
-        let expired = self.idle.iter().take_while(|idle| now.saturating_duration_since(idle.since) >= keep_alive).count();
-        self.idle.drain(..expired.min(spare)).map(|idle| idle.instance).collect()
+        let expired = self
+            .idle
+            .iter()
+            .take_while(|idle| now.saturating_duration_since(idle.since) >= keep_alive)
+            .count();
+        self.idle
+            .drain(..expired.min(spare))
+            .map(|idle| idle.instance)
+            .collect()
     }
 
     /// When the next instance could expire.
@@ -181,7 +195,10 @@ impl<S, W> PoolState<S, W> {
     /// Ends the pool. Returns the idle instances and those who wait.
     pub fn close(&mut self) -> (Vec<S>, Vec<W>) {
         self.closed = true;
-        (self.demote(), self.waiting.drain(..).map(|(_, waiter)| waiter).collect())
+        (
+            self.demote(),
+            self.waiting.drain(..).map(|(_, waiter)| waiter).collect(),
+        )
     }
 
     /// Closes the pool if it has nothing and is asked for nothing.
@@ -199,7 +216,11 @@ impl<S, W> PoolState<S, W> {
 
     /// Instances that must be started so that as many exist as are provisioned; they are counted as starting.
     pub fn missing_provisioned(&mut self) -> usize {
-        let missing = if self.closed { 0 } else { self.provisioned.saturating_sub(self.total()) };
+        let missing = if self.closed {
+            0
+        } else {
+            self.provisioned.saturating_sub(self.total())
+        };
         self.starting += missing;
         missing
     }

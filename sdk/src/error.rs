@@ -13,8 +13,15 @@ pub struct Error {
 impl Error {
     /// An error with any status from 400 to 599; another number becomes 500.
     pub fn new(status: u16, message: impl Into<String>) -> Self {
-        let status = if (400..600).contains(&status) { status } else { 500 };
-        Self { status, message: message.into() }
+        let status = if (400..600).contains(&status) {
+            status
+        } else {
+            500
+        };
+        Self {
+            status,
+            message: message.into(),
+        }
     }
 
     /// 400: the caller's input is wrong.
@@ -45,7 +52,9 @@ impl Error {
     /// The response: `{"error": "..."}`.
     pub fn into_response(self) -> Response {
         let body = serde_json::json!({ "error": self.message }).to_string();
-        Response::new(self.status).with_header("content-type", "application/json").with_body(body)
+        Response::new(self.status)
+            .with_header("content-type", "application/json")
+            .with_body(body)
     }
 }
 

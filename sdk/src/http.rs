@@ -20,12 +20,20 @@ pub struct Request {
 impl Request {
     /// A `POST` of a body, for tests.
     pub fn post(body: impl Into<Vec<u8>>) -> Self {
-        Self { method: "POST".into(), path: "/".into(), headers: Vec::new(), body: body.into() }
+        Self {
+            method: "POST".into(),
+            path: "/".into(),
+            headers: Vec::new(),
+            body: body.into(),
+        }
     }
 
     /// The first value of a header, if it is text.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name))?;
+        let (_, value) = self
+            .headers
+            .iter()
+            .find(|(header, _)| header.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(value).ok()
     }
 
@@ -54,7 +62,11 @@ pub struct Response {
 impl Response {
     /// A response without headers or body.
     pub fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new() }
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
     }
 
     /// 200 with a body.
@@ -71,7 +83,8 @@ impl Response {
     /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.as_bytes().to_vec()));
+        self.headers
+            .push((name.to_owned(), value.as_bytes().to_vec()));
         self
     }
 
@@ -125,7 +138,10 @@ where
     I: FromRequest,
     O: IntoResponse,
 {
-    I::from_request(request).and_then(handler).and_then(O::into_response).unwrap_or_else(Error::into_response)
+    I::from_request(request)
+        .and_then(handler)
+        .and_then(O::into_response)
+        .unwrap_or_else(Error::into_response)
 }
 
 #[cfg(test)]
@@ -145,26 +161,43 @@ mod tests {
 
     #[test]
     fn json_in_json_out() {
-        let answer = serve(Request::post("{\"n\":4}"), |input: Input| Ok(Output { double: input.n * 2 }));
-        assert_eq!((answer.status, answer.body.as_slice()), (200, &b"{\"double\":8}"[..]));
+        let answer = serve(Request::post("{\"n\":4}"), |input: Input| {
+            Ok(Output {
+                double: input.n * 2,
+            })
+        });
+        assert_eq!(
+            (answer.status, answer.body.as_slice()),
+            (200, &b"{\"double\":8}"[..])
+        );
     }
 
     #[test]
     fn raw_in_raw_out() {
-        let answer = serve(Request::post("abc"), |request: Request| Ok(Response::new(201).with_body(request.body)));
+        let answer = serve(Request::post("abc"), |request: Request| {
+            Ok(Response::new(201).with_body(request.body))
+        });
         assert_eq!((answer.status, answer.body.as_slice()), (201, &b"abc"[..]));
     }
 
     #[test]
     fn wrong_input_is_the_callers_fault_and_says_why() {
-        let answer = serve(Request::post("{\"m\":4}"), |input: Input| Ok(Output { double: input.n }));
+        let answer = serve(Request::post("{\"m\":4}"), |input: Input| {
+            Ok(Output { double: input.n })
+        });
         assert_eq!(answer.status, 400);
-        assert!(String::from_utf8(answer.body).unwrap().contains("missing field `n`"));
+        assert!(
+            String::from_utf8(answer.body)
+                .unwrap()
+                .contains("missing field `n`")
+        );
     }
 
     #[test]
     fn an_error_of_the_handler_keeps_its_status() {
-        let answer = serve(Request::post("{\"n\":4}"), |_: Input| Err::<Output, _>(Error::not_found("no such customer")));
+        let answer = serve(Request::post("{\"n\":4}"), |_: Input| {
+            Err::<Output, _>(Error::not_found("no such customer"))
+        });
         assert_eq!(answer.status, 404);
     }
 }

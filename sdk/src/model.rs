@@ -28,8 +28,18 @@ impl Model {
     }
 
     /// Computes: inputs by name in, outputs by name out.
-    pub fn run<'a>(&self, inputs: impl IntoIterator<Item = (&'a str, Tensor)>) -> Result<Outputs, Error> {
-        self.context.compute(inputs.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect()).map(Outputs)
+    pub fn run<'a>(
+        &self,
+        inputs: impl IntoIterator<Item = (&'a str, Tensor)>,
+    ) -> Result<Outputs, Error> {
+        self.context
+            .compute(
+                inputs
+                    .into_iter()
+                    .map(|(name, tensor)| (name.to_owned(), tensor))
+                    .collect(),
+            )
+            .map(Outputs)
     }
 }
 
@@ -43,13 +53,19 @@ impl Outputs {
         let found = self.0.iter().find(|(output, _)| output == name);
         found.map(|(_, tensor)| tensor).ok_or_else(|| {
             let known: Vec<_> = self.0.iter().map(|(name, _)| name.as_str()).collect();
-            Error::internal(format!("the model has no output '{name}'; it has: {}", known.join(", ")))
+            Error::internal(format!(
+                "the model has no output '{name}'; it has: {}",
+                known.join(", ")
+            ))
         })
     }
 
     /// The elements of the first output.
     pub fn first<E: Element>(&self) -> Result<Vec<E>, Error> {
-        let (_, tensor) = self.0.first().ok_or_else(|| Error::internal("the model has no output"))?;
+        let (_, tensor) = self
+            .0
+            .first()
+            .ok_or_else(|| Error::internal("the model has no output"))?;
         tensor.elements()
     }
 

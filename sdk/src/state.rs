@@ -20,7 +20,12 @@ thread_local! {
 /// The platform makes the first call before the first request; a host that knows nothing of fnctl has it made by the
 /// first request.
 pub fn state<S: State>() -> Result<&'static S, Error> {
-    let known = STATES.with_borrow(|states| states.iter().find(|(id, _)| *id == TypeId::of::<S>()).map(|(_, state)| *state));
+    let known = STATES.with_borrow(|states| {
+        states
+            .iter()
+            .find(|(id, _)| *id == TypeId::of::<S>())
+            .map(|(_, state)| *state)
+    });
     let state = match known {
         Some(state) => state,
         None => {
@@ -30,7 +35,9 @@ pub fn state<S: State>() -> Result<&'static S, Error> {
             made
         }
     };
-    state.downcast_ref().ok_or_else(|| Error::internal("the state is of another type"))
+    state
+        .downcast_ref()
+        .ok_or_else(|| Error::internal("the state is of another type"))
 }
 
 #[cfg(test)]

@@ -57,11 +57,19 @@ pub struct Tensor {
 
 impl Tensor {
     /// A tensor of elements; their number must be the product of the dimensions.
-    pub fn new<E: Element>(dimensions: impl AsRef<[usize]>, elements: impl AsRef<[E]>) -> Result<Self, Error> {
+    pub fn new<E: Element>(
+        dimensions: impl AsRef<[usize]>,
+        elements: impl AsRef<[E]>,
+    ) -> Result<Self, Error> {
         let (dimensions, elements) = (dimensions.as_ref(), elements.as_ref());
-        let wanted: Option<usize> = dimensions.iter().try_fold(1usize, |all, one| all.checked_mul(*one));
+        let wanted: Option<usize> = dimensions
+            .iter()
+            .try_fold(1usize, |all, one| all.checked_mul(*one));
         if wanted != Some(elements.len()) {
-            return Err(Error::bad_request(format!("{} elements do not fill a tensor of shape {dimensions:?}", elements.len())));
+            return Err(Error::bad_request(format!(
+                "{} elements do not fill a tensor of shape {dimensions:?}",
+                elements.len()
+            )));
         }
         let mut data = Vec::with_capacity(size_of_val(elements));
         elements.iter().for_each(|element| element.write(&mut data));
@@ -72,14 +80,31 @@ impl Tensor {
     pub fn scalar<E: Element>(element: E) -> Self {
         let mut data = Vec::new();
         element.write(&mut data);
-        Self { dimensions: Vec::new(), ty: E::TYPE, data }
+        Self {
+            dimensions: Vec::new(),
+            ty: E::TYPE,
+            data,
+        }
     }
 
     /// A tensor of raw little-endian bytes; the way to make half precision ones.
-    pub fn from_bytes(dimensions: impl AsRef<[usize]>, ty: TensorType, data: Vec<u8>) -> Result<Self, Error> {
-        let dimensions = dimensions.as_ref().iter().map(|size| u32::try_from(*size)).collect::<Result<_, _>>();
-        let dimensions = dimensions.map_err(|_| Error::bad_request("a dimension is larger than wasi-nn allows"))?;
-        Ok(Self { dimensions, ty, data })
+    pub fn from_bytes(
+        dimensions: impl AsRef<[usize]>,
+        ty: TensorType,
+        data: Vec<u8>,
+    ) -> Result<Self, Error> {
+        let dimensions = dimensions
+            .as_ref()
+            .iter()
+            .map(|size| u32::try_from(*size))
+            .collect::<Result<_, _>>();
+        let dimensions = dimensions
+            .map_err(|_| Error::bad_request("a dimension is larger than wasi-nn allows"))?;
+        Ok(Self {
+            dimensions,
+            ty,
+            data,
+        })
     }
 
     /// The sizes of the dimensions.
@@ -97,7 +122,11 @@ impl Tensor {
         if self.ty == E::TYPE {
             Ok(E::read(&self.data))
         } else {
-            Err(Error::internal(format!("the tensor holds {:?}, not {:?}", self.ty, E::TYPE)))
+            Err(Error::internal(format!(
+                "the tensor holds {:?}, not {:?}",
+                self.ty,
+                E::TYPE
+            )))
         }
     }
 
@@ -117,7 +146,10 @@ mod tests {
         assert_eq!(tensor.dimensions(), [2, 2]);
         assert_eq!(tensor.elements::<f32>().unwrap(), [1.0, -2.5, 3.0, 4.0]);
         assert!(tensor.elements::<i64>().is_err());
-        assert_eq!(Tensor::scalar(16_000i64).elements::<i64>().unwrap(), [16_000]);
+        assert_eq!(
+            Tensor::scalar(16_000i64).elements::<i64>().unwrap(),
+            [16_000]
+        );
     }
 
     #[test]

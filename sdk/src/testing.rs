@@ -22,7 +22,10 @@ thread_local! {
 }
 
 /// Makes `Model::load(name)` succeed on this thread, with a model that answers as `compute` says.
-pub fn set_model(name: &str, compute: impl Fn(&[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, Error> + 'static) {
+pub fn set_model(
+    name: &str,
+    compute: impl Fn(&[(String, Tensor)]) -> Result<Vec<(String, Tensor)>, Error> + 'static,
+) {
     MODELS.with_borrow_mut(|models| models.insert(name.to_owned(), Rc::new(compute)));
 }
 
@@ -31,10 +34,17 @@ pub(crate) struct Context(Rc<Compute>);
 impl Context {
     pub(crate) fn load(name: &str) -> Result<Self, Error> {
         let found = MODELS.with_borrow(|models| models.get(name).cloned());
-        found.map(Self).ok_or_else(|| Error::internal(format!("no model '{name}' in this test; set it with fnctl_sdk::testing::set_model")))
+        found.map(Self).ok_or_else(|| {
+            Error::internal(format!(
+                "no model '{name}' in this test; set it with fnctl_sdk::testing::set_model"
+            ))
+        })
     }
 
-    pub(crate) fn compute(&self, inputs: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, Error> {
+    pub(crate) fn compute(
+        &self,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, Error> {
         (self.0)(&inputs)
     }
 }

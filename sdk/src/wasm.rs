@@ -7,10 +7,18 @@ use crate::tensor::{Tensor, TensorType};
 use std::io::{Read, Write};
 use std::marker::PhantomData;
 pub use wasip2;
-use wasip2::http::types::{Fields, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{
+    Fields, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam,
+};
 
 /// Generated from `wit/`.
-#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated code")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    reason = "generated code"
+)]
 pub mod bindings {
     pub mod nn {
         wit_bindgen::generate!({ path: "../wit/nn/wasi-nn.wit", world: "ml", generate_all });
@@ -62,7 +70,9 @@ impl<H: Handle + 'static> wasip2::exports::http::incoming_handler::Guest for Htt
 /// `fnctl:guest/lifecycle` over an init.
 pub struct LifecycleExport<I>(PhantomData<I>);
 
-impl<I: Init + 'static> bindings::lifecycle::exports::fnctl::guest::lifecycle::Guest for LifecycleExport<I> {
+impl<I: Init + 'static> bindings::lifecycle::exports::fnctl::guest::lifecycle::Guest
+    for LifecycleExport<I>
+{
     fn init() -> Result<(), String> {
         I::init().map_err(|error| error.to_string())
     }
@@ -85,11 +95,20 @@ fn read(incoming: IncomingRequest) -> Result<Request, Error> {
     let headers = incoming.headers().entries();
     let mut body = Vec::new();
     if let Ok(stream) = incoming.consume() {
-        let stream = stream.stream().map_err(|()| Error::internal("the body's stream is taken"))?;
+        let stream = stream
+            .stream()
+            .map_err(|()| Error::internal("the body's stream is taken"))?;
         let mut stream = stream;
-        stream.read_to_end(&mut body).map_err(|error| Error::bad_request(format!("the body broke off: {error}")))?;
+        stream
+            .read_to_end(&mut body)
+            .map_err(|error| Error::bad_request(format!("the body broke off: {error}")))?;
     }
-    Ok(Request { method, path, headers, body })
+    Ok(Request {
+        method,
+        path,
+        headers,
+        body,
+    })
 }
 
 fn write(response: Response, out: ResponseOutparam) {
@@ -98,7 +117,10 @@ fn write(response: Response, out: ResponseOutparam) {
         // A header that HTTP or the host forbids is left out; the answer matters more.
         let _ = headers.append(name, value);
     }
-    let _ = headers.set("content-length", &[response.body.len().to_string().into_bytes()]);
+    let _ = headers.set(
+        "content-length",
+        &[response.body.len().to_string().into_bytes()],
+    );
     let outgoing = OutgoingResponse::new(headers);
     if outgoing.set_status_code(response.status).is_err() {
         let _ = outgoing.set_status_code(500);
@@ -131,16 +153,28 @@ impl Context {
         graph.init_execution_context().map(Self).map_err(failed)
     }
 
-    pub(crate) fn compute(&self, inputs: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, Error> {
+    pub(crate) fn compute(
+        &self,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, Error> {
         let inputs = inputs
             .into_iter()
-            .map(|(name, input)| (name, tensor::Tensor::new(&input.dimensions, to_wit(input.ty), &input.data)))
+            .map(|(name, input)| {
+                (
+                    name,
+                    tensor::Tensor::new(&input.dimensions, to_wit(input.ty), &input.data),
+                )
+            })
             .collect();
         let outputs = self.0.compute(inputs).map_err(failed)?;
         Ok(outputs
             .into_iter()
             .map(|(name, output)| {
-                let tensor = Tensor { dimensions: output.dimensions(), ty: from_wit(output.ty()), data: output.data() };
+                let tensor = Tensor {
+                    dimensions: output.dimensions(),
+                    ty: from_wit(output.ty()),
+                    data: output.data(),
+                };
                 (name, tensor)
             })
             .collect())

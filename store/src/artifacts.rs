@@ -36,7 +36,11 @@ impl Drop for Temporary {
 }
 
 impl Artifacts {
-    pub(crate) fn open(data: &Path, grace: Duration, durable: Arc<Durable>) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        data: &Path,
+        grace: Duration,
+        durable: Arc<Durable>,
+    ) -> Result<Self, StoreError> {
         let folder = data.join("artifacts");
         let incoming = data.join("incoming");
         fs::create_dir_all(&folder).map_err(StoreError::io("cannot make the artifacts folder"))?;
@@ -46,7 +50,14 @@ impl Artifacts {
         open_folder(data)
             .and_then(|folder| durable.sync(&folder))
             .map_err(StoreError::io("cannot force the data folder to disk"))?;
-        Ok(Self { folder, incoming, grace, durable, next: AtomicU64::new(0), gate: Mutex::new(()) })
+        Ok(Self {
+            folder,
+            incoming,
+            grace,
+            durable,
+            next: AtomicU64::new(0),
+            gate: Mutex::new(()),
+        })
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
@@ -59,20 +70,33 @@ impl Artifacts {
         Some((path, size))
     }
 
-    pub(crate) async fn put(self: &Arc<Self>, mut body: Body, limit: u64) -> Result<(Digest, u64), Failure> {
+    pub(crate) async fn put(
+        self: &Arc<Self>,
+        mut body: Body,
+        limit: u64,
+    ) -> Result<(Digest, u64), Failure> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let temporary = Temporary(self.incoming.join(format!("{number}.tmp")));
-        let disk = |error: std::io::Error| Failure::from(StoreError::Io { what: "cannot write an artifact", source: error });
+        let disk = |error: std::io::Error| {
+            Failure::from(StoreError::Io {
+                what: "cannot write an artifact",
+                source: error,
+            })
+        };
         let mut file = tokio::fs::File::create(&temporary.0).await.map_err(disk)?;
         let mut hasher = sha2::Sha256::new();
         let mut size = 0u64;
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(upload_failure)?.into_data() else { continue };
+            let Ok(data) = frame.map_err(upload_failure)?.into_data() else {
+                continue;
+            };
             size = size.saturating_add(data.len() as u64);
             if size > limit {
                 return Err(Failure::new(
                     ErrorKind::PayloadTooLarge,
-                    format!("an artifact may have at most {limit} bytes; raise gateway.max_artifact"),
+                    format!(
+                        "an artifact may have at most {limit} bytes; raise gateway.max_artifact"
+                    ),
                 ));
             }
             hasher.update(&data);
@@ -82,7 +106,11 @@ impl Artifacts {
         let file = file.into_std().await;
         let digest = Digest::from_bytes(hasher.finalize().into());
         let this = self.clone();
-        crate::blocking(move || this.settle(&digest, &file, &temporary.0).map_err(Failure::from)).await?;
+        crate::blocking(move || {
+            this.settle(&digest, &file, &temporary.0)
+                .map_err(Failure::from)
+        })
+        .await?;
         Ok((digest, size))
     }
 
@@ -109,17 +137,24 @@ impl Artifacts {
     pub(crate) fn verify(&self, digest: &Digest) -> Result<PathBuf, Failure> {
         let path = self.blob(digest);
         let mut file = File::open(&path).map_err(|error| {
-            Failure::new(ErrorKind::NotFound, format!("artifact {digest} is not in the store; upload it first")).because(error)
+            Failure::new(
+                ErrorKind::NotFound,
+                format!("artifact {digest} is not in the store; upload it first"),
+            )
+            .because(error)
         })?;
         {
             let _gate = self.gate.lock();
             touch(&self.folder.join(digest.to_string()));
         }
-        let found = Digest::of_reader(&mut file).map_err(StoreError::io("cannot read an artifact"))?;
+        let found =
+            Digest::of_reader(&mut file).map_err(StoreError::io("cannot read an artifact"))?;
         if found != *digest {
             return Err(Failure::new(
                 ErrorKind::Corrupt,
-                format!("artifact {digest} on disk no longer has its digest; remove it from the data folder and deploy it again"),
+                format!(
+                    "artifact {digest} on disk no longer has its digest; remove it from the data folder and deploy it again"
+                ),
             ));
         }
         Ok(path)
@@ -127,14 +162,23 @@ impl Artifacts {
 
     /// Removes artifacts that nobody uploaded or asked for within the grace period and that `used` does not know.
     pub(crate) fn collect(&self, used: impl Fn(&Digest) -> bool) -> Result<usize, Failure> {
-        let entries = fs::read_dir(&self.folder).map_err(StoreError::io("cannot list the artifacts"))?;
+        let entries =
+            fs::read_dir(&self.folder).map_err(StoreError::io("cannot list the artifacts"))?;
         let mut removed = 0;
         for entry in entries.flatten() {
-            let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(digest) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
             // Looked at and removed in one go: whoever asks for it meanwhile waits, and then does not find it.
             let _gate = self.gate.lock();
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
-            let age = modified.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            let age = modified
+                .ok()
+                .and_then(|modified| SystemTime::now().duration_since(modified).ok());
             if age.is_none_or(|age| age < self.grace) || used(&digest) {
                 continue;
             }
@@ -156,10 +200,15 @@ fn touch(folder: &Path) {
 
 fn upload_failure(error: BodyError) -> Failure {
     match error {
-        BodyError::TooLarge(limit) => {
-            Failure::new(ErrorKind::PayloadTooLarge, format!("an artifact may have at most {limit} bytes; raise gateway.max_artifact"))
+        BodyError::TooLarge(limit) => Failure::new(
+            ErrorKind::PayloadTooLarge,
+            format!("an artifact may have at most {limit} bytes; raise gateway.max_artifact"),
+        ),
+        BodyError::TimedOut => {
+            Failure::new(ErrorKind::SlowClient, "the upload took too long; try again")
         }
-        BodyError::TimedOut => Failure::new(ErrorKind::SlowClient, "the upload took too long; try again"),
-        BodyError::Aborted(cause) => Failure::new(ErrorKind::BadRequest, "the upload ended early; try again").because(cause),
+        BodyError::Aborted(cause) => {
+            Failure::new(ErrorKind::BadRequest, "the upload ended early; try again").because(cause)
+        }
     }
 }

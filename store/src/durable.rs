@@ -49,7 +49,11 @@ pub(crate) struct Durable {
 
 impl Durable {
     pub(crate) fn new(steps: WriteSteps) -> Self {
-        Self { syncs: AtomicU64::new(0), steps, writer: Mutex::new(()) }
+        Self {
+            syncs: AtomicU64::new(0),
+            steps,
+            writer: Mutex::new(()),
+        }
     }
 
     /// To be called before every write that a crash could fall between.

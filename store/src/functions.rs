@@ -29,7 +29,11 @@ pub(crate) struct Functions {
 }
 
 impl Functions {
-    pub(crate) fn open(folder: &Path, keep_versions: usize, durable: Arc<Durable>) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        folder: &Path,
+        keep_versions: usize,
+        durable: Arc<Durable>,
+    ) -> Result<Self, StoreError> {
         let db = sled::Config::new()
             .path(folder)
             // The default is 1 GB; everything here is in memory once already.
@@ -37,24 +41,36 @@ impl Functions {
             // Nothing is written behind a caller's back: every commit flushes for itself.
             .flush_every_ms(None)
             .open()?;
-        let file = File::open(folder.join("db")).map_err(StoreError::io("cannot open the database's file"))?;
+        let file = File::open(folder.join("db"))
+            .map_err(StoreError::io("cannot open the database's file"))?;
         // The database's own entry in its folder, and the folder's in the data folder.
         for folder in [Some(folder), folder.parent()].into_iter().flatten() {
             open_folder(folder)
                 .and_then(|folder| durable.sync(&folder))
                 .map_err(StoreError::io("cannot force the data folder to disk"))?;
         }
-        let functions = Self { view: DashMap::new(), db, file, keep_versions: keep_versions.max(2), poisoned: AtomicBool::new(false), durable };
+        let functions = Self {
+            view: DashMap::new(),
+            db,
+            file,
+            keep_versions: keep_versions.max(2),
+            poisoned: AtomicBool::new(false),
+            durable,
+        };
         functions.read_all()?;
         Ok(functions)
     }
 
     fn read_all(&self) -> Result<(), StoreError> {
-        let mut versions: BTreeMap<FunctionName, BTreeMap<VersionNumber, Arc<Version>>> = BTreeMap::new();
+        let mut versions: BTreeMap<FunctionName, BTreeMap<VersionNumber, Arc<Version>>> =
+            BTreeMap::new();
         for entry in self.db.scan_prefix(records::VERSIONS) {
             let (key, bytes) = entry?;
             let version: Version = records::decode(&key, &bytes)?;
-            versions.entry(version.function.clone()).or_default().insert(version.number, Arc::new(version));
+            versions
+                .entry(version.function.clone())
+                .or_default()
+                .insert(version.number, Arc::new(version));
         }
         for entry in self.db.scan_prefix(records::FUNCTIONS) {
             let (key, bytes) = entry?;
@@ -64,10 +80,20 @@ impl Functions {
                 .strip_prefix(records::FUNCTIONS)
                 .unwrap_or_default()
                 .parse()
-                .map_err(|error: fnctl_core::ids::IdError| StoreError::Record { key: text.clone().into_owned(), reason: error.to_string() })?;
+                .map_err(|error: fnctl_core::ids::IdError| StoreError::Record {
+                    key: text.clone().into_owned(),
+                    reason: error.to_string(),
+                })?;
             if !record.removed {
                 let versions = versions.remove(&name).unwrap_or_default();
-                self.view.insert(name.clone(), Arc::new(Function { name, versions, aliases: record.aliases }));
+                self.view.insert(
+                    name.clone(),
+                    Arc::new(Function {
+                        name,
+                        versions,
+                        aliases: record.aliases,
+                    }),
+                );
             }
         }
         Ok(())
@@ -78,7 +104,11 @@ impl Functions {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Function>> {
-        let mut all: Vec<_> = self.view.iter().map(|entry| entry.value().clone()).collect();
+        let mut all: Vec<_> = self
+            .view
+            .iter()
+            .map(|entry| entry.value().clone())
+            .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -91,9 +121,13 @@ impl Functions {
         let _writer = self.durable.writer.lock();
         let name = draft.function;
         let record = self.record(&name)?;
-        let number = record.as_ref().map_or(VersionNumber(1), |record| record.next);
+        let number = record
+            .as_ref()
+            .map_or(VersionNumber(1), |record| record.next);
         let old = self.get(&name);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let version = Arc::new(Version {
             function: name.clone(),
             number,
@@ -111,10 +145,18 @@ impl Functions {
         function.aliases.insert(live_alias()?, Alias::to(number));
         let forgotten = forget_old(&mut function, self.keep_versions);
 
-        let record = FunctionRecord { next: VersionNumber(number.0 + 1), removed: false, aliases: function.aliases.clone() };
+        let record = FunctionRecord {
+            next: VersionNumber(number.0 + 1),
+            removed: false,
+            aliases: function.aliases.clone(),
+        };
         let mut batch = sled::Batch::default();
         insert(&mut batch, &records::function_key(&name), &record)?;
-        insert(&mut batch, &records::version_key(&version), version.as_ref())?;
+        insert(
+            &mut batch,
+            &records::version_key(&version),
+            version.as_ref(),
+        )?;
         for old in &forgotten {
             batch.remove(records::version_key(old).as_bytes());
         }
@@ -123,28 +165,52 @@ impl Functions {
         Ok(version)
     }
 
-    pub(crate) fn set_alias(&self, name: &FunctionName, alias: &AliasName, to: Option<Alias>) -> Result<(), Failure> {
+    pub(crate) fn set_alias(
+        &self,
+        name: &FunctionName,
+        alias: &AliasName,
+        to: Option<Alias>,
+    ) -> Result<(), Failure> {
         let _writer = self.durable.writer.lock();
-        let mut function = self.get(name).as_deref().cloned().ok_or_else(|| unknown(name))?;
+        let mut function = self
+            .get(name)
+            .as_deref()
+            .cloned()
+            .ok_or_else(|| unknown(name))?;
         match to {
             Some(to) => {
                 let known = |number: VersionNumber| function.versions.contains_key(&number);
                 if !known(to.version) || to.split.is_some_and(|split| !known(split.version)) {
-                    return Err(Failure::new(ErrorKind::Conflict, format!("a version of '{name}' that the alias should point to is gone")));
+                    return Err(Failure::new(
+                        ErrorKind::Conflict,
+                        format!("a version of '{name}' that the alias should point to is gone"),
+                    ));
                 }
                 function.aliases.insert(alias.clone(), to);
             }
             None if alias.as_str() == LIVE => {
-                return Err(Failure::new(ErrorKind::Conflict, "the alias 'live' cannot be removed; point it elsewhere, or remove the function"));
+                return Err(Failure::new(
+                    ErrorKind::Conflict,
+                    "the alias 'live' cannot be removed; point it elsewhere, or remove the function",
+                ));
             }
             None => {
                 function.aliases.remove(alias).ok_or_else(|| {
-                    Failure::new(ErrorKind::NotFound, format!("'{name}' has no alias '{alias}'; see `fnctl get {name}`"))
+                    Failure::new(
+                        ErrorKind::NotFound,
+                        format!("'{name}' has no alias '{alias}'; see `fnctl get {name}`"),
+                    )
                 })?;
             }
         }
-        let next = self.record(name)?.map_or(VersionNumber(1), |record| record.next);
-        let record = FunctionRecord { next, removed: false, aliases: function.aliases.clone() };
+        let next = self
+            .record(name)?
+            .map_or(VersionNumber(1), |record| record.next);
+        let record = FunctionRecord {
+            next,
+            removed: false,
+            aliases: function.aliases.clone(),
+        };
         let mut batch = sled::Batch::default();
         insert(&mut batch, &records::function_key(name), &record)?;
         self.write(batch)?;
@@ -155,9 +221,19 @@ impl Functions {
     pub(crate) fn remove(&self, name: &FunctionName) -> Result<Arc<Function>, Failure> {
         let _writer = self.durable.writer.lock();
         let function = self.get(name).ok_or_else(|| unknown(name))?;
-        let next = self.record(name)?.map_or(VersionNumber(1), |record| record.next);
+        let next = self
+            .record(name)?
+            .map_or(VersionNumber(1), |record| record.next);
         let mut batch = sled::Batch::default();
-        insert(&mut batch, &records::function_key(name), &FunctionRecord { next, removed: true, aliases: BTreeMap::new() })?;
+        insert(
+            &mut batch,
+            &records::function_key(name),
+            &FunctionRecord {
+                next,
+                removed: true,
+                aliases: BTreeMap::new(),
+            },
+        )?;
         for version in function.versions.values() {
             batch.remove(records::version_key(version).as_bytes());
         }
@@ -168,7 +244,10 @@ impl Functions {
 
     fn record(&self, name: &FunctionName) -> Result<Option<FunctionRecord>, StoreError> {
         let key = records::function_key(name);
-        self.db.get(&key)?.map(|bytes| records::decode(key.as_bytes(), &bytes)).transpose()
+        self.db
+            .get(&key)?
+            .map(|bytes| records::decode(key.as_bytes(), &bytes))
+            .transpose()
     }
 
     /// Applies a batch atomically and returns when it is on the disk.
@@ -181,17 +260,26 @@ impl Functions {
         self.db.apply_batch(batch)?;
         self.durable.before_write();
         self.db.flush()?;
-        self.durable.sync(&self.file).map_err(StoreError::io("cannot force the database to disk"))?;
+        self.durable
+            .sync(&self.file)
+            .map_err(StoreError::io("cannot force the database to disk"))?;
         self.poisoned.store(false, Ordering::SeqCst);
         Ok(())
     }
 }
 
 fn unknown(name: &FunctionName) -> Failure {
-    Failure::new(ErrorKind::NotFound, format!("there is no function '{name}'; see `fnctl ls`"))
+    Failure::new(
+        ErrorKind::NotFound,
+        format!("there is no function '{name}'; see `fnctl ls`"),
+    )
 }
 
-fn insert<T: serde::Serialize>(batch: &mut sled::Batch, key: &str, record: &T) -> Result<(), StoreError> {
+fn insert<T: serde::Serialize>(
+    batch: &mut sled::Batch,
+    key: &str,
+    record: &T,
+) -> Result<(), StoreError> {
     batch.insert(key.as_bytes(), records::encode(key, record)?);
     Ok(())
 }
@@ -205,6 +293,14 @@ fn forget_old(function: &mut Function, keep: usize) -> Vec<Arc<Version>> {
         .flatten()
         .collect();
     let excess = function.versions.len().saturating_sub(keep);
-    let old: Vec<_> = function.versions.keys().filter(|number| !named.contains(number)).take(excess).copied().collect();
-    old.iter().filter_map(|number| function.versions.remove(number)).collect()
+    let old: Vec<_> = function
+        .versions
+        .keys()
+        .filter(|number| !named.contains(number))
+        .take(excess)
+        .copied()
+        .collect();
+    old.iter()
+        .filter_map(|number| function.versions.remove(number))
+        .collect()
 }

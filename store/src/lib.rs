@@ -8,6 +8,8 @@ mod artifacts;
 mod durable;
 mod functions;
 mod records;
+#[cfg(test)]
+mod tests;
 
 pub use durable::{PauseAt, WriteSteps};
 
@@ -64,10 +66,14 @@ pub enum StoreError {
     #[error("the database: {0}")]
     Database(#[from] sled::Error),
     /// An earlier write failed half-way.
-    #[error("an earlier write did not reach the disk, so what it left is unknown; free space or repair the disk, and restart")]
+    #[error(
+        "an earlier write did not reach the disk, so what it left is unknown; free space or repair the disk, and restart"
+    )]
     Poisoned,
     /// A record that this version cannot read.
-    #[error("record '{key}' is unreadable ({reason}); it was written by a newer fnctl, or the disk is damaged")]
+    #[error(
+        "record '{key}' is unreadable ({reason}); it was written by a newer fnctl, or the disk is damaged"
+    )]
     Record {
         /// Its key.
         key: String,
@@ -92,7 +98,11 @@ impl StoreError {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Failure::new(error.kind(), "the store could not do this; check the data folder's disk, then try again").because(error)
+        Failure::new(
+            error.kind(),
+            "the store could not do this; check the data folder's disk, then try again",
+        )
+        .because(error)
     }
 }
 
@@ -106,12 +116,20 @@ pub struct Store {
 impl Store {
     /// Opens the store under the data folder, or makes it.
     pub fn open(config: Config) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(&config.folder).map_err(StoreError::io("cannot make the data folder"))?;
+        std::fs::create_dir_all(&config.folder)
+            .map_err(StoreError::io("cannot make the data folder"))?;
         let durable = Arc::new(Durable::new(config.steps.clone()));
         // The database first: it is locked, so that a second platform on the same folder touches nothing.
-        let functions = Functions::open(&config.folder.join("db"), config.keep_versions, durable.clone())?;
+        let functions = Functions::open(
+            &config.folder.join("db"),
+            config.keep_versions,
+            durable.clone(),
+        )?;
         let artifacts = Artifacts::open(&config.folder, config.artifact_grace, durable)?;
-        Ok(Self { functions: Arc::new(functions), artifacts: Arc::new(artifacts) })
+        Ok(Self {
+            functions: Arc::new(functions),
+            artifacts: Arc::new(artifacts),
+        })
     }
 
     /// How many times a file or folder was forced to disk so far.
@@ -138,7 +156,12 @@ impl FunctionStore for Store {
         blocking(move || functions.commit(draft)).await
     }
 
-    async fn set_alias(&self, name: &FunctionName, alias: &AliasName, to: Option<Alias>) -> Result<(), Failure> {
+    async fn set_alias(
+        &self,
+        name: &FunctionName,
+        alias: &AliasName,
+        to: Option<Alias>,
+    ) -> Result<(), Failure> {
         let (functions, name, alias) = (self.functions.clone(), name.clone(), alias.clone());
         blocking(move || functions.set_alias(&name, &alias, to)).await
     }
@@ -169,7 +192,10 @@ impl ArtifactStore for Store {
         blocking(move || {
             artifacts.collect(|digest| {
                 functions.all().iter().any(|function| {
-                    function.versions.values().any(|version| version.artifacts().any(|artifact| artifact == *digest))
+                    function
+                        .versions
+                        .values()
+                        .any(|version| version.artifacts().any(|artifact| artifact == *digest))
                 })
             })
         })
@@ -177,8 +203,12 @@ impl ArtifactStore for Store {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Failure::internal(error)))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Failure::internal(error)))
 }
 
 /// Opens a folder, to force its entries to disk.

@@ -48,18 +48,31 @@ pub(crate) fn version_key(version: &Version) -> String {
 }
 
 pub(crate) fn encode<T: Serialize>(key: &str, record: &T) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(&Envelope { format: FORMAT, record })
-        .map_err(|error| StoreError::Record { key: key.to_owned(), reason: error.to_string() })
+    serde_json::to_vec(&Envelope {
+        format: FORMAT,
+        record,
+    })
+    .map_err(|error| StoreError::Record {
+        key: key.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, StoreError> {
-    let unreadable =
-        |reason: String| StoreError::Record { key: String::from_utf8_lossy(key).into_owned(), reason };
-    let FormatOnly { format } = serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
+    let unreadable = |reason: String| StoreError::Record {
+        key: String::from_utf8_lossy(key).into_owned(),
+        reason,
+    };
+    let FormatOnly { format } =
+        serde_json::from_slice(bytes).map_err(|error| unreadable(error.to_string()))?;
     if format != FORMAT {
-        return Err(unreadable(format!("format {format}, this fnctl reads {FORMAT}")));
+        return Err(unreadable(format!(
+            "format {format}, this fnctl reads {FORMAT}"
+        )));
     }
-    serde_json::from_slice::<Envelope<T>>(bytes).map(|envelope| envelope.record).map_err(|error| unreadable(error.to_string()))
+    serde_json::from_slice::<Envelope<T>>(bytes)
+        .map(|envelope| envelope.record)
+        .map_err(|error| unreadable(error.to_string()))
 }
 
 #[cfg(test)]
@@ -68,11 +81,19 @@ mod tests {
 
     #[test]
     fn another_format_is_refused_not_guessed_at() {
-        let record = FunctionRecord { next: VersionNumber(3), removed: false, aliases: BTreeMap::new() };
+        let record = FunctionRecord {
+            next: VersionNumber(3),
+            removed: false,
+            aliases: BTreeMap::new(),
+        };
         let bytes = encode("f/a", &record).unwrap();
         assert_eq!(decode::<FunctionRecord>(b"f/a", &bytes).unwrap(), record);
-        let newer = String::from_utf8(bytes).unwrap().replace("\"format\":1", "\"format\":2");
-        let error = decode::<FunctionRecord>(b"f/a", newer.as_bytes()).unwrap_err().to_string();
+        let newer = String::from_utf8(bytes)
+            .unwrap()
+            .replace("\"format\":1", "\"format\":2");
+        let error = decode::<FunctionRecord>(b"f/a", newer.as_bytes())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("format 2"), "{error}");
         assert!(decode::<FunctionRecord>(b"f/a", b"garbage").is_err());
     }

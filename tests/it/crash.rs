@@ -21,23 +21,37 @@ impl Drop for Serving {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 async fn serve(data: &Path, pause: Option<(u64, &Path)>) -> Serving {
     let address: std::net::SocketAddr = ([127, 0, 0, 1], free_port()).into();
     let mut command = Command::new(program());
-    command.args(["serve", "--listen", &address.to_string(), "--data"]).arg(data).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["serve", "--listen", &address.to_string(), "--data"])
+        .arg(data)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     if let Some((write, marker)) = pause {
         command.env("FNCTL_TEST_PAUSE", format!("{write}:{}", marker.display()));
     }
-    let mut serving = Serving { process: command.spawn().unwrap(), address };
+    let mut serving = Serving {
+        process: command.spawn().unwrap(),
+        address,
+    };
     let until = Instant::now() + Duration::from_secs(20);
     while tokio::net::TcpStream::connect(address).await.is_err() {
         if pause.is_some_and(|(_, marker)| marker.exists()) {
             break;
         }
-        assert!(Instant::now() < until && serving.process.try_wait().unwrap().is_none(), "the platform does not start");
+        assert!(
+            Instant::now() < until && serving.process.try_wait().unwrap().is_none(),
+            "the platform does not start"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     serving
@@ -45,16 +59,27 @@ async fn serve(data: &Path, pause: Option<(u64, &Path)>) -> Serving {
 
 /// Uploads and deploys the echo example; `Some(version)` once that was acknowledged.
 async fn deploy(client: &Client) -> Option<u64> {
-    let uploaded = client.post("/api/v1/artifacts", file("examples/echo/echo.wasm")).await;
+    let uploaded = client
+        .post("/api/v1/artifacts", file("examples/echo/echo.wasm"))
+        .await;
     let digest = uploaded.json()["digest"].as_str()?.to_owned();
-    let reply = client.post("/api/v1/functions/echo/versions", format!("{{\"artifact\":\"{digest}\"}}")).await;
+    let reply = client
+        .post(
+            "/api/v1/functions/echo/versions",
+            format!("{{\"artifact\":\"{digest}\"}}"),
+        )
+        .await;
     let last: serde_json::Value = serde_json::from_str(reply.text().lines().last()?).ok()?;
-    (last["event"] == "deployed").then(|| last["version"].as_u64()).flatten()
+    (last["event"] == "deployed")
+        .then(|| last["version"].as_u64())
+        .flatten()
 }
 
 async fn live(client: &Client) -> Option<u64> {
     let reply = client.get("/api/v1/functions/echo").await;
-    (reply.status == 200).then(|| reply.json()["live"].as_u64()).flatten()
+    (reply.status == 200)
+        .then(|| reply.json()["live"].as_u64())
+        .flatten()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,16 +111,29 @@ async fn kill_between_any_two_writes_of_a_deploy() {
         let serving = serve(&data, None).await;
         let client = Client::new(serving.address);
         let found = live(&client).await;
-        assert!(found >= acknowledged, "write {write}: acknowledged {acknowledged:?}, found {found:?}");
+        assert!(
+            found >= acknowledged,
+            "write {write}: acknowledged {acknowledged:?}, found {found:?}"
+        );
         if found.is_some() {
             let answer = client.post("/fn/echo", "still here").await;
-            assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "still here"), "write {write}");
+            assert_eq!(
+                (answer.status.as_u16(), answer.text().as_str()),
+                (200, "still here"),
+                "write {write}"
+            );
         }
         acknowledged = found;
         let leftover = std::fs::read_dir(data.join("incoming")).unwrap().count();
-        assert_eq!(leftover, 0, "write {write}: what a crash cut off is removed");
+        assert_eq!(
+            leftover, 0,
+            "write {write}: what a crash cut off is removed"
+        );
         if finished.is_some() {
-            assert!(crashes >= 8, "only {crashes} writes were seen; the deploy should have more");
+            assert!(
+                crashes >= 8,
+                "only {crashes} writes were seen; the deploy should have more"
+            );
             return;
         }
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redeploy_under_load_fails_no_request_and_the_old_instances_go() {
     let platform = TestPlatform::start().await;
-    platform.deploy(Deployment::new("probe", probe()).with("concurrency", 4)).await;
+    platform
+        .deploy(Deployment::new("probe", probe()).with("concurrency", 4))
+        .await;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let load: Vec<_> = (0..4)
         .map(|_| {
@@ -14,7 +16,14 @@ async fn a_redeploy_under_load_fails_no_request_and_the_old_instances_go() {
             tokio::spawn(async move {
                 let mut versions = Vec::new();
                 while !*stopped.borrow() {
-                    versions.push(client.get("/fn/probe/sleep?3").await.ok().header("x-fnctl-version").to_owned());
+                    versions.push(
+                        client
+                            .get("/fn/probe/sleep?3")
+                            .await
+                            .ok()
+                            .header("x-fnctl-version")
+                            .to_owned(),
+                    );
                 }
                 versions
             })
@@ -22,17 +31,36 @@ async fn a_redeploy_under_load_fails_no_request_and_the_old_instances_go() {
         .collect();
     for round in 0..5 {
         tokio::time::sleep(Duration::from_millis(150)).await;
-        platform.deploy(Deployment::new("probe", probe()).with("concurrency", 4).with("description", format!("round {round}"))).await;
+        platform
+            .deploy(
+                Deployment::new("probe", probe())
+                    .with("concurrency", 4)
+                    .with("description", format!("round {round}")),
+            )
+            .await;
     }
     tokio::time::sleep(Duration::from_millis(150)).await;
     stop.send(true).unwrap();
     for caller in load {
         let versions = caller.await.unwrap();
-        assert!(versions.is_sorted_by_key(|version| version.parse::<u32>().unwrap()), "{versions:?}");
+        assert!(
+            versions.is_sorted_by_key(|version| version.parse::<u32>().unwrap()),
+            "{versions:?}"
+        );
         assert_eq!(versions.last().unwrap(), "6");
     }
-    let status = platform.client.get("/api/v1/functions/probe").await.ok().json();
-    let old = status["instances"].as_array().unwrap().iter().filter(|instance| instance["version"] != 6).count();
+    let status = platform
+        .client
+        .get("/api/v1/functions/probe")
+        .await
+        .ok()
+        .json();
+    let old = status["instances"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|instance| instance["version"] != 6)
+        .count();
     assert_eq!(old, 0, "{status}");
 }
 
@@ -49,7 +77,10 @@ async fn draining_finishes_what_runs_and_refuses_what_is_new() {
     let drained = tokio::spawn(platform.take().drain());
     tokio::time::sleep(Duration::from_millis(100)).await;
     let refused = client.get("/fn/probe/count").await;
-    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "draining"));
+    assert_eq!(
+        (refused.status.as_u16(), refused.code().as_str()),
+        (503, "draining")
+    );
     assert_eq!(refused.header("retry-after"), "5");
     assert_eq!(client.get("/readyz").await.status, 503);
     assert_eq!(running.await.unwrap().ok().text(), "slept\n");
@@ -59,7 +90,11 @@ async fn draining_finishes_what_runs_and_refuses_what_is_new() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_the_program_with_success_after_its_requests() {
     let folder = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let address: std::net::SocketAddr = ([127, 0, 0, 1], port).into();
     let mut process = std::process::Command::new(crate::cli::program())
         .args(["serve", "--listen", &address.to_string(), "--data"])
@@ -73,13 +108,27 @@ async fn sigterm_ends_the_program_with_success_after_its_requests() {
         assert!(process.try_wait().unwrap().is_none());
     }
     let client = fnctl_tests::Client::new(address);
-    let digest = client.post("/api/v1/artifacts", probe()).await.ok().json()["digest"].as_str().unwrap().to_owned();
-    client.post("/api/v1/functions/probe/versions", format!("{{\"artifact\":\"{digest}\"}}")).await.ok();
+    let digest = client.post("/api/v1/artifacts", probe()).await.ok().json()["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    client
+        .post(
+            "/api/v1/functions/probe/versions",
+            format!("{{\"artifact\":\"{digest}\"}}"),
+        )
+        .await
+        .ok();
     let running = tokio::spawn(async move { client.get("/fn/probe/sleep?700").await });
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let kill = std::process::Command::new("kill").arg(process.id().to_string()).status().unwrap();
+    let kill = std::process::Command::new("kill")
+        .arg(process.id().to_string())
+        .status()
+        .unwrap();
     assert!(kill.success());
     assert_eq!(running.await.unwrap().ok().text(), "slept\n");
-    let status = tokio::task::spawn_blocking(move || process.wait().unwrap()).await.unwrap();
+    let status = tokio::task::spawn_blocking(move || process.wait().unwrap())
+        .await
+        .unwrap();
     assert!(status.success(), "{status}");
 }

@@ -12,10 +12,16 @@ async fn with_probe() -> TestPlatform {
 
 /// Sends raw bytes and reads until the connection ends.
 async fn raw(platform: &TestPlatform, request: &str) -> String {
-    let mut stream = tokio::net::TcpStream::connect(platform.platform().address()).await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(platform.platform().address())
+        .await
+        .unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = Vec::new();
-    let read = tokio::time::timeout(std::time::Duration::from_secs(10), stream.read_to_end(&mut text)).await;
+    let read = tokio::time::timeout(
+        std::time::Duration::from_secs(10),
+        stream.read_to_end(&mut text),
+    )
+    .await;
     assert!(read.is_ok(), "the connection ends");
     String::from_utf8_lossy(&text).into_owned()
 }
@@ -24,15 +30,25 @@ async fn raw(platform: &TestPlatform, request: &str) -> String {
 async fn http_2_without_tls() {
     let platform = with_probe().await;
     let client = Client::h2c(platform.platform().address());
-    let replies = futures::future::join_all((0..20).map(|_| client.get("/fn/probe/sleep?10"))).await;
+    let replies =
+        futures::future::join_all((0..20).map(|_| client.get("/fn/probe/sleep?10"))).await;
     assert!(replies.iter().all(|reply| reply.text() == "slept\n"));
-    assert_eq!(client.post("/fn/probe/upload", vec![0; 1_000_000]).await.ok().text(), "1000000");
+    assert_eq!(
+        client
+            .post("/fn/probe/upload", vec![0; 1_000_000])
+            .await
+            .ok()
+            .text(),
+        "1000000"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_stream_both_ways() {
     let platform = with_probe().await;
-    let mut stream = tokio::net::TcpStream::connect(platform.platform().address()).await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(platform.platform().address())
+        .await
+        .unwrap();
     stream
         .write_all(b"POST /fn/probe/echo-stream HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
         .await
@@ -53,26 +69,44 @@ async fn bodies_stream_both_ways() {
     }
     let pieces = platform.call("probe/stream").await.ok();
     assert_eq!(pieces.text().lines().count(), 5);
-    assert_eq!(platform.call("probe/count").await.ok().start(), "warm", "after all that it is the same instance");
+    assert_eq!(
+        platform.call("probe/count").await.ok().start(),
+        "warm",
+        "after all that it is the same instance"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_its_guest_did_not_finish_is_not_passed_off_as_whole() {
     let platform = TestPlatform::start().await;
-    platform.deploy(Deployment::new("probe", probe()).with("timeout", "400ms")).await;
+    platform
+        .deploy(Deployment::new("probe", probe()).with("timeout", "400ms"))
+        .await;
     let reply = platform.call("probe/endless").await;
     assert_eq!(reply.status, 200);
-    assert!(!reply.complete, "the client must see that the answer broke off");
+    assert!(
+        !reply.complete,
+        "the client must see that the answer broke off"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn head_requests_and_bodiless_answers_keep_their_instance() {
     let platform = with_probe().await;
     for method in [Method::HEAD, Method::GET] {
-        let reply = platform.client.send(method, "/fn/probe/status?204", &[], "").await;
+        let reply = platform
+            .client
+            .send(method, "/fn/probe/status?204", &[], "")
+            .await;
         assert_eq!(reply.status, 204);
     }
-    platform.client.send(Method::HEAD, "/fn/probe/stream", &[], "").await.ok();
+    platform
+        .client
+        .send(Method::HEAD, "/fn/probe/stream", &[], "")
+        .await
+        .ok();
+    // The guest notices that nobody reads with its next piece.
+    tokio::time::sleep(std::time::Duration::from_millis(900)).await;
     let next = platform.call("probe/count").await.ok();
     assert_eq!((next.start(), next.text().as_str()), ("warm", "1"));
 }
@@ -81,14 +115,46 @@ async fn head_requests_and_bodiless_answers_keep_their_instance() {
 async fn the_guest_sees_the_request_and_nothing_of_the_connection() {
     let platform = with_probe().await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let headers = [("traceparent", trace), ("connection", "x-hop"), ("x-hop", "1"), ("x-custom", "2"), ("x-request-id", "abc")];
-    let seen = platform.client.send(Method::GET, "/fn/probe/headers", &headers, "").await.ok().text();
-    for line in [format!("traceparent: {trace}").as_str(), "x-custom: 2", "x-request-id: abc", "x-forwarded-for: 127.0.0.1"] {
+    let headers = [
+        ("traceparent", trace),
+        ("connection", "x-hop"),
+        ("x-hop", "1"),
+        ("x-custom", "2"),
+        ("x-request-id", "abc"),
+    ];
+    let seen = platform
+        .client
+        .send(Method::GET, "/fn/probe/headers", &headers, "")
+        .await
+        .ok()
+        .text();
+    for line in [
+        format!("traceparent: {trace}").as_str(),
+        "x-custom: 2",
+        "x-request-id: abc",
+        "x-forwarded-for: 127.0.0.1",
+    ] {
         assert!(seen.lines().any(|found| found == line), "{line} in {seen}");
     }
-    assert!(!seen.contains("x-hop") && !seen.contains("connection"), "{seen}");
-    let bad_id = platform.client.send(Method::GET, "/fn/probe/headers", &[("x-request-id", "a b")], "").await.ok();
-    assert_eq!(bad_id.header("x-request-id").len(), 16, "an unusable id is replaced");
+    assert!(
+        !seen.contains("x-hop") && !seen.contains("connection"),
+        "{seen}"
+    );
+    let bad_id = platform
+        .client
+        .send(
+            Method::GET,
+            "/fn/probe/headers",
+            &[("x-request-id", "a b")],
+            "",
+        )
+        .await
+        .ok();
+    assert_eq!(
+        bad_id.header("x-request-id").len(),
+        16,
+        "an unusable id is replaced"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,5 +172,9 @@ async fn malformed_requests_are_answered_or_ended_and_nobody_is_harmed() {
         assert!(answer.starts_with(expected), "{} -> {answer}", &request[..request.len().min(80)]);
     }
     let after = platform.call("probe/count").await.ok();
-    assert_eq!((after.start(), after.text().as_str()), ("warm", "3"), "the instance was not lost to any of them");
+    assert_eq!(
+        (after.start(), after.text().as_str()),
+        ("warm", "3"),
+        "the instance was not lost to any of them"
+    );
 }

@@ -1,4 +1,10 @@
 //! The integration tests: one binary, so that Wasmtime is linked once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail like tests"
+)]
 
 mod api;
 mod architecture;

@@ -6,15 +6,35 @@ use std::collections::BTreeSet;
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_documented_and_every_documented_one_exists() {
     let platform = TestPlatform::start().await;
-    platform.deploy(Deployment::new("probe", probe()).with("concurrency", 1).with("queue_size", 0)).await;
+    platform
+        .deploy(
+            Deployment::new("probe", probe())
+                .with("concurrency", 1)
+                .with("queue_size", 0),
+        )
+        .await;
     platform.call("probe/count").await.ok();
     platform.call("probe/trap").await;
-    let _ = tokio::join!(platform.call("probe/sleep?200"), platform.call("probe/sleep?200"));
+    let _ = tokio::join!(
+        platform.call("probe/sleep?200"),
+        platform.call("probe/sleep?200")
+    );
     let text = platform.client.get("/metrics").await.ok().text();
-    let scraped: BTreeSet<String> = text.lines().filter_map(|line| line.strip_prefix("# TYPE fnctl_")?.split(' ').next().map(|name| format!("fnctl_{name}"))).collect();
+    let scraped: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("# TYPE fnctl_")?
+                .split(' ')
+                .next()
+                .map(|name| format!("fnctl_{name}"))
+        })
+        .collect();
     let documented = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
     for name in &scraped {
-        assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
+        assert!(
+            documented.contains(&format!("`{name}`")),
+            "{name} is not in docs/metrics.md"
+        );
     }
     for sample in [
         "fnctl_starts_total{function=\"probe\",kind=\"cold\",version=\"1\"}",
@@ -34,7 +54,18 @@ async fn a_removed_function_leaves_no_series() {
     platform.deploy(Deployment::new("probe", probe())).await;
     platform.call("probe/count").await.ok();
     platform.call("probe/trap").await;
-    platform.client.send(http::Method::DELETE, "/api/v1/functions/probe", &[], "").await.ok();
+    platform
+        .client
+        .send(http::Method::DELETE, "/api/v1/functions/probe", &[], "")
+        .await
+        .ok();
     let text = platform.client.get("/metrics").await.ok().text();
-    assert!(!text.contains("probe"), "{}", text.lines().filter(|line| line.contains("probe")).collect::<Vec<_>>().join("\n"));
+    assert!(
+        !text.contains("probe"),
+        "{}",
+        text.lines()
+            .filter(|line| line.contains("probe"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
 }

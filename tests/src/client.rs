@@ -32,32 +32,61 @@ pub struct Reply {
 impl Client {
     /// A client of the platform at `address`.
     pub fn new(address: SocketAddr) -> Self {
-        Self { http: HyperClient::builder(TokioExecutor::new()).build_http(), address }
+        Self {
+            http: HyperClient::builder(TokioExecutor::new()).build_http(),
+            address,
+        }
     }
 
     /// A client that speaks HTTP/2 without TLS.
     pub fn h2c(address: SocketAddr) -> Self {
-        Self { http: HyperClient::builder(TokioExecutor::new()).http2_only(true).build_http(), address }
+        Self {
+            http: HyperClient::builder(TokioExecutor::new())
+                .http2_only(true)
+                .build_http(),
+            address,
+        }
     }
 
     /// Sends a request and reads the response to its end.
-    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(body.into())).expect("a valid request");
-        let response = self.http.request(request).await.unwrap_or_else(|error| panic!("{path}: no response: {error:?}"));
+        let request = request
+            .body(Full::new(body.into()))
+            .expect("a valid request");
+        let response = self
+            .http
+            .request(request)
+            .await
+            .unwrap_or_else(|error| panic!("{path}: no response: {error:?}"));
         let (parts, mut incoming) = response.into_parts();
         let mut body = Vec::new();
         let complete = loop {
             match incoming.frame().await {
                 None => break true,
                 Some(Err(_)) => break false,
-                Some(Ok(frame)) => body.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Some(Ok(frame)) => {
+                    body.extend_from_slice(frame.data_ref().map_or(&[], |data| data))
+                }
             }
         };
-        Reply { status: parts.status, headers: parts.headers, body: body.into(), complete }
+        Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body: body.into(),
+            complete,
+        }
     }
 
     /// `GET`
@@ -74,7 +103,9 @@ impl Client {
 impl Reply {
     /// A header as text, empty if it is not there.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().expect("a text header"))
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("a text header"))
     }
 
     /// `cold`, `prewarmed` or `warm`.
@@ -89,7 +120,8 @@ impl Reply {
 
     /// The body as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     /// The `code` of an error; checks that the rest of the error is there too.
@@ -102,8 +134,14 @@ impl Reply {
 
     /// A phase of `Server-Timing` in milliseconds.
     pub fn phase(&self, name: &str) -> f64 {
-        let entry = self.header("server-timing").split(", ").find_map(|entry| entry.strip_prefix(&format!("{name};dur=")));
-        entry.unwrap_or_else(|| panic!("no phase {name} in {:?}", self.header("server-timing"))).parse().expect("a number")
+        let entry = self
+            .header("server-timing")
+            .split(", ")
+            .find_map(|entry| entry.strip_prefix(&format!("{name};dur=")));
+        entry
+            .unwrap_or_else(|| panic!("no phase {name} in {:?}", self.header("server-timing")))
+            .parse()
+            .expect("a number")
     }
 
     /// Asserts success and hands the reply on.

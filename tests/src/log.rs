@@ -46,9 +46,15 @@ pub fn expect_error(text: &str) {
 /// Fails if an error was logged that nobody declared.
 pub(crate) fn check() {
     let expected = EXPECTED.lock().clone();
-    let unexpected: Vec<_> =
-        ERRORS.lock().drain(..).filter(|error| !expected.iter().any(|text| error.contains(text.as_str()))).collect();
-    assert!(unexpected.is_empty(), "the platform logged errors that the test did not declare: {unexpected:#?}");
+    let unexpected: Vec<_> = ERRORS
+        .lock()
+        .drain(..)
+        .filter(|error| !expected.iter().any(|text| error.contains(text.as_str())))
+        .collect();
+    assert!(
+        unexpected.is_empty(),
+        "the platform logged errors that the test did not declare: {unexpected:#?}"
+    );
 }
 
 /// The guests' lines so far.

@@ -28,7 +28,12 @@ pub struct Deployment {
 impl Deployment {
     /// A function of one artifact.
     pub fn new(name: &str, artifact: Vec<u8>) -> Self {
-        Self { name: name.to_owned(), artifact, models: Vec::new(), config: json!({}) }
+        Self {
+            name: name.to_owned(),
+            artifact,
+            models: Vec::new(),
+            config: json!({}),
+        }
     }
 
     /// With a declared model.
@@ -67,15 +72,28 @@ impl TestPlatform {
 
     async fn start_in(folder: TempDir, config: Config) -> Self {
         log::install();
-        let platform = Platform::start(config.clone()).await.expect("the platform starts");
+        let platform = Platform::start(config.clone())
+            .await
+            .expect("the platform starts");
         let client = Client::new(platform.address());
-        Self { platform: Some(platform), client, folder, config }
+        Self {
+            platform: Some(platform),
+            client,
+            folder,
+            config,
+        }
     }
 
     /// Stops the platform and starts another on the same data.
     pub async fn restart(mut self) -> Self {
-        assert!(self.platform.take().expect("it runs").drain().await, "everything finished");
-        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a temporary folder"));
+        assert!(
+            self.platform.take().expect("it runs").drain().await,
+            "everything finished"
+        );
+        let folder = std::mem::replace(
+            &mut self.folder,
+            tempfile::tempdir().expect("a temporary folder"),
+        );
         Self::start_in(folder, self.config.clone()).await
     }
 
@@ -100,7 +118,12 @@ impl TestPlatform {
     }
 
     async fn upload(&self, bytes: &[u8]) -> String {
-        let uploaded = self.client.post("/api/v1/artifacts", bytes.to_vec()).await.ok().json();
+        let uploaded = self
+            .client
+            .post("/api/v1/artifacts", bytes.to_vec())
+            .await
+            .ok()
+            .json();
         uploaded["digest"].as_str().expect("a digest").to_owned()
     }
 
@@ -113,8 +136,16 @@ impl TestPlatform {
         }
         let body = json!({ "artifact": artifact, "models": models, "config": deployment.config });
         let path = format!("/api/v1/functions/{}/versions", deployment.name);
-        let reply = self.client.send(Method::POST, &path, &[], body.to_string()).await.ok();
-        let events: Vec<Value> = reply.text().lines().map(|line| serde_json::from_str(line).expect("an event a line")).collect();
+        let reply = self
+            .client
+            .send(Method::POST, &path, &[], body.to_string())
+            .await
+            .ok();
+        let events: Vec<Value> = reply
+            .text()
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("an event a line"))
+            .collect();
         events.last().expect("a last event").clone()
     }
 
@@ -127,7 +158,8 @@ impl TestPlatform {
 
     /// Deploys one of the examples as its function.toml says, with its models.
     pub async fn deploy_example(&self, name: &str, artifact: &str, model: Option<(&str, &str)>) {
-        let mut deployment = Deployment::new(name, crate::file(&format!("examples/{name}/{artifact}")));
+        let mut deployment =
+            Deployment::new(name, crate::file(&format!("examples/{name}/{artifact}")));
         if let Some((model, path)) = model {
             deployment = deployment.model(model, crate::file(&format!("examples/{name}/{path}")));
         }
@@ -137,7 +169,11 @@ impl TestPlatform {
     /// The value of a metric's sample, 0 if there is none.
     pub async fn metric(&self, sample: &str) -> f64 {
         let text = self.client.get("/metrics").await.ok().text();
-        let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' ').map(str::to_owned));
+        let line = text.lines().find_map(|line| {
+            line.strip_prefix(sample)?
+                .strip_prefix(' ')
+                .map(str::to_owned)
+        });
         line.map_or(0.0, |value| value.parse().expect("a number"))
     }
 

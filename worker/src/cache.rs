@@ -53,9 +53,21 @@ impl CompileCache {
 
     /// Removes the code of artifacts that are no longer wanted. Returns how many.
     pub(crate) fn retain(&self, wanted: impl Fn(&Digest) -> bool) -> usize {
-        let entries = fs::read_dir(&self.folder).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
-        let digests = entries.iter().filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".cwasm")?.parse().ok());
-        digests.filter(|digest| !wanted(digest)).map(|digest| self.remove(&digest)).count()
+        let entries = fs::read_dir(&self.folder)
+            .map(|entries| entries.flatten().collect::<Vec<_>>())
+            .unwrap_or_default();
+        let digests = entries.iter().filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_suffix(".cwasm")?
+                .parse()
+                .ok()
+        });
+        digests
+            .filter(|digest| !wanted(digest))
+            .map(|digest| self.remove(&digest))
+            .count()
     }
 
     /// Keeps compiled code. Failing to is a slower start later, no error.
@@ -70,7 +82,9 @@ impl CompileCache {
         };
         let seal = Digest::of(code).to_string();
         // Code first: a seal without code is nothing, code without a seal is thrown away.
-        if let Err(error) = write(self.code(digest), code).and_then(|()| write(self.seal(digest), seal.as_bytes())) {
+        if let Err(error) =
+            write(self.code(digest), code).and_then(|()| write(self.seal(digest), seal.as_bytes()))
+        {
             tracing::warn!(%digest, %error, "compiled code was not kept");
             self.remove(digest);
         }

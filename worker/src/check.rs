@@ -34,6 +34,10 @@ impl ArtifactCheck for WasmCheck {
     async fn check(&self, version: &Arc<Version>) -> Result<String, Failure> {
         let loaded = self.templates.get(version).await?;
         let kind = Templates::describe(&loaded.template.kind);
-        Ok(if loaded.compile.is_zero() { format!("{kind}, already compiled") } else { kind.to_owned() })
+        Ok(if loaded.compile.is_zero() {
+            format!("{kind}, already compiled")
+        } else {
+            kind.to_owned()
+        })
     }
 }

@@ -68,7 +68,11 @@ impl GuestEngine {
         })?;
         let tick = config.epoch_tick.duration().max(Duration::from_millis(1));
         let ticker = Ticker::start(engine.weak(), tick).map_err(Failure::internal)?;
-        Ok(Self { engine, ticker, tick })
+        Ok(Self {
+            engine,
+            ticker,
+            tick,
+        })
     }
 
     /// Marks a guest as running, so that the epoch advances.
@@ -76,7 +80,9 @@ impl GuestEngine {
         self.ticker.running.fetch_add(1, Ordering::SeqCst);
         // The flag is looked at after the count was raised, and the ticker looks at the count after it raised the
         // flag, so at least one of the two sees the other (both orderings are sequentially consistent).
-        if self.ticker.parked.load(Ordering::SeqCst) && self.ticker.parked.swap(false, Ordering::SeqCst) {
+        if self.ticker.parked.load(Ordering::SeqCst)
+            && self.ticker.parked.swap(false, Ordering::SeqCst)
+        {
             self.ticker.thread.unpark();
         }
         Running(self.ticker.clone())
@@ -93,25 +99,29 @@ struct Ticker {
 impl Ticker {
     fn start(engine: EngineWeak, tick: Duration) -> std::io::Result<Arc<Self>> {
         let (tx, rx) = std::sync::mpsc::sync_channel::<std::sync::Weak<Self>>(1);
-        let handle = std::thread::Builder::new().name("fnctl-epoch".into()).spawn(move || {
-            let Ok(this) = rx.recv() else { return };
-            loop {
-                std::thread::park_timeout(tick);
-                let (Some(ticker), Some(engine)) = (this.upgrade(), engine.upgrade()) else { return };
-                if ticker.running.load(Ordering::SeqCst) > 0 {
-                    engine.increment_epoch();
-                    continue;
+        let handle = std::thread::Builder::new()
+            .name("fnctl-epoch".into())
+            .spawn(move || {
+                let Ok(this) = rx.recv() else { return };
+                loop {
+                    std::thread::park_timeout(tick);
+                    let (Some(ticker), Some(engine)) = (this.upgrade(), engine.upgrade()) else {
+                        return;
+                    };
+                    if ticker.running.load(Ordering::SeqCst) > 0 {
+                        engine.increment_epoch();
+                        continue;
+                    }
+                    ticker.parked.store(true, Ordering::SeqCst);
+                    if ticker.running.load(Ordering::SeqCst) > 0 {
+                        ticker.parked.store(false, Ordering::SeqCst);
+                        continue;
+                    }
+                    drop((ticker, engine));
+                    // Bounded, so that the thread notices the end of its engine.
+                    std::thread::park_timeout(Duration::from_secs(5));
                 }
-                ticker.parked.store(true, Ordering::SeqCst);
-                if ticker.running.load(Ordering::SeqCst) > 0 {
-                    ticker.parked.store(false, Ordering::SeqCst);
-                    continue;
-                }
-                drop((ticker, engine));
-                // Bounded, so that the thread notices the end of its engine.
-                std::thread::park_timeout(Duration::from_secs(5));
-            }
-        })?;
+            })?;
         let ticker = Arc::new(Self {
             running: AtomicUsize::new(0),
             parked: AtomicBool::new(false),

@@ -12,8 +12,11 @@ pub(crate) struct CpuExceeded;
 /// Why a running guest failed.
 pub(crate) fn run_failure(error: &wasmtime::Error, guest: &GuestState) -> Failure {
     if error.downcast_ref::<CpuExceeded>().is_some() {
-        return Failure::new(ErrorKind::CpuExceeded, "the function used more CPU time than its limit; raise cpu or do less work")
-            .because(format!("{error:#}"));
+        return Failure::new(
+            ErrorKind::CpuExceeded,
+            "the function used more CPU time than its limit; raise cpu or do less work",
+        )
+        .because(format!("{error:#}"));
     }
     if guest.met_limit() {
         return Failure::new(
@@ -28,47 +31,75 @@ pub(crate) fn run_failure(error: &wasmtime::Error, guest: &GuestState) -> Failur
         Some(_) => "the function trapped",
         None => "the function failed",
     };
-    Failure::new(ErrorKind::Trap, format!("{what}; its log lines carry this request id")).because(format!("{error:#}"))
+    Failure::new(
+        ErrorKind::Trap,
+        format!("{what}; its log lines carry this request id"),
+    )
+    .because(format!("{error:#}"))
 }
 
 /// Why a sandbox could not be made.
 pub(crate) fn start_failure(error: &wasmtime::Error, guest: Option<&GuestState>) -> Failure {
-    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+    if error
+        .downcast_ref::<wasmtime::PoolConcurrencyLimitError>()
+        .is_some()
+    {
         return node_full().because(format!("{error:#}"));
     }
     if guest.is_some_and(GuestState::met_limit) {
-        return Failure::new(ErrorKind::OutOfMemory, "the function needs more memory to start than its limit; raise memory")
-            .because(format!("{error:#}"));
+        return Failure::new(
+            ErrorKind::OutOfMemory,
+            "the function needs more memory to start than its limit; raise memory",
+        )
+        .because(format!("{error:#}"));
     }
-    Failure::new(ErrorKind::StartFailed, "the function could not be started; see the platform's log under this request id")
-        .because(format!("{error:#}"))
+    Failure::new(
+        ErrorKind::StartFailed,
+        "the function could not be started; see the platform's log under this request id",
+    )
+    .because(format!("{error:#}"))
 }
 
 /// Every slot of the pool is taken.
 pub(crate) fn node_full() -> Failure {
-    Failure::new(ErrorKind::NodeFull, "every instance slot of this node is in use; try again soon, or raise worker.max_instances")
-        .retry_after(std::time::Duration::from_secs(1))
+    Failure::new(
+        ErrorKind::NodeFull,
+        "every instance slot of this node is in use; try again soon, or raise worker.max_instances",
+    )
+    .retry_after(std::time::Duration::from_secs(1))
 }
 
 /// The deadline passed while the guest ran.
 pub(crate) fn timeout(limit: std::time::Duration) -> Failure {
     Failure::new(
         ErrorKind::Timeout,
-        format!("the function did not finish within its timeout of {}s; raise timeout or do less work", limit.as_secs_f64()),
+        format!(
+            "the function did not finish within its timeout of {}s; raise timeout or do less work",
+            limit.as_secs_f64()
+        ),
     )
 }
 
 /// The caller went away.
 pub(crate) fn cancelled() -> Failure {
-    Failure::new(ErrorKind::Cancelled, "the caller went away before the answer")
+    Failure::new(
+        ErrorKind::Cancelled,
+        "the caller went away before the answer",
+    )
 }
 
 /// The guest answered, but met a limit on its way: its sandbox is not used again.
 pub(crate) fn over_limit() -> Failure {
-    Failure::new(ErrorKind::OutOfMemory, "the function met its memory limit while it answered")
+    Failure::new(
+        ErrorKind::OutOfMemory,
+        "the function met its memory limit while it answered",
+    )
 }
 
 /// The response body was larger than its limit and was cut off.
 pub(crate) fn response_too_large() -> Failure {
-    Failure::new(ErrorKind::ResponseTooLarge, "the function's answer is larger than response_body; raise it or answer less")
+    Failure::new(
+        ErrorKind::ResponseTooLarge,
+        "the function's answer is larger than response_body; raise it or answer less",
+    )
 }

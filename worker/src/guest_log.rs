@@ -46,7 +46,14 @@ struct LogState {
 
 impl GuestLog {
     pub(crate) fn new(version: VersionKey, limit: u64) -> Self {
-        let state = LogState { version, request: None, limit, left: limit, stdout: Vec::new(), stderr: Vec::new() };
+        let state = LogState {
+            version,
+            request: None,
+            limit,
+            left: limit,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -69,7 +76,10 @@ impl GuestLog {
     }
 
     pub(crate) fn stream(&self, stream: Stream) -> LogStream {
-        LogStream { log: self.clone(), stream }
+        LogStream {
+            log: self.clone(),
+            stream,
+        }
     }
 
     /// A line of the platform's own among the guest's; it counts towards the limit.
@@ -95,9 +105,15 @@ impl LogState {
         if self.left == 0 {
             return;
         }
-        let allowed = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+        let allowed = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
         self.left -= allowed as u64;
-        for piece in bytes.get(..allowed).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
+        for piece in bytes
+            .get(..allowed)
+            .unwrap_or_default()
+            .split_inclusive(|byte| *byte == b'\n')
+        {
             let mut buffer = std::mem::take(self.buffer(stream));
             for part in piece.chunks(MAX_LINE) {
                 buffer.extend_from_slice(part);
@@ -171,7 +187,11 @@ impl OutputStream for LogStream {
 }
 
 impl AsyncWrite for LogStream {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         self.log.write(self.stream, bytes);
         Poll::Ready(Ok(bytes.len()))
     }

@@ -59,7 +59,11 @@ impl Worker {
     ) -> Result<Self, Failure> {
         let engine = GuestEngine::new(&config)?;
         let templates = Arc::new(Templates::new(config, engine, artifacts.clone())?);
-        Ok(Self { templates, inference, artifacts })
+        Ok(Self {
+            templates,
+            inference,
+            artifacts,
+        })
     }
 
     /// The check a deploy makes of its Wasm artifact.
@@ -75,7 +79,9 @@ impl Worker {
     /// Removes compiled code that nobody can ask for again. Returns how many files.
     pub async fn collect(&self) -> usize {
         let templates = self.templates.clone();
-        tokio::task::spawn_blocking(move || templates.collect()).await.unwrap_or(0)
+        tokio::task::spawn_blocking(move || templates.collect())
+            .await
+            .unwrap_or(0)
     }
 
     /// Templates in memory now.
@@ -92,19 +98,36 @@ impl Worker {
         let mut leases = BTreeMap::new();
         for (name, model) in &version.models {
             let (path, _) = self.artifacts.locate(&model.digest).ok_or_else(|| {
-                Failure::new(ErrorKind::Corrupt, "a model of this version is missing from the store; deploy it again")
+                Failure::new(
+                    ErrorKind::Corrupt,
+                    "a model of this version is missing from the store; deploy it again",
+                )
             })?;
-            let lease = ModelLease::of_artifact(&self.inference, model.digest, path, &version.function, deadline)
-                .await
-                .map_err(|error| model_failure(name, &version.function, &error))?;
+            let lease = ModelLease::of_artifact(
+                &self.inference,
+                model.digest,
+                path,
+                &version.function,
+                deadline,
+            )
+            .await
+            .map_err(|error| model_failure(name, &version.function, &error))?;
             leases.insert(name.clone(), Arc::new(lease));
         }
         Ok(leases)
     }
 }
 
-fn model_failure(name: &str, function: &FunctionName, error: &fnctl_core::inference::InferenceError) -> Failure {
-    Failure::new(error.error_kind(), format!("model '{name}' of '{function}' could not be loaded")).because(error)
+fn model_failure(
+    name: &str,
+    function: &FunctionName,
+    error: &fnctl_core::inference::InferenceError,
+) -> Failure {
+    Failure::new(
+        error.error_kind(),
+        format!("model '{name}' of '{function}' could not be loaded"),
+    )
+    .because(error)
 }
 
 #[async_trait]
@@ -112,14 +135,19 @@ impl SandboxFactory for Worker {
     async fn create(&self, version: &Arc<Version>) -> Result<Created, Failure> {
         let limit = version.config.start_timeout.duration();
         let start = self.start(version, Instant::now() + limit);
-        tokio::time::timeout(limit, start).await.unwrap_or_else(|_| Err(start_timeout(limit)))
+        tokio::time::timeout(limit, start)
+            .await
+            .unwrap_or_else(|_| Err(start_timeout(limit)))
     }
 }
 
 fn start_timeout(limit: Duration) -> Failure {
     Failure::new(
         ErrorKind::StartTimeout,
-        format!("the instance did not start within {}s; raise start_timeout or make init shorter", limit.as_secs_f64()),
+        format!(
+            "the instance did not start within {}s; raise start_timeout or make init shorter",
+            limit.as_secs_f64()
+        ),
     )
 }
 
@@ -128,10 +156,11 @@ impl Worker {
         let mut phases = ColdStart::default();
         // The models load while the code is compiled: on a cold start the two have nothing to wait for in each other.
         let models_since = Instant::now();
-        let (template, models) = tokio::try_join!(
-            self.templates.get(version),
-            async { self.load_models(version, deadline).await.map(|models| (models, models_since.elapsed())) },
-        )?;
+        let (template, models) = tokio::try_join!(self.templates.get(version), async {
+            self.load_models(version, deadline)
+                .await
+                .map(|models| (models, models_since.elapsed()))
+        },)?;
         phases.artifact = template.artifact;
         phases.compile = template.compile;
         let (models, models_took) = models;

@@ -29,7 +29,12 @@ impl SandboxLimits {
 }
 
 impl ResourceLimiter for SandboxLimits {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         // The limit holds for all memories of the sandbox together.
         let total = self.memory.saturating_add(desired.saturating_sub(current));
         if total > self.max_memory {
@@ -42,11 +47,18 @@ impl ResourceLimiter for SandboxLimits {
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.memory = self.memory.saturating_sub(std::mem::take(&mut self.growing));
+        self.memory = self
+            .memory
+            .saturating_sub(std::mem::take(&mut self.growing));
         Ok(())
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         if desired > self.max_table {
             self.refused = true;
             return Ok(false);
@@ -74,7 +86,10 @@ mod tests {
 
     #[test]
     fn the_memory_limit_counts_all_memories_together() {
-        let config = FunctionConfig { memory: ByteSize::mib(1), ..FunctionConfig::default() };
+        let config = FunctionConfig {
+            memory: ByteSize::mib(1),
+            ..FunctionConfig::default()
+        };
         let mut limits = SandboxLimits::new(&config);
         assert!(limits.memory_growing(0, 600 << 10, None).unwrap());
         assert!(!limits.memory_growing(0, 600 << 10, None).unwrap());

@@ -13,7 +13,11 @@ impl AllowedHosts {
     fn allows(&self, uri: &http::Uri) -> bool {
         let Some(host) = uri.host() else { return false };
         let host = host.to_ascii_lowercase();
-        let default_port = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+        let default_port = if uri.scheme_str() == Some("http") {
+            80
+        } else {
+            443
+        };
         let port = uri.port_u16().unwrap_or(default_port);
         self.0.iter().any(|entry| {
             let (pattern, wanted) = match entry.rsplit_once(':') {
@@ -21,7 +25,9 @@ impl AllowedHosts {
                 None => (entry.as_str(), Some(default_port)),
             };
             let host_fits = match pattern.strip_prefix("*.") {
-                Some(domain) => host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+                Some(domain) => host
+                    .strip_suffix(domain)
+                    .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
                 None => host == pattern,
             };
             host_fits && wanted == Some(port)
@@ -29,7 +35,13 @@ impl AllowedHosts {
     }
 }
 
-type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
+type Sent = Result<
+    (
+        http::Response<WasiBody>,
+        Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ),
+    Error,
+>;
 
 impl WasiHttpHooks for AllowedHosts {
     fn send_request(
@@ -44,7 +56,10 @@ impl WasiHttpHooks for AllowedHosts {
         Box::new(async move {
             let (response, io) = wasmtime_wasi_http::default_send_request(request, options).await?;
             let response = response.map(http_body_util::BodyExt::boxed_unsync);
-            Ok((response, Box::new(io) as Box<dyn Future<Output = Result<(), Error>> + Send>))
+            Ok((
+                response,
+                Box::new(io) as Box<dyn Future<Output = Result<(), Error>> + Send>,
+            ))
         })
     }
 }
@@ -56,7 +71,10 @@ mod tests {
     #[test]
     fn only_named_hosts_and_ports_are_allowed() {
         let list = AllowedHosts(
-            ["api.example.com", "*.internal.example", "localhost:9000"].map(String::from).to_vec().into(),
+            ["api.example.com", "*.internal.example", "localhost:9000"]
+                .map(String::from)
+                .to_vec()
+                .into(),
         );
         for yes in [
             "https://api.example.com/v1",

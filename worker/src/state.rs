@@ -78,7 +78,10 @@ pub(crate) fn wasi(version: &Version, log: &GuestLog) -> WasiCtxBuilder {
     for (name, value) in &version.config.env {
         builder.env(name, value);
     }
-    builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+    builder
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false);
     // Random bytes are made one at a time on an async thread.
     builder.max_random_size(256 << 10);
     builder.stderr(log.stream(Stream::Stderr));
@@ -97,7 +100,9 @@ pub(crate) struct ComponentState {
 impl ComponentState {
     pub(crate) fn new(version: &Version, nn: NnContext, tick: Duration) -> Self {
         let guest = GuestState::new(version, nn, tick);
-        let wasi = wasi(version, &guest.log).stdout(guest.log.stream(Stream::Stdout)).build();
+        let wasi = wasi(version, &guest.log)
+            .stdout(guest.log.stream(Stream::Stdout))
+            .build();
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(64 << 10);
         let mut table = ResourceTable::new();
@@ -121,12 +126,19 @@ impl Guest for ComponentState {
 
 impl WasiView for ComponentState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
 impl WasiHttpView for ComponentState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView {
+            hooks: &mut self.outgoing,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
     }
 }

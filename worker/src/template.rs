@@ -106,8 +106,14 @@ impl Linkers {
         Ok(ComponentTemplate { pre, proxy, init })
     }
 
-    pub(crate) fn command(&self, module: &Module) -> Result<wasmtime::InstancePre<CommandState>, Failure> {
-        if module.get_export("_start").is_none_or(|export| export.func().is_none()) {
+    pub(crate) fn command(
+        &self,
+        module: &Module,
+    ) -> Result<wasmtime::InstancePre<CommandState>, Failure> {
+        if module
+            .get_export("_start")
+            .is_none_or(|export| export.func().is_none())
+        {
             return Err(Failure::new(
                 ErrorKind::InvalidArtifact,
                 "the module exports no _start function; build a WASI command, or a component that exports wasi:http/incoming-handler",
@@ -127,7 +133,13 @@ mod tests {
     fn the_kind_shows_in_the_first_bytes() {
         assert_eq!(detect(b"\0asm\x01\0\0\0rest").unwrap(), GuestKind::Command);
         assert_eq!(detect(b"\0asm\x0d\0\x01\0").unwrap(), GuestKind::Component);
-        for bad in [&b""[..], b"\0asm", b"\x7fELF\x02\x01\x01\0", b"\0asm\x02\0\0\0", b"PK\x03\x04aaaa"] {
+        for bad in [
+            &b""[..],
+            b"\0asm",
+            b"\x7fELF\x02\x01\x01\0",
+            b"\0asm\x02\0\0\0",
+            b"PK\x03\x04aaaa",
+        ] {
             assert_eq!(detect(bad).unwrap_err().kind, ErrorKind::InvalidArtifact);
         }
     }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
-use wasmtime::{Engine, Module};
 use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
 
 /// A template, and what getting it took this time: nothing if it was in memory.
 pub(crate) struct Loaded {
@@ -41,13 +41,28 @@ pub(crate) struct Templates {
 }
 
 impl Templates {
-    pub(crate) fn new(config: Config, engine: GuestEngine, artifacts: Arc<dyn ArtifactStore>) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        config: Config,
+        engine: GuestEngine,
+        artifacts: Arc<dyn ArtifactStore>,
+    ) -> Result<Self, Failure> {
         let cache = CompileCache::open(&config.cache, &engine.engine).map_err(|error| {
-            Failure::new(ErrorKind::Unavailable, "the compile cache cannot be opened; check the data folder's permissions and space")
-                .because(error)
+            Failure::new(
+                ErrorKind::Unavailable,
+                "the compile cache cannot be opened; check the data folder's permissions and space",
+            )
+            .because(error)
         })?;
         let linkers = Linkers::new(&engine.engine)?;
-        Ok(Self { engine, linkers, cache, artifacts, ttl: config.template_ttl.duration(), slots: DashMap::new(), compiling: Semaphore::new(2) })
+        Ok(Self {
+            engine,
+            linkers,
+            cache,
+            artifacts,
+            ttl: config.template_ttl.duration(),
+            slots: DashMap::new(),
+            compiling: Semaphore::new(2),
+        })
     }
 
     /// The template of a version's artifact.
@@ -56,12 +71,21 @@ impl Templates {
         let slot = self
             .slots
             .entry(digest)
-            .or_insert_with(|| Arc::new(Slot { cell: OnceCell::new(), used: Mutex::new(Instant::now()) }))
+            .or_insert_with(|| {
+                Arc::new(Slot {
+                    cell: OnceCell::new(),
+                    used: Mutex::new(Instant::now()),
+                })
+            })
             .value()
             .clone();
         *slot.used.lock() = Instant::now();
         if let Some(template) = slot.cell.get() {
-            return Ok(Loaded { template: template.clone(), artifact: Duration::ZERO, compile: Duration::ZERO });
+            return Ok(Loaded {
+                template: template.clone(),
+                artifact: Duration::ZERO,
+                compile: Duration::ZERO,
+            });
         }
         // In a task of its own: a caller that gives up must not undo the work that the next one waits for.
         let this = self.clone();
@@ -77,13 +101,20 @@ impl Templates {
             Ok::<_, Failure>((template, artifact))
         });
         let since = Instant::now();
-        let (template, artifact) = load.await.unwrap_or_else(|error| Err(Failure::internal(error)))?;
-        Ok(Loaded { template, artifact, compile: since.elapsed().saturating_sub(artifact) })
+        let (template, artifact) = load
+            .await
+            .unwrap_or_else(|error| Err(Failure::internal(error)))?;
+        Ok(Loaded {
+            template,
+            artifact,
+            compile: since.elapsed().saturating_sub(artifact),
+        })
     }
 
     /// Removes compiled code from the disk whose artifact is no longer in the store. Blocks.
     pub(crate) fn collect(&self) -> usize {
-        self.cache.retain(|digest| self.artifacts.locate(digest).is_some())
+        self.cache
+            .retain(|digest| self.artifacts.locate(digest).is_some())
     }
 
     /// Drops templates that were not asked for within the time-to-live. Running sandboxes keep theirs.
@@ -91,7 +122,11 @@ impl Templates {
         let before = self.slots.len();
         self.slots.retain(|_, slot| {
             let mut used = slot.used.lock();
-            if slot.cell.get().is_some_and(|template| Arc::strong_count(template) > 1) {
+            if slot
+                .cell
+                .get()
+                .is_some_and(|template| Arc::strong_count(template) > 1)
+            {
                 // In use by a sandbox: its time-to-live begins when the last one goes.
                 *used = now;
             }
@@ -107,7 +142,7 @@ impl Templates {
     /// Loads a template, and says how long reading and verifying the artifact took.
     async fn load(self: &Arc<Self>, digest: Digest) -> Result<(Arc<Template>, Duration), Failure> {
         let this = self.clone();
-        if let Some(loaded) = blocking(move || this.from_cache(digest)).await? {
+        if let Some(loaded) = blocking(move || this.cached(digest)).await? {
             return Ok((loaded, Duration::ZERO));
         }
         let since = Instant::now();
@@ -118,7 +153,11 @@ impl Templates {
         let this = self.clone();
         let template = blocking(move || {
             let bytes = std::fs::read(&path).map_err(|error| {
-                Failure::new(ErrorKind::Corrupt, "an artifact cannot be read; deploy it again").because(error)
+                Failure::new(
+                    ErrorKind::Corrupt,
+                    "an artifact cannot be read; deploy it again",
+                )
+                .because(error)
             })?;
             this.compile(digest, &bytes)
         })
@@ -126,8 +165,10 @@ impl Templates {
         Ok((template, artifact))
     }
 
-    fn from_cache(&self, digest: Digest) -> Result<Option<Arc<Template>>, Failure> {
-        let Some(code) = self.cache.read(&digest) else { return Ok(None) };
+    fn cached(&self, digest: Digest) -> Result<Option<Arc<Template>>, Failure> {
+        let Some(code) = self.cache.read(&digest) else {
+            return Ok(None);
+        };
         match self.deserialize(&code) {
             Ok(template) => Ok(Some(template)),
             Err(error) => {
@@ -146,7 +187,9 @@ impl Templates {
 
     fn deserialize(&self, code: &[u8]) -> Result<Arc<Template>, Failure> {
         let engine = &self.engine.engine;
-        let refused = |error: wasmtime::Error| Failure::internal(format!("compiled code was refused: {error:#}"));
+        let refused = |error: wasmtime::Error| {
+            Failure::internal(format!("compiled code was refused: {error:#}"))
+        };
         let kind = match Engine::detect_precompiled(code) {
             Some(wasmtime::Precompiled::Component) => {
                 // SAFETY: `code` was written by this engine's own `precompile_component`: either just now, or by an
@@ -162,19 +205,28 @@ impl Templates {
             }
             None => return Err(Failure::internal("compiled code of no known kind")),
         };
-        Ok(Arc::new(Template { engine: self.engine.clone(), kind }))
+        Ok(Arc::new(Template {
+            engine: self.engine.clone(),
+            kind,
+        }))
     }
 
     /// What kind of guest a version's template is, for people.
     pub(crate) fn describe(kind: &TemplateKind) -> &'static str {
         match kind {
-            TemplateKind::Component(ComponentTemplate { init: Some(_), .. }) => "wasi:http component with init",
+            TemplateKind::Component(ComponentTemplate { init: Some(_), .. }) => {
+                "wasi:http component with init"
+            }
             TemplateKind::Component(_) => "wasi:http component",
             TemplateKind::Command(_) => "WASI p1 command",
         }
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Failure::internal(error)))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Failure::internal(error)))
 }

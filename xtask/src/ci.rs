@@ -6,7 +6,14 @@ use std::process::Command;
 pub(crate) fn run() -> anyhow::Result<()> {
     process::cargo(&["fmt", "--all", "--check"])?;
     gates::run()?;
-    process::cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    process::cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ])?;
     println!("\n== cargo doc");
     process::check(
         Command::new("cargo")
@@ -17,6 +24,16 @@ pub(crate) fn run() -> anyhow::Result<()> {
     println!("\n== cargo deny");
     let deny = setup::cargo_deny()?.display().to_string();
     // The advisory database is fetched from a server that CI may not reach: docs/adr/0006.
-    process::run(&deny, &["--all-features", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])?;
+    process::run(
+        &deny,
+        &[
+            "--all-features",
+            "check",
+            "--hide-inclusion-graph",
+            "bans",
+            "licenses",
+            "sources",
+        ],
+    )?;
     crate::test(&[])
 }

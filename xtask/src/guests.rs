@@ -15,20 +15,47 @@ enum Kind {
 fn cargo(folder: &Path, package: &str, kind: Kind) -> anyhow::Result<()> {
     let toolchain = setup::wasm_toolchain()?;
     let mut command = Command::new("cargo");
-    command.args(["build", "--quiet", "--release", "--target", "wasm32-wasip1", "--package", package]).current_dir(folder);
+    command
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--target",
+            "wasm32-wasip1",
+            "--package",
+            package,
+        ])
+        .current_dir(folder);
     // What cargo was told for this build is not meant for guests.
-    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTUP_TOOLCHAIN"] {
+    for variable in [
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET",
+        "RUSTUP_TOOLCHAIN",
+    ] {
         command.env_remove(variable);
     }
     if let Some(rustc) = &toolchain.rustc {
         command.env("RUSTC", rustc);
     }
     let mut paths = vec![toolchain.linkers.join("gcc-ld"), toolchain.linkers.clone()];
-    paths.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
+    paths.extend(
+        std::env::var_os("PATH")
+            .iter()
+            .flat_map(std::env::split_paths),
+    );
     command.env("PATH", std::env::join_paths(paths)?);
     if kind == Kind::Component {
-        command.env("CARGO_TARGET_WASM32_WASIP1_LINKER", toolchain.linkers.join("wasm-component-ld"));
-        command.env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", "-Clink-arg=--wasi-adapter=proxy");
+        // The reactor adapter brings what a library needs, environment variables among it; the smaller proxy adapter has none.
+        command.env(
+            "CARGO_TARGET_WASM32_WASIP1_LINKER",
+            toolchain.linkers.join("wasm-component-ld"),
+        );
+        command.env(
+            "CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS",
+            "-Clink-arg=--wasi-adapter=reactor",
+        );
     }
     process::check(&mut command).with_context(|| format!("the guest '{package}' does not build"))
 }
@@ -57,7 +84,10 @@ pub(crate) fn build_examples() -> anyhow::Result<()> {
 /// Builds the guests of the tests.
 pub(crate) fn build_fixtures() -> anyhow::Result<()> {
     let folder = crate::root().join("tests/fixtures/guests");
-    for (package, file, kind) in [("probe", "probe.wasm", Kind::Component), ("nn-command", "nn-command.wasm", Kind::Command)] {
+    for (package, file, kind) in [
+        ("probe", "probe.wasm", Kind::Component),
+        ("nn-command", "nn-command.wasm", Kind::Command),
+    ] {
         println!("building the test guest '{package}'");
         cargo(&folder, package, kind)?;
         place(&folder, file, &folder.join(file))?;

@@ -1,5 +1,9 @@
 //! `cargo xtask`: everything a newcomer runs. Installs what is missing into a cache folder outside the repository.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command for people")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command for people"
+)]
 
 mod bench;
 mod ci;
@@ -14,7 +18,10 @@ use std::path::PathBuf;
 
 /// fnctl's development tasks.
 #[derive(Parser)]
-#[command(name = "cargo xtask", after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  cargo xtask test -- scale_to_zero")]
+#[command(
+    name = "cargo xtask",
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask test\n  cargo xtask test -- scale_to_zero"
+)]
 struct Cli {
     #[command(subcommand)]
     task: Task,
@@ -63,7 +70,10 @@ fn main() -> anyhow::Result<()> {
 
 /// The repository's root.
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(PathBuf::from).unwrap_or_default()
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(PathBuf::from)
+        .unwrap_or_default()
 }
 
 fn test(rest: &[String]) -> anyhow::Result<()> {
@@ -76,7 +86,13 @@ fn test(rest: &[String]) -> anyhow::Result<()> {
     if process::succeeds("cargo", &["nextest", "--version"]) {
         process::cargo(&[&["nextest", "run", "--workspace"], rest.as_slice()].concat())?;
     } else {
-        process::cargo(&[&["test", "--workspace", "--lib", "--bins", "--tests"], rest.as_slice()].concat())?;
+        process::cargo(
+            &[
+                &["test", "--workspace", "--lib", "--bins", "--tests"],
+                rest.as_slice(),
+            ]
+            .concat(),
+        )?;
     }
     if rest.is_empty() {
         process::cargo(&["test", "--doc", "-p", "fnctl-sdk"])?;

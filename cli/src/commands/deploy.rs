@@ -37,31 +37,66 @@ pub(crate) fn run(connection: &Connection, args: &DeployArgs) -> anyhow::Result<
         models.insert(model.clone(), uploaded.digest);
     }
     let detail = format!("{} file(s), {}, {sent} new", 1 + models.len(), size(bytes));
-    steps.event(&Progress::Finished { step: Step::Upload, ms: since.elapsed().as_secs_f64() * 1e3, detail })?;
+    steps.event(&Progress::Finished {
+        step: Step::Upload,
+        ms: since.elapsed().as_secs_f64() * 1e3,
+        detail,
+    })?;
 
-    let request = DeployRequest { artifact: artifact.digest, models, config: deployment.config };
+    let request = DeployRequest {
+        artifact: artifact.digest,
+        models,
+        config: deployment.config,
+    };
     let body = serde_json::to_vec(&request)?;
     let mut reader = body.as_slice();
-    let mut response = client.api("POST", &format!("functions/{name}/versions"), SendBody::from_reader(&mut reader))?;
-    let request_id = response.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or("?").to_owned();
+    let mut response = client.api(
+        "POST",
+        &format!("functions/{name}/versions"),
+        SendBody::from_reader(&mut reader),
+    )?;
+    let request_id = response
+        .headers()
+        .get("x-request-id")
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or("?")
+        .to_owned();
     for line in BufReader::new(response.body_mut().as_reader()).lines() {
         let event: Progress = serde_json::from_str(&line?)?;
         steps.event(&event)?;
         match event {
             Progress::Deployed { function, version } => {
                 if !args.json {
-                    output::line(format!("{function} version {version} is live at {}/fn/{function}", connection.server.trim_end_matches('/')))?;
+                    output::line(format!(
+                        "{function} version {version} is live at {}/fn/{function}",
+                        connection.server.trim_end_matches('/')
+                    ))?;
                 }
                 return Ok(());
             }
-            Progress::Failed { step, code, message } => {
-                let message = format!("the deploy failed at '{}' and changed nothing: {message}", step.as_str());
-                return Err(ClientError::Refused { status: 422, code: code.code().to_owned(), message, request_id }.into());
+            Progress::Failed {
+                step,
+                code,
+                message,
+            } => {
+                let message = format!(
+                    "the deploy failed at '{}' and changed nothing: {message}",
+                    step.as_str()
+                );
+                return Err(ClientError::Refused {
+                    status: 422,
+                    code: code.code().to_owned(),
+                    message,
+                    request_id,
+                }
+                .into());
             }
             Progress::Started { .. } | Progress::Finished { .. } => {}
         }
     }
-    bail!("the platform stopped answering in the middle of the deploy; see `fnctl versions {name}` for what came of it")
+    bail!(
+        "the platform stopped answering in the middle of the deploy; see `fnctl versions {name}` for what came of it"
+    )
 }
 
 fn override_with(deployment: &mut Deployment, args: &DeployArgs) {
@@ -101,8 +136,15 @@ struct Steps {
 
 impl Steps {
     fn new(json: bool) -> Self {
-        let spinner = if json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
-        spinner.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let spinner = if json {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::new_spinner()
+        };
+        spinner.set_style(
+            ProgressStyle::with_template("{spinner} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+        );
         spinner.enable_steady_tick(Duration::from_millis(100));
         Self { json, spinner }
     }

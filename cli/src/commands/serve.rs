@@ -13,20 +13,34 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     logging::init(&args.log, args.log_format)?;
     let mut config = loaded.config;
     crash_test_hook(&mut config);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime cannot start")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")?;
     let finished = runtime.block_on(serve(config))?;
     // Blocking work of what was cut off must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-    anyhow::ensure!(finished, "some invocations did not finish within platform.grace and were ended");
+    anyhow::ensure!(
+        finished,
+        "some invocations did not finish within platform.grace and were ended"
+    );
     Ok(())
 }
 
 /// The settings of file, environment and flags.
 pub(crate) fn load(args: &SettingsArgs, flags: &[(&str, String)]) -> anyhow::Result<Loaded> {
     let default = Path::new("fnctl.toml");
-    let file: Option<PathBuf> = args.config.clone().or_else(|| default.is_file().then(|| default.to_path_buf()));
-    settings::load(file.as_deref(), std::env::vars_os(), flags)
-        .map_err(|problems| anyhow::anyhow!("the settings have {} problem(s):\n  {}", problems.len(), problems.join("\n  ")))
+    let file: Option<PathBuf> = args
+        .config
+        .clone()
+        .or_else(|| default.is_file().then(|| default.to_path_buf()));
+    settings::load(file.as_deref(), std::env::vars_os(), flags).map_err(|problems| {
+        anyhow::anyhow!(
+            "the settings have {} problem(s):\n  {}",
+            problems.len(),
+            problems.join("\n  ")
+        )
+    })
 }
 
 async fn serve(config: Config) -> anyhow::Result<bool> {
@@ -37,7 +51,9 @@ async fn serve(config: Config) -> anyhow::Result<bool> {
     let platform = Platform::start(config).await?;
     let address = platform.address();
     tracing::info!(%address, data, "fnctl is ready");
-    output::line(format!("fnctl is ready on http://{address} (data in {data}); stop it with Ctrl-C"))?;
+    output::line(format!(
+        "fnctl is ready on http://{address} (data in {data}); stop it with Ctrl-C"
+    ))?;
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM"),
         _ = interrupt.recv() => tracing::info!("SIGINT"),
@@ -50,11 +66,16 @@ fn crash_test_hook(config: &mut Config) {
     if !cfg!(debug_assertions) {
         return;
     }
-    let Ok(text) = std::env::var("FNCTL_TEST_PAUSE") else { return };
+    let Ok(text) = std::env::var("FNCTL_TEST_PAUSE") else {
+        return;
+    };
     if let Some((write, marker)) = text.split_once(':')
         && let Ok(write) = write.parse()
     {
-        let at = fnctl_platform::PauseAt { write, marker: PathBuf::from(marker) };
+        let at = fnctl_platform::PauseAt {
+            write,
+            marker: PathBuf::from(marker),
+        };
         config.store.steps = fnctl_platform::WriteSteps::pause_at(at);
     }
 }

@@ -16,7 +16,9 @@ pub struct Output {
 /// Counts. The instance's memory lives from request to request; with `isolation = "request"` it does not.
 #[fnctl_sdk::handler]
 fn handle(_request: Request) -> Result<Output, Error> {
-    Ok(Output { count: COUNT.fetch_add(1, Ordering::Relaxed) + 1 })
+    Ok(Output {
+        count: COUNT.fetch_add(1, Ordering::Relaxed) + 1,
+    })
 }
 
 #[cfg(test)]

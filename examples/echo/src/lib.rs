@@ -5,7 +5,10 @@ use fnctl_sdk::{Error, Request, Response};
 /// Sends the body back, with its content type.
 #[fnctl_sdk::handler]
 fn handle(request: Request) -> Result<Response, Error> {
-    let content_type = request.header("content-type").unwrap_or("application/octet-stream").to_owned();
+    let content_type = request
+        .header("content-type")
+        .unwrap_or("application/octet-stream")
+        .to_owned();
     Ok(Response::ok(request.body).with_header("content-type", &content_type))
 }
 
@@ -16,6 +19,9 @@ mod tests {
     #[test]
     fn the_body_comes_back() {
         let answer = __fnctl_answer(Request::post("hello"));
-        assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hello"[..]));
+        assert_eq!(
+            (answer.status, answer.body.as_slice()),
+            (200, &b"hello"[..])
+        );
     }
 }

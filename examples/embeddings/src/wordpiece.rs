@@ -23,9 +23,16 @@ impl WordPiece {
     pub(crate) fn new(vocabulary: &'static str) -> Result<Self, Error> {
         let ids: HashMap<_, _> = vocabulary.lines().zip(0i64..).collect();
         let special = |token: &str| {
-            ids.get(token).copied().ok_or_else(|| Error::internal(format!("the vocabulary has no {token}")))
+            ids.get(token)
+                .copied()
+                .ok_or_else(|| Error::internal(format!("the vocabulary has no {token}")))
         };
-        Ok(Self { start: special("[CLS]")?, end: special("[SEP]")?, unknown: special("[UNK]")?, ids })
+        Ok(Self {
+            start: special("[CLS]")?,
+            end: special("[SEP]")?,
+            unknown: special("[UNK]")?,
+            ids,
+        })
     }
 
     /// The ids of a text between `[CLS]` and `[SEP]`, at most `limit` in all.
@@ -53,7 +60,10 @@ impl WordPiece {
         }
         while !rest.is_empty() {
             let prefix = if rest.len() == word.len() { "" } else { "##" };
-            let ends = rest.char_indices().map(|(start, letter)| start + letter.len_utf8()).rev();
+            let ends = rest
+                .char_indices()
+                .map(|(start, letter)| start + letter.len_utf8())
+                .rev();
             let found = ends.into_iter().find_map(|end| {
                 candidate.clear();
                 candidate.push_str(prefix);
@@ -79,7 +89,12 @@ impl WordPiece {
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
-    for letter in text.chars().flat_map(char::to_lowercase).nfd().filter(|letter| !is_combining_mark(*letter)) {
+    for letter in text
+        .chars()
+        .flat_map(char::to_lowercase)
+        .nfd()
+        .filter(|letter| !is_combining_mark(*letter))
+    {
         let alone = is_punctuation(letter) || is_chinese(letter);
         let dropped = letter == '\u{fffd}' || (letter.is_control() && !letter.is_whitespace());
         if letter.is_whitespace() || alone {
@@ -101,7 +116,10 @@ fn words(text: &str) -> Vec<String> {
 
 fn is_punctuation(letter: char) -> bool {
     letter.is_ascii_punctuation()
-        || matches!(letter, '\u{a1}' | '\u{a7}' | '\u{ab}' | '\u{b6}' | '\u{b7}' | '\u{bb}' | '\u{bf}')
+        || matches!(
+            letter,
+            '\u{a1}' | '\u{a7}' | '\u{ab}' | '\u{b6}' | '\u{b7}' | '\u{bb}' | '\u{bf}'
+        )
         || ('\u{2010}'..='\u{2027}').contains(&letter)
         || ('\u{2030}'..='\u{205e}').contains(&letter)
         || ('\u{3001}'..='\u{3003}').contains(&letter)
@@ -124,16 +142,25 @@ mod tests {
 
     #[test]
     fn a_sentence_has_the_ids_of_the_reference_tokenizer() {
-        assert_eq!(tokenizer().encode("The weather is lovely today.", 256), [101, 1996, 4633, 2003, 8403, 2651, 1012, 102]);
+        assert_eq!(
+            tokenizer().encode("The weather is lovely today.", 256),
+            [101, 1996, 4633, 2003, 8403, 2651, 1012, 102]
+        );
     }
 
     #[test]
     fn accents_case_and_unknown_words() {
         let tokenizer = tokenizer();
         assert_eq!(tokenizer.encode("Café", 256), tokenizer.encode("cafe", 256));
-        assert_eq!(tokenizer.encode("\u{1F980}\u{1F980}", 256), [101, tokenizer.unknown, 102]);
+        assert_eq!(
+            tokenizer.encode("\u{1F980}\u{1F980}", 256),
+            [101, tokenizer.unknown, 102]
+        );
         assert_eq!(tokenizer.encode("", 256), [101, 102]);
-        assert!(tokenizer.encode("embeddings", 256).len() > 3, "a rare word has several pieces");
+        assert!(
+            tokenizer.encode("embeddings", 256).len() > 3,
+            "a rare word has several pieces"
+        );
     }
 
     #[test]

@@ -34,9 +34,13 @@ pub struct App {
 /// Loads the model and its labels once per instance.
 #[fnctl_sdk::init]
 fn init() -> Result<App, Error> {
-    let config: ModelConfig = serde_json::from_str(include_str!("../models/magika_config.min.json"))
-        .map_err(|error| Error::internal(format!("the model's configuration: {error}")))?;
-    Ok(App { model: Model::load("magika")?, labels: config.target_labels_space })
+    let config: ModelConfig =
+        serde_json::from_str(include_str!("../models/magika_config.min.json"))
+            .map_err(|error| Error::internal(format!("the model's configuration: {error}")))?;
+    Ok(App {
+        model: Model::load("magika")?,
+        labels: config.target_labels_space,
+    })
 }
 
 /// The model's input for a file.
@@ -64,10 +68,20 @@ fn handle(app: &App, request: Request) -> Result<Output, Error> {
     }
     let bytes = Tensor::new([1, 2 * SEEN], features(&request.body))?;
     let scores = app.model.run([("bytes", bytes)])?.first::<f32>()?;
-    let best = scores.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+    let best = scores
+        .iter()
+        .copied()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(&b.1));
     let (index, score) = best.ok_or_else(|| Error::internal("the model gave no scores"))?;
-    let label = app.labels.get(index).ok_or_else(|| Error::internal("the model and its labels do not fit"))?;
-    Ok(Output { label: label.clone(), score })
+    let label = app
+        .labels
+        .get(index)
+        .ok_or_else(|| Error::internal("the model and its labels do not fit"))?;
+    Ok(Output {
+        label: label.clone(),
+        score,
+    })
 }
 
 #[cfg(test)]

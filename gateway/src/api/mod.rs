@@ -27,7 +27,12 @@ const MAX_JSON: usize = 1 << 20;
 
 type Outcome = Result<Response<Body>, Failure>;
 
-pub(crate) async fn handle(shared: &Arc<Shared>, context: &Context, route: Api<'_>, request: Request<Incoming>) -> Answer {
+pub(crate) async fn handle(
+    shared: &Arc<Shared>,
+    context: &Context,
+    route: Api<'_>,
+    request: Request<Incoming>,
+) -> Answer {
     match dispatch(shared, route, request).await {
         Ok(response) => Answer::new("api", response),
         Err(failure) => {
@@ -56,25 +61,43 @@ async fn dispatch(shared: &Arc<Shared>, route: Api<'_>, request: Request<Incomin
         (Method::POST, Api::Artifacts) => upload(shared, request).await,
         (Method::HEAD | Method::GET, Api::Artifact(digest)) => has_artifact(shared, &digest),
         (Method::GET, Api::Status) => Ok(respond::json(StatusCode::OK, &views::status(shared))),
-        _ => Err(Failure::new(ErrorKind::MethodNotAllowed, "this path of the admin API has no such method; see docs/api.md")),
+        _ => Err(Failure::new(
+            ErrorKind::MethodNotAllowed,
+            "this path of the admin API has no such method; see docs/api.md",
+        )),
     }
 }
 
 fn function(shared: &Shared, name: &FunctionName) -> Result<Arc<Function>, Failure> {
-    shared.backend.functions.functions(Some(name)).into_iter().next().ok_or_else(|| {
-        Failure::new(ErrorKind::NotFound, format!("there is no function '{name}'; see `fnctl ls`"))
-    })
+    shared
+        .backend
+        .functions
+        .functions(Some(name))
+        .into_iter()
+        .next()
+        .ok_or_else(|| {
+            Failure::new(
+                ErrorKind::NotFound,
+                format!("there is no function '{name}'; see `fnctl ls`"),
+            )
+        })
 }
 
 fn list(shared: &Shared) -> Response<Body> {
     let functions = shared.backend.functions.functions(None);
-    let views: Vec<_> = functions.iter().map(|function| views::summary(shared, function)).collect();
+    let views: Vec<_> = functions
+        .iter()
+        .map(|function| views::summary(shared, function))
+        .collect();
     respond::json(StatusCode::OK, &views)
 }
 
 fn get(shared: &Shared, name: &FunctionName) -> Outcome {
     let function = function(shared, name)?;
-    Ok(respond::json(StatusCode::OK, &views::details(shared, &function)))
+    Ok(respond::json(
+        StatusCode::OK,
+        &views::details(shared, &function),
+    ))
 }
 
 fn versions(shared: &Shared, name: &FunctionName) -> Outcome {
@@ -86,7 +109,10 @@ async fn remove(shared: &Shared, name: &FunctionName) -> Outcome {
     shared.backend.deployer.remove(name).await?;
     shared.rates.forget(name);
     shared.metrics.forget(name);
-    Ok(respond::json(StatusCode::OK, &serde_json::json!({ "removed": name })))
+    Ok(respond::json(
+        StatusCode::OK,
+        &serde_json::json!({ "removed": name }),
+    ))
 }
 
 #[derive(Deserialize, Default)]
@@ -99,31 +125,67 @@ struct RollbackRequest {
 async fn rollback(shared: &Shared, name: FunctionName, request: Request<Incoming>) -> Outcome {
     let wanted: RollbackRequest = json_body(request).await?;
     let deployer = shared.backend.deployer.clone();
-    let rollback = shared.tasks.spawn("rollback", async move { deployer.rollback(&name, wanted.to).await.map(|version| (name, version)) });
-    let (name, version) = rollback.await.unwrap_or_else(|error| Err(Failure::internal(error)))?;
-    Ok(respond::json(StatusCode::OK, &serde_json::json!({ "function": name, "version": version.number })))
+    let rollback = shared.tasks.spawn("rollback", async move {
+        deployer
+            .rollback(&name, wanted.to)
+            .await
+            .map(|version| (name, version))
+    });
+    let (name, version) = rollback
+        .await
+        .unwrap_or_else(|error| Err(Failure::internal(error)))?;
+    Ok(respond::json(
+        StatusCode::OK,
+        &serde_json::json!({ "function": name, "version": version.number }),
+    ))
 }
 
-async fn set_alias(shared: &Shared, name: &FunctionName, alias: &str, to: Option<Alias>) -> Outcome {
-    let alias: AliasName = alias.parse().map_err(|error: fnctl_core::ids::IdError| Failure::new(ErrorKind::BadRequest, error.to_string()))?;
+async fn set_alias(
+    shared: &Shared,
+    name: &FunctionName,
+    alias: &str,
+    to: Option<Alias>,
+) -> Outcome {
+    let alias: AliasName = alias.parse().map_err(|error: fnctl_core::ids::IdError| {
+        Failure::new(ErrorKind::BadRequest, error.to_string())
+    })?;
     shared.backend.deployer.set_alias(name, &alias, to).await?;
-    Ok(respond::json(StatusCode::OK, &serde_json::json!({ "function": name, "alias": alias, "to": to })))
+    Ok(respond::json(
+        StatusCode::OK,
+        &serde_json::json!({ "function": name, "alias": alias, "to": to }),
+    ))
 }
 
 async fn upload(shared: &Shared, request: Request<Incoming>) -> Outcome {
     let limit = shared.config.max_artifact.bytes();
-    let body = ClientBody::new(request.into_body(), limit, shared.config.body_timeout.duration(), BodyFate::default());
-    let (digest, size) = shared.backend.artifacts.put(body.boxed_unsync(), limit).await?;
-    Ok(respond::json(StatusCode::CREATED, &serde_json::json!({ "digest": digest, "size": size })))
+    let body = ClientBody::new(
+        request.into_body(),
+        limit,
+        shared.config.body_timeout.duration(),
+        BodyFate::default(),
+    );
+    let (digest, size) = shared
+        .backend
+        .artifacts
+        .put(body.boxed_unsync(), limit)
+        .await?;
+    Ok(respond::json(
+        StatusCode::CREATED,
+        &serde_json::json!({ "digest": digest, "size": size }),
+    ))
 }
 
 fn has_artifact(shared: &Shared, digest: &Digest) -> Outcome {
-    let (_, size) = shared
-        .backend
-        .artifacts
-        .locate(digest)
-        .ok_or_else(|| Failure::new(ErrorKind::NotFound, "this artifact is not in the store; upload it"))?;
-    Ok(respond::json(StatusCode::OK, &serde_json::json!({ "digest": digest, "size": size })))
+    let (_, size) = shared.backend.artifacts.locate(digest).ok_or_else(|| {
+        Failure::new(
+            ErrorKind::NotFound,
+            "this artifact is not in the store; upload it",
+        )
+    })?;
+    Ok(respond::json(
+        StatusCode::OK,
+        &serde_json::json!({ "digest": digest, "size": size }),
+    ))
 }
 
 /// Starts the deploy and streams its events. It runs to its end even if the client leaves.
@@ -131,14 +193,23 @@ async fn deploy(shared: &Arc<Shared>, name: FunctionName, request: Request<Incom
     let wanted: DeployRequest = json_body(request).await?;
     let (tx, rx) = mpsc::channel(32);
     let deployer = shared.backend.deployer.clone();
-    shared.tasks.spawn("deploy", async move { deployer.deploy(name, wanted, tx).await });
-    let lines = futures::stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|event| (event, rx)) }).map(|event| {
+    shared.tasks.spawn(
+        "deploy",
+        async move { deployer.deploy(name, wanted, tx).await },
+    );
+    let lines = futures::stream::unfold(rx, |mut rx| async move {
+        rx.recv().await.map(|event| (event, rx))
+    })
+    .map(|event| {
         let mut line = serde_json::to_vec(&event).unwrap_or_default();
         line.push(b'\n');
         Ok(Frame::data(Bytes::from(line)))
     });
     let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-ndjson"),
+    );
     Ok(response)
 }
 
@@ -147,15 +218,32 @@ async fn json_body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T,
     let collected = Limited::new(request.into_body(), MAX_JSON).collect();
     let body = tokio::time::timeout(std::time::Duration::from_secs(30), collected)
         .await
-        .map_err(|_| Failure::new(ErrorKind::SlowClient, "the request body did not arrive in time"))?
+        .map_err(|_| {
+            Failure::new(
+                ErrorKind::SlowClient,
+                "the request body did not arrive in time",
+            )
+        })?
         .map_err(|error| {
             if error.is::<http_body_util::LengthLimitError>() {
-                Failure::new(ErrorKind::PayloadTooLarge, "the JSON body is larger than 1 MiB")
+                Failure::new(
+                    ErrorKind::PayloadTooLarge,
+                    "the JSON body is larger than 1 MiB",
+                )
             } else {
                 Failure::new(ErrorKind::BadRequest, "the request body ended early").because(error)
             }
         })?
         .to_bytes();
-    let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
-    serde_json::from_slice(&body).map_err(|error| Failure::new(ErrorKind::BadRequest, format!("the JSON body is not what this path takes: {error}")))
+    let body = if body.is_empty() {
+        Bytes::from_static(b"{}")
+    } else {
+        body
+    };
+    serde_json::from_slice(&body).map_err(|error| {
+        Failure::new(
+            ErrorKind::BadRequest,
+            format!("the JSON body is not what this path takes: {error}"),
+        )
+    })
 }

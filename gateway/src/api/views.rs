@@ -75,13 +75,24 @@ pub(crate) fn summary(shared: &Shared, function: &Function) -> Summary {
         live: live(function),
         latest: function.latest().map(|version| version.number),
         versions: function.versions.len(),
-        models: version.map(|version| version.models.keys().cloned().collect()).unwrap_or_default(),
+        models: version
+            .map(|version| version.models.keys().cloned().collect())
+            .unwrap_or_default(),
         instances: instances.len(),
-        busy: instances.iter().filter(|instance| instance.state == "busy").count(),
-        memory: config.map(|config| config.memory.to_string()).unwrap_or_default(),
-        keep_alive: config.map(|config| config.keep_alive.to_string()).unwrap_or_default(),
+        busy: instances
+            .iter()
+            .filter(|instance| instance.state == "busy")
+            .count(),
+        memory: config
+            .map(|config| config.memory.to_string())
+            .unwrap_or_default(),
+        keep_alive: config
+            .map(|config| config.keep_alive.to_string())
+            .unwrap_or_default(),
         provisioned: config.map_or(0, |config| config.provisioned),
-        description: config.map(|config| config.description.clone()).unwrap_or_default(),
+        description: config
+            .map(|config| config.description.clone())
+            .unwrap_or_default(),
     }
 }
 
@@ -98,20 +109,43 @@ pub(crate) fn details(shared: &Shared, function: &Function) -> Details {
 }
 
 pub(crate) fn versions(function: &Function) -> Vec<VersionView> {
-    function.versions.values().rev().map(|version| view(function, version)).collect()
+    function
+        .versions
+        .values()
+        .rev()
+        .map(|version| view(function, version))
+        .collect()
 }
 
 fn view(function: &Function, version: &Version) -> VersionView {
-    let names = |alias: &Alias| alias.version == version.number || alias.split.is_some_and(|split| split.version == version.number);
+    let names = |alias: &Alias| {
+        alias.version == version.number
+            || alias
+                .split
+                .is_some_and(|split| split.version == version.number)
+    };
     VersionView {
         version: version.number,
         live: live(function) == Some(version.number),
-        aliases: function.aliases.iter().filter(|(_, alias)| names(alias)).map(|(name, _)| name.clone()).collect(),
+        aliases: function
+            .aliases
+            .iter()
+            .filter(|(_, alias)| names(alias))
+            .map(|(name, _)| name.clone())
+            .collect(),
         artifact: version.artifact,
         models: version
             .models
             .iter()
-            .map(|(name, model)| (name.clone(), ModelView { digest: model.digest, size: model.size }))
+            .map(|(name, model)| {
+                (
+                    name.clone(),
+                    ModelView {
+                        digest: model.digest,
+                        size: model.size,
+                    },
+                )
+            })
             .collect(),
         created_ms: version.created_ms,
         config: version.config.clone(),

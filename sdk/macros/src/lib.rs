@@ -8,22 +8,32 @@ use syn::{FnArg, GenericArgument, ItemFn, PathArguments, ReturnType, Type, parse
 #[proc_macro_attribute]
 pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);
-    expand_handler(&attribute.to_string(), &function).unwrap_or_else(syn::Error::into_compile_error).into()
+    expand_handler(&attribute.to_string(), &function)
+        .unwrap_or_else(syn::Error::into_compile_error)
+        .into()
 }
 
 /// See `fnctl_sdk::init`.
 #[proc_macro_attribute]
 pub fn init(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);
-    expand_init(&attribute.to_string(), &function).unwrap_or_else(syn::Error::into_compile_error).into()
+    expand_init(&attribute.to_string(), &function)
+        .unwrap_or_else(syn::Error::into_compile_error)
+        .into()
 }
 
 fn plain(attribute: &str, function: &ItemFn) -> syn::Result<()> {
     if !attribute.is_empty() {
-        return Err(syn::Error::new_spanned(function, "this attribute takes no arguments"));
+        return Err(syn::Error::new_spanned(
+            function,
+            "this attribute takes no arguments",
+        ));
     }
     if let Some(asyncness) = function.sig.asyncness {
-        return Err(syn::Error::new_spanned(asyncness, "an instance serves one request at a time, so this function is not async"));
+        return Err(syn::Error::new_spanned(
+            asyncness,
+            "an instance serves one request at a time, so this function is not async",
+        ));
     }
     Ok(())
 }
@@ -31,7 +41,10 @@ fn plain(attribute: &str, function: &ItemFn) -> syn::Result<()> {
 fn argument_type(argument: &FnArg) -> syn::Result<&Type> {
     match argument {
         FnArg::Typed(typed) => Ok(&typed.ty),
-        FnArg::Receiver(receiver) => Err(syn::Error::new_spanned(receiver, "a handler is a function, not a method")),
+        FnArg::Receiver(receiver) => Err(syn::Error::new_spanned(
+            receiver,
+            "a handler is a function, not a method",
+        )),
     }
 }
 
@@ -46,7 +59,10 @@ fn expand_handler(attribute: &str, function: &ItemFn) -> syn::Result<proc_macro2
         }
         [state, input] => {
             let Type::Reference(state) = argument_type(state)? else {
-                return Err(syn::Error::new_spanned(state, "the first of two arguments is a reference to what #[init] returns"));
+                return Err(syn::Error::new_spanned(
+                    state,
+                    "the first of two arguments is a reference to what #[init] returns",
+                ));
             };
             let (state, input) = (&state.elem, argument_type(input)?);
             quote! {
@@ -88,10 +104,16 @@ fn expand_init(attribute: &str, function: &ItemFn) -> syn::Result<proc_macro2::T
     plain(attribute, function)?;
     let name = &function.sig.ident;
     if !function.sig.inputs.is_empty() {
-        return Err(syn::Error::new_spanned(&function.sig.inputs, "init takes no arguments"));
+        return Err(syn::Error::new_spanned(
+            &function.sig.inputs,
+            "init takes no arguments",
+        ));
     }
     let state = state_type(&function.sig.output).ok_or_else(|| {
-        syn::Error::new_spanned(&function.sig, "init returns Result<State, fnctl_sdk::Error>, with a type of this crate as State")
+        syn::Error::new_spanned(
+            &function.sig,
+            "init returns Result<State, fnctl_sdk::Error>, with a type of this crate as State",
+        )
     })?;
     Ok(quote! {
         #function
@@ -117,9 +139,15 @@ fn expand_init(attribute: &str, function: &ItemFn) -> syn::Result<proc_macro2::T
 
 /// The `T` of a `Result<T, E>` as it is written.
 fn state_type(output: &ReturnType) -> Option<&Type> {
-    let ReturnType::Type(_, output) = output else { return None };
-    let Type::Path(path) = output.as_ref() else { return None };
-    let PathArguments::AngleBracketed(arguments) = &path.path.segments.last()?.arguments else { return None };
+    let ReturnType::Type(_, output) = output else {
+        return None;
+    };
+    let Type::Path(path) = output.as_ref() else {
+        return None;
+    };
+    let PathArguments::AngleBracketed(arguments) = &path.path.segments.last()?.arguments else {
+        return None;
+    };
     match arguments.args.first()? {
         GenericArgument::Type(state) => Some(state),
         _ => None,

@@ -8,7 +8,8 @@ pub(crate) mod witx;
 use bytes::Bytes;
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, ModelInfo, ModelSource, SessionId, Tensor,
+    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, ModelInfo, ModelSource,
+    SessionId, Tensor,
 };
 use fnctl_core::ports::InferenceHost;
 use fnctl_core::version::Version;
@@ -64,12 +65,27 @@ impl ModelLease {
         deadline: Instant,
     ) -> Result<Self, InferenceError> {
         let source = ModelSource::Artifact { digest, path };
-        Self::load(host, LoadModel { source, function: function.clone(), deadline }).await
+        Self::load(
+            host,
+            LoadModel {
+                source,
+                function: function.clone(),
+                deadline,
+            },
+        )
+        .await
     }
 
-    async fn load(host: &Arc<dyn InferenceHost>, request: LoadModel) -> Result<Self, InferenceError> {
+    async fn load(
+        host: &Arc<dyn InferenceHost>,
+        request: LoadModel,
+    ) -> Result<Self, InferenceError> {
         let loaded = host.load(request).await?;
-        Ok(Self { host: host.clone(), session: loaded.session, info: loaded.info })
+        Ok(Self {
+            host: host.clone(),
+            session: loaded.session,
+            info: loaded.info,
+        })
     }
 }
 
@@ -148,12 +164,23 @@ impl NnContext {
     /// Keeps a tensor for the guest, if it fits what the guest may have kept.
     pub(crate) fn hold(&mut self, tensor: Tensor) -> Result<HeldTensor, InferenceError> {
         let bytes = tensor.data.len() as u64;
-        let charge = Charge { held: self.held.clone(), bytes };
-        if self.held.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.max_held {
+        let charge = Charge {
+            held: self.held.clone(),
+            bytes,
+        };
+        if self
+            .held
+            .fetch_add(bytes, Ordering::Relaxed)
+            .saturating_add(bytes)
+            > self.max_held
+        {
             self.refused = true;
             return Err(InferenceError::new(
                 InferenceErrorKind::TooLarge,
-                format!("the guest's tensors on the host would exceed its memory limit of {} bytes; drop some, or raise memory", self.max_held),
+                format!(
+                    "the guest's tensors on the host would exceed its memory limit of {} bytes; drop some, or raise memory",
+                    self.max_held
+                ),
             ));
         }
         Ok(HeldTensor { tensor, charge })
@@ -168,16 +195,25 @@ impl NnContext {
                 format!(
                     "no model '{}' is declared; this function has: {}",
                     name.chars().take(128).collect::<String>().escape_debug(),
-                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                    if known.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        known.join(", ")
+                    }
                 ),
             )
         })
     }
 
     /// wasi-nn `load`: a model from the guest's own bytes.
-    pub(crate) async fn load(&self, builders: Vec<Vec<u8>>) -> Result<Arc<ModelLease>, InferenceError> {
+    pub(crate) async fn load(
+        &self,
+        builders: Vec<Vec<u8>>,
+    ) -> Result<Arc<ModelLease>, InferenceError> {
         let Ok([model]) = <[Vec<u8>; 1]>::try_from(builders) else {
-            return Err(InferenceError::invalid("an ONNX graph is loaded from exactly one buffer"));
+            return Err(InferenceError::invalid(
+                "an ONNX graph is loaded from exactly one buffer",
+            ));
         };
         let size = model.len() as u64;
         if size > self.max_guest_model {
@@ -204,7 +240,11 @@ impl NnContext {
         inputs: Vec<(String, Tensor)>,
     ) -> Result<Computed, InferenceError> {
         let since = Instant::now();
-        let request = Compute { session: model.session, inputs, deadline: self.deadline };
+        let request = Compute {
+            session: model.session,
+            inputs,
+            deadline: self.deadline,
+        };
         let computed = self.host.compute(request).await;
         self.spent += since.elapsed();
         self.computes = self.computes.saturating_add(1);
@@ -216,7 +256,10 @@ impl NnContext {
 /// Which encodings and targets this host serves. A GPU that is asked for and absent is refused, not replaced.
 pub(crate) fn check_target(is_onnx: bool, is_cpu: bool) -> Result<(), InferenceError> {
     if !is_onnx {
-        return Err(InferenceError::new(InferenceErrorKind::InvalidEncoding, "only ONNX graphs can be loaded here"));
+        return Err(InferenceError::new(
+            InferenceErrorKind::InvalidEncoding,
+            "only ONNX graphs can be loaded here",
+        ));
     }
     if !is_cpu {
         return Err(InferenceError::new(

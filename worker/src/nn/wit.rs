@@ -66,7 +66,10 @@ impl HasData for HasNn {
 /// Adds all four interfaces.
 pub(crate) fn add_to_linker(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
     fn view(state: &mut ComponentState) -> NnView<'_> {
-        NnView { nn: &mut state.guest.nn, table: &mut state.table }
+        NnView {
+            nn: &mut state.guest.nn,
+            table: &mut state.table,
+        }
     }
     graph::add_to_linker::<_, HasNn>(linker, view)?;
     tensor::add_to_linker::<_, HasNn>(linker, view)?;
@@ -139,7 +142,10 @@ impl contexts::HostGraphExecutionContext for NnView<'_> {
         let computed = self.nn.compute(&lease, named).await;
         drop(charges);
         let held = computed.and_then(|outputs| {
-            outputs.into_iter().map(|(name, tensor)| Ok((name, self.nn.hold(tensor)?))).collect::<Result<Vec<_>, _>>()
+            outputs
+                .into_iter()
+                .map(|(name, tensor)| Ok((name, self.nn.hold(tensor)?)))
+                .collect::<Result<Vec<_>, _>>()
         });
         match held {
             Ok(outputs) => {
@@ -170,12 +176,22 @@ impl tensor::HostTensor for NnView<'_> {
     ) -> wasmtime::Result<Resource<HostTensor>> {
         // The constructor has no way to fail: shape and length are checked when the tensor is computed with.
         // One tensor too many is a trap, as memory that cannot be had is for most guests.
-        let tensor = inference::Tensor { dimensions, ty: ty.into(), data: Bytes::from(data) };
-        let held = self.nn.hold(tensor).map_err(|error| wasmtime::Error::msg(error.message))?;
+        let tensor = inference::Tensor {
+            dimensions,
+            ty: ty.into(),
+            data: Bytes::from(data),
+        };
+        let held = self
+            .nn
+            .hold(tensor)
+            .map_err(|error| wasmtime::Error::msg(error.message))?;
         Ok(self.table.push(HostTensor(held))?)
     }
 
-    fn dimensions(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<tensor::TensorDimensions> {
+    fn dimensions(
+        &mut self,
+        tensor: Resource<HostTensor>,
+    ) -> wasmtime::Result<tensor::TensorDimensions> {
         Ok(self.table.get(&tensor)?.0.tensor.dimensions.clone())
     }
 
@@ -201,7 +217,9 @@ impl errors::HostError for NnView<'_> {
             InferenceErrorKind::InvalidArgument => errors::ErrorCode::InvalidArgument,
             InferenceErrorKind::InvalidEncoding => errors::ErrorCode::InvalidEncoding,
             InferenceErrorKind::Timeout => errors::ErrorCode::Timeout,
-            InferenceErrorKind::Runtime | InferenceErrorKind::Unavailable => errors::ErrorCode::RuntimeError,
+            InferenceErrorKind::Runtime | InferenceErrorKind::Unavailable => {
+                errors::ErrorCode::RuntimeError
+            }
             InferenceErrorKind::Unsupported => errors::ErrorCode::UnsupportedOperation,
             InferenceErrorKind::TooLarge => errors::ErrorCode::TooLarge,
             InferenceErrorKind::NotFound => errors::ErrorCode::NotFound,

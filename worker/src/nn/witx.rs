@@ -57,7 +57,11 @@ struct Context {
 
 impl WitxHandles {
     pub(crate) fn new() -> Self {
-        Self { graphs: BTreeMap::new(), contexts: BTreeMap::new(), next: 0 }
+        Self {
+            graphs: BTreeMap::new(),
+            contexts: BTreeMap::new(),
+            next: 0,
+        }
     }
 
     fn handle(&mut self) -> Outcome<u32> {
@@ -94,27 +98,43 @@ struct Memory<'a, 'c, T: 'static> {
 
 impl<'a, 'c, T: WitxHost> Memory<'a, 'c, T> {
     fn of(caller: &'a mut Caller<'c, T>) -> Outcome<Self> {
-        let memory = caller.get_export("memory").and_then(Extern::into_memory).ok_or(Errno::MissingMemory)?;
+        let memory = caller
+            .get_export("memory")
+            .and_then(Extern::into_memory)
+            .ok_or(Errno::MissingMemory)?;
         Ok(Self { caller, memory })
     }
 
     fn bytes(&self, pointer: u32, length: u32) -> Outcome<&[u8]> {
         let start = pointer as usize;
-        let end = start.checked_add(length as usize).ok_or(Errno::InvalidArgument)?;
-        self.memory.data(&*self.caller).get(start..end).ok_or(Errno::InvalidArgument)
+        let end = start
+            .checked_add(length as usize)
+            .ok_or(Errno::InvalidArgument)?;
+        self.memory
+            .data(&*self.caller)
+            .get(start..end)
+            .ok_or(Errno::InvalidArgument)
     }
 
     fn words<const N: usize>(&self, pointer: u32) -> Outcome<[u32; N]> {
         let length = u32::try_from(N * 4).map_err(|_| Errno::InvalidArgument)?;
         let mut words = [0; N];
-        for (word, bytes) in words.iter_mut().zip(self.bytes(pointer, length)?.chunks_exact(4)) {
-            *word = bytes.try_into().map(u32::from_le_bytes).map_err(|_| Errno::InvalidArgument)?;
+        for (word, bytes) in words
+            .iter_mut()
+            .zip(self.bytes(pointer, length)?.chunks_exact(4))
+        {
+            *word = bytes
+                .try_into()
+                .map(u32::from_le_bytes)
+                .map_err(|_| Errno::InvalidArgument)?;
         }
         Ok(words)
     }
 
     fn write(&mut self, pointer: u32, bytes: &[u8]) -> Outcome<()> {
-        self.memory.write(&mut *self.caller, pointer as usize, bytes).map_err(|_| Errno::InvalidArgument)
+        self.memory
+            .write(&mut *self.caller, pointer as usize, bytes)
+            .map_err(|_| Errno::InvalidArgument)
     }
 
     fn tensor(&self, pointer: u32) -> Outcome<Tensor> {
@@ -134,9 +154,18 @@ impl<'a, 'c, T: WitxHost> Memory<'a, 'c, T> {
         let dimensions = self
             .bytes(dims, rank * 4)?
             .chunks_exact(4)
-            .map(|bytes| bytes.try_into().map(u32::from_le_bytes).map_err(|_| Errno::InvalidArgument))
+            .map(|bytes| {
+                bytes
+                    .try_into()
+                    .map(u32::from_le_bytes)
+                    .map_err(|_| Errno::InvalidArgument)
+            })
             .collect::<Outcome<_>>()?;
-        Ok(Tensor { dimensions, ty, data: Bytes::copy_from_slice(self.bytes(data, length)?) })
+        Ok(Tensor {
+            dimensions,
+            ty,
+            data: Bytes::copy_from_slice(self.bytes(data, length)?),
+        })
     }
 }
 
@@ -147,7 +176,10 @@ fn errno(outcome: Outcome<()>) -> i32 {
     }
 }
 
-fn noted<T: WitxHost, R>(caller: &mut Caller<'_, T>, result: Result<R, InferenceError>) -> Outcome<R> {
+fn noted<T: WitxHost, R>(
+    caller: &mut Caller<'_, T>,
+    result: Result<R, InferenceError>,
+) -> Outcome<R> {
     result.map_err(|error| {
         caller.data_mut().note(&error);
         Errno::from(&error)
@@ -159,7 +191,10 @@ async fn load<T: WitxHost>(
     (builders, count, encoding, target, graph): (u32, u32, u32, u32, u32),
 ) -> Outcome<()> {
     // 1 is onnx, 5 autodetect; 0 is cpu.
-    noted(caller, check_target(matches!(encoding & 0xff, 1 | 5), target & 0xff == 0))?;
+    noted(
+        caller,
+        check_target(matches!(encoding & 0xff, 1 | 5), target & 0xff == 0),
+    )?;
     if count != 1 {
         return Err(Errno::InvalidArgument);
     }
@@ -185,11 +220,25 @@ fn load_by_name<T: WitxHost>(
     Memory::of(caller)?.write(graph, &handle.to_le_bytes())
 }
 
-fn init_execution_context<T: WitxHost>(caller: &mut Caller<'_, T>, (graph, context): (u32, u32)) -> Outcome<()> {
+fn init_execution_context<T: WitxHost>(
+    caller: &mut Caller<'_, T>,
+    (graph, context): (u32, u32),
+) -> Outcome<()> {
     let handles = caller.data_mut().nn().1;
-    let graph = handles.graphs.get(&graph).cloned().ok_or(Errno::InvalidArgument)?;
+    let graph = handles
+        .graphs
+        .get(&graph)
+        .cloned()
+        .ok_or(Errno::InvalidArgument)?;
     let handle = handles.handle()?;
-    handles.contexts.insert(handle, Context { graph, inputs: BTreeMap::new(), outputs: Vec::new() });
+    handles.contexts.insert(
+        handle,
+        Context {
+            graph,
+            inputs: BTreeMap::new(),
+            outputs: Vec::new(),
+        },
+    );
     Memory::of(caller)?.write(context, &handle.to_le_bytes())
 }
 
@@ -199,12 +248,28 @@ fn set_input<T: WitxHost>(
 ) -> Outcome<()> {
     let tensor = Memory::of(caller)?.tensor(tensor)?;
     noted(caller, tensor.check())?;
-    if index as usize >= caller.data_mut().nn().1.context(context)?.graph.info.inputs.len() {
+    if index as usize
+        >= caller
+            .data_mut()
+            .nn()
+            .1
+            .context(context)?
+            .graph
+            .info
+            .inputs
+            .len()
+    {
         return Err(Errno::InvalidArgument);
     }
     let held = caller.data_mut().nn().0.hold(tensor);
     let held = noted(caller, held)?;
-    caller.data_mut().nn().1.context(context)?.inputs.insert(index, held);
+    caller
+        .data_mut()
+        .nn()
+        .1
+        .context(context)?
+        .inputs
+        .insert(index, held);
     Ok(())
 }
 
@@ -225,7 +290,12 @@ async fn compute<T: WitxHost>(caller: &mut Caller<'_, T>, context: u32) -> Outco
     }
     let computed = nn.compute(&graph, named).await;
     drop(charges);
-    let held = computed.and_then(|outputs| outputs.into_iter().map(|(_, tensor)| nn.hold(tensor)).collect::<Result<Vec<_>, _>>());
+    let held = computed.and_then(|outputs| {
+        outputs
+            .into_iter()
+            .map(|(_, tensor)| nn.hold(tensor))
+            .collect::<Result<Vec<_>, _>>()
+    });
     let outputs = noted(caller, held)?;
     caller.data_mut().nn().1.context(context)?.outputs = outputs;
     Ok(())
@@ -237,7 +307,11 @@ fn get_output<T: WitxHost>(
 ) -> Outcome<()> {
     let data = {
         let context = caller.data_mut().nn().1.context(context)?;
-        context.outputs.get(index as usize).map(|held| held.tensor.data.clone()).ok_or(Errno::InvalidArgument)?
+        context
+            .outputs
+            .get(index as usize)
+            .map(|held| held.tensor.data.clone())
+            .ok_or(Errno::InvalidArgument)?
     };
     let length = u32::try_from(data.len()).map_err(|_| Errno::TooLarge)?;
     if length > capacity {
@@ -250,25 +324,47 @@ fn get_output<T: WitxHost>(
 
 /// Adds the module to a linker of core modules.
 pub(crate) fn add_to_linker<T: WitxHost>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    linker.func_wrap_async(MODULE, "load", |mut caller: Caller<'_, T>, args: (u32, u32, u32, u32, u32)| {
-        Box::new(async move { errno(load(&mut caller, args).await) })
-    })?;
-    linker.func_wrap(MODULE, "load_by_name", |mut caller: Caller<'_, T>, a: u32, b: u32, c: u32| {
-        errno(load_by_name(&mut caller, (a, b, c)))
-    })?;
-    linker.func_wrap(MODULE, "init_execution_context", |mut caller: Caller<'_, T>, a: u32, b: u32| {
-        errno(init_execution_context(&mut caller, (a, b)))
-    })?;
-    linker.func_wrap(MODULE, "set_input", |mut caller: Caller<'_, T>, a: u32, b: u32, c: u32| {
-        errno(set_input(&mut caller, (a, b, c)))
-    })?;
-    linker.func_wrap_async(MODULE, "compute", |mut caller: Caller<'_, T>, (context,): (u32,)| {
-        Box::new(async move { errno(compute(&mut caller, context).await) })
-    })?;
+    linker.func_wrap_async(
+        MODULE,
+        "load",
+        |mut caller: Caller<'_, T>, args: (u32, u32, u32, u32, u32)| {
+            Box::new(async move { errno(load(&mut caller, args).await) })
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "load_by_name",
+        |mut caller: Caller<'_, T>, a: u32, b: u32, c: u32| {
+            errno(load_by_name(&mut caller, (a, b, c)))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "init_execution_context",
+        |mut caller: Caller<'_, T>, a: u32, b: u32| {
+            errno(init_execution_context(&mut caller, (a, b)))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "set_input",
+        |mut caller: Caller<'_, T>, a: u32, b: u32, c: u32| {
+            errno(set_input(&mut caller, (a, b, c)))
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "compute",
+        |mut caller: Caller<'_, T>, (context,): (u32,)| {
+            Box::new(async move { errno(compute(&mut caller, context).await) })
+        },
+    )?;
     linker.func_wrap(
         MODULE,
         "get_output",
-        |mut caller: Caller<'_, T>, a: u32, b: u32, c: u32, d: u32, e: u32| errno(get_output(&mut caller, (a, b, c, d, e))),
+        |mut caller: Caller<'_, T>, a: u32, b: u32, c: u32, d: u32, e: u32| {
+            errno(get_output(&mut caller, (a, b, c, d, e)))
+        },
     )?;
     Ok(())
 }

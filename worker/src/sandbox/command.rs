@@ -67,10 +67,20 @@ impl CommandSandbox {
         version: Arc<Version>,
         nn: NnContext,
     ) -> Self {
-        Self { command, template, version, nn }
+        Self {
+            command,
+            template,
+            version,
+            nn,
+        }
     }
 
-    async fn serve(&self, invocation: Invocation, memory: &mut u64, nn: &mut NnUse) -> Result<Bytes, Failure> {
+    async fn serve(
+        &self,
+        invocation: Invocation,
+        memory: &mut u64,
+        nn: &mut NnUse,
+    ) -> Result<Bytes, Failure> {
         let bounds = RunBounds::of(&invocation);
         let mut context = self.nn.fork();
         context.begin(bounds.deadline);
@@ -82,8 +92,14 @@ impl CommandSandbox {
             wasi.env(name, value);
         }
         let body = StreamReader::new(SyncBody::new(invocation.request.into_body()));
-        wasi.arg(self.version.function.as_str()).stdin(AsyncStdinStream::new(body)).stdout(output.clone());
-        let state = CommandState { guest, wasi: wasi.build_p1(), nn: WitxHandles::new() };
+        wasi.arg(self.version.function.as_str())
+            .stdin(AsyncStdinStream::new(body))
+            .stdout(output.clone());
+        let state = CommandState {
+            guest,
+            wasi: wasi.build_p1(),
+            nn: WitxHandles::new(),
+        };
 
         let mut store = Store::new(&self.template.engine.engine, state);
         state::arm(&mut store, self.version.config.memory.as_usize());
@@ -103,7 +119,10 @@ impl CommandSandbox {
         let guest = &store.data().guest;
         guest.log.end();
         *memory = guest.limits.memory as u64;
-        *nn = NnUse { spent: guest.nn.spent, computes: guest.nn.computes };
+        *nn = NnUse {
+            spent: guest.nn.spent,
+            computes: guest.nn.computes,
+        };
         if output.overflowed() {
             return Err(failure::response_too_large());
         }
@@ -117,7 +136,12 @@ impl CommandSandbox {
             },
         };
         if exit != 0 {
-            return Err(Failure::new(ErrorKind::BadResponse, format!("the function exited with code {exit}; its log lines carry this request id")));
+            return Err(Failure::new(
+                ErrorKind::BadResponse,
+                format!(
+                    "the function exited with code {exit}; its log lines carry this request id"
+                ),
+            ));
         }
         Ok(output.take())
     }
@@ -133,17 +157,38 @@ struct NnUse {
 /// The variables of CGI/1.1 (RFC 3875, section 4.1) that mean something here.
 fn cgi(invocation: &Invocation) -> Vec<(String, String)> {
     let request = &invocation.request;
-    let text = |name: http::HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let text = |name: http::HeaderName| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
     let mut variables = vec![
         ("GATEWAY_INTERFACE".into(), "CGI/1.1".into()),
         ("REQUEST_METHOD".into(), request.method().to_string()),
-        ("SCRIPT_NAME".into(), format!("/fn/{}", invocation.version.function)),
+        (
+            "SCRIPT_NAME".into(),
+            format!("/fn/{}", invocation.version.function),
+        ),
         ("PATH_INFO".into(), request.uri().path().to_owned()),
-        ("QUERY_STRING".into(), request.uri().query().unwrap_or_default().to_owned()),
-        ("CONTENT_TYPE".into(), text(http::header::CONTENT_TYPE).to_owned()),
-        ("CONTENT_LENGTH".into(), text(http::header::CONTENT_LENGTH).to_owned()),
+        (
+            "QUERY_STRING".into(),
+            request.uri().query().unwrap_or_default().to_owned(),
+        ),
+        (
+            "CONTENT_TYPE".into(),
+            text(http::header::CONTENT_TYPE).to_owned(),
+        ),
+        (
+            "CONTENT_LENGTH".into(),
+            text(http::header::CONTENT_LENGTH).to_owned(),
+        ),
         ("SERVER_PROTOCOL".into(), format!("{:?}", request.version())),
-        ("SERVER_SOFTWARE".into(), concat!("fnctl/", env!("CARGO_PKG_VERSION")).into()),
+        (
+            "SERVER_SOFTWARE".into(),
+            concat!("fnctl/", env!("CARGO_PKG_VERSION")).into(),
+        ),
     ];
     for (name, value) in request.headers() {
         // RFC 3875 4.1.18: authentication and the headers above are not repeated. `Proxy` would become HTTP_PROXY,
@@ -152,7 +197,13 @@ fn cgi(invocation: &Invocation) -> Vec<(String, String)> {
         if let Ok(value) = value.to_str()
             && !skipped.contains(&name.as_str())
         {
-            variables.push((format!("HTTP_{}", name.as_str().to_ascii_uppercase().replace('-', "_")), value.to_owned()));
+            variables.push((
+                format!(
+                    "HTTP_{}",
+                    name.as_str().to_ascii_uppercase().replace('-', "_")
+                ),
+                value.to_owned(),
+            ));
         }
     }
     variables
@@ -164,9 +215,16 @@ impl Sandbox for CommandSandbox {
         let (mut memory, mut nn) = (0, NnUse::default());
         let end = match self.serve(invocation, &mut memory, &mut nn).await {
             Ok(body) => {
-                let kind = if std::str::from_utf8(&body).is_ok() { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+                let kind = if std::str::from_utf8(&body).is_ok() {
+                    "text/plain; charset=utf-8"
+                } else {
+                    "application/octet-stream"
+                };
                 let mut response = http::Response::new(fnctl_core::full(body));
-                response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+                response.headers_mut().insert(
+                    http::header::CONTENT_TYPE,
+                    http::HeaderValue::from_static(kind),
+                );
                 reply.send(Ok(response));
                 RunEnd::Completed
             }
@@ -175,7 +233,12 @@ impl Sandbox for CommandSandbox {
                 RunEnd::Failed(failure)
             }
         };
-        RunReport { end, memory, inference: nn.spent, computes: nn.computes }
+        RunReport {
+            end,
+            memory,
+            inference: nn.spent,
+            computes: nn.computes,
+        }
     }
 }
 
@@ -191,7 +254,11 @@ struct Collected {
 
 impl Output {
     fn new(limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(Collected { bytes: BytesMut::new(), limit, overflowed: false })))
+        Self(Arc::new(Mutex::new(Collected {
+            bytes: BytesMut::new(),
+            limit,
+            overflowed: false,
+        })))
     }
 
     fn overflowed(&self) -> bool {
@@ -216,7 +283,11 @@ impl StdoutStream for Output {
 }
 
 impl AsyncWrite for Output {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         let mut collected = self.0.lock();
         if collected.bytes.len() + bytes.len() > collected.limit {
             collected.overflowed = true;

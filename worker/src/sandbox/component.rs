@@ -44,18 +44,37 @@ impl ComponentSandbox {
             Ok(instance) => instance,
             Err(error) => return Err(start_failure(&error, Some(&store.data().guest))),
         };
-        let proxy = component.proxy.load(&mut store, &instance).map_err(|error| start_failure(&error, None))?;
+        let proxy = component
+            .proxy
+            .load(&mut store, &instance)
+            .map_err(|error| start_failure(&error, None))?;
         drop(running);
-        Ok(Self { store, proxy, instance, template, version })
+        Ok(Self {
+            store,
+            proxy,
+            instance,
+            template,
+            version,
+        })
     }
 
     /// Runs the guest's `init`, if it has one.
-    pub(crate) async fn init(&mut self, component: &ComponentTemplate, deadline: Instant) -> Result<(), Failure> {
-        let Some(index) = &component.init else { return Ok(()) };
+    pub(crate) async fn init(
+        &mut self,
+        component: &ComponentTemplate,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        let Some(index) = &component.init else {
+            return Ok(());
+        };
         state::begin_cpu(&mut self.store);
         self.store.data_mut().guest.nn.begin(deadline);
         let failed = |cause: String| {
-            Failure::new(ErrorKind::StartFailed, "the function's init failed; its log lines say more").because(cause)
+            Failure::new(
+                ErrorKind::StartFailed,
+                "the function's init failed; its log lines say more",
+            )
+            .because(cause)
         };
         let init = self
             .instance
@@ -78,7 +97,12 @@ impl ComponentSandbox {
         }
     }
 
-    async fn serve(&mut self, invocation: Invocation, reply: &ReplySender, fate: &BodyFate) -> Result<(), Failure> {
+    async fn serve(
+        &mut self,
+        invocation: Invocation,
+        reply: &ReplySender,
+        fate: &BodyFate,
+    ) -> Result<(), Failure> {
         let bounds = RunBounds::of(&invocation);
         state::begin_cpu(&mut self.store);
         let guest = &mut self.store.data_mut().guest;
@@ -89,27 +113,41 @@ impl ComponentSandbox {
         let (answer, body_fate, deadline) = (reply.clone(), fate.clone(), bounds.deadline);
         let respond = move |result: Result<http::Response<HyperOutgoingBody>, ErrorCode>| {
             answer.send(match result {
-                Ok(response) => {
-                    Ok(response.map(|body| GuestBody::new(body, response_limit, deadline, body_fate).boxed_unsync()))
-                }
-                Err(code) => Err(Failure::new(ErrorKind::BadResponse, "the function answered with an error instead of a response")
-                    .because(format!("{code:?}"))),
+                Ok(response) => Ok(response.map(|body| {
+                    GuestBody::new(body, response_limit, deadline, body_fate).boxed_unsync()
+                })),
+                Err(code) => Err(Failure::new(
+                    ErrorKind::BadResponse,
+                    "the function answered with an error instead of a response",
+                )
+                .because(format!("{code:?}"))),
             });
         };
         let request = invocation.request.map(|body| body.map_err(body_error));
         let mut view = self.store.data_mut().http();
-        let request = view.new_incoming_request(Scheme::Http, request).map_err(|error| {
-            Failure::new(ErrorKind::BadRequest, "the request has no usable host").because(format!("{error:#}"))
-        })?;
-        let response = view.new_response_outparam_from_callback(respond).map_err(Failure::internal)?;
+        let request = view
+            .new_incoming_request(Scheme::Http, request)
+            .map_err(|error| {
+                Failure::new(ErrorKind::BadRequest, "the request has no usable host")
+                    .because(format!("{error:#}"))
+            })?;
+        let response = view
+            .new_response_outparam_from_callback(respond)
+            .map_err(Failure::internal)?;
 
         let running = self.template.engine.running();
-        let call = self.proxy.wasi_http_incoming_handler().call_handle(&mut self.store, request, response);
+        let call =
+            self.proxy
+                .wasi_http_incoming_handler()
+                .call_handle(&mut self.store, request, response);
         let outcome = bounded(call, bounds.deadline, &bounds.cancelled).await;
         drop(running);
         match outcome {
             Ok(Ok(())) if reply.is_sent() => Ok(()),
-            Ok(Ok(())) => Err(Failure::new(ErrorKind::BadResponse, "the function returned without answering the request")),
+            Ok(Ok(())) => Err(Failure::new(
+                ErrorKind::BadResponse,
+                "the function returned without answering the request",
+            )),
             Ok(Err(error)) => Err(run_failure(&error, &self.store.data().guest)),
             // Nobody reads on, because there was too much to read.
             Err(Stopped::Cancelled) if fate.was_too_large() => Err(failure::response_too_large()),
@@ -144,11 +182,14 @@ impl Sandbox for ComponentSandbox {
         let memory = guest.limits.memory as u64;
         // A sandbox that met its limit may have lost the work of an allocator that gave up half-way.
         let end = match end {
-            RunEnd::Completed if guest.met_limit() => {
-                RunEnd::Failed(failure::over_limit())
-            }
+            RunEnd::Completed if guest.met_limit() => RunEnd::Failed(failure::over_limit()),
             end => end,
         };
-        RunReport { end, memory, inference: guest.nn.spent, computes: guest.nn.computes }
+        RunReport {
+            end,
+            memory,
+            inference: guest.nn.spent,
+            computes: guest.nn.computes,
+        }
     }
 }

@@ -55,7 +55,10 @@ pub(crate) struct RunBounds {
 
 impl RunBounds {
     pub(crate) fn of(invocation: &Invocation) -> Self {
-        Self { deadline: invocation.deadline, cancelled: invocation.cancelled.clone() }
+        Self {
+            deadline: invocation.deadline,
+            cancelled: invocation.cancelled.clone(),
+        }
     }
 }
 
@@ -97,7 +100,14 @@ pub(crate) struct GuestBody<B> {
 
 impl<B> GuestBody<B> {
     pub(crate) fn new(inner: B, limit: u64, deadline: Instant, fate: BodyFate) -> Self {
-        Self { inner, left: limit, limit, deadline, timer: None, fate }
+        Self {
+            inner,
+            left: limit,
+            limit,
+            deadline,
+            timer: None,
+            fate,
+        }
     }
 }
 
@@ -109,19 +119,31 @@ where
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Pending => {
                 let deadline = this.deadline;
-                let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-                return timer.as_mut().poll(cx).map(|()| Some(Err(BodyError::TimedOut)));
+                let timer = this
+                    .timer
+                    .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+                return timer
+                    .as_mut()
+                    .poll(cx)
+                    .map(|()| Some(Err(BodyError::TimedOut)));
             }
             Poll::Ready(None) if this.fate.has(RUN_FAILED) => {
-                return Poll::Ready(Some(Err(BodyError::Aborted("the function failed".to_owned()))));
+                return Poll::Ready(Some(Err(BodyError::Aborted(
+                    "the function failed".to_owned(),
+                ))));
             }
             Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(BodyError::Aborted(error.to_string())))),
+            Poll::Ready(Some(Err(error))) => {
+                return Poll::Ready(Some(Err(BodyError::Aborted(error.to_string()))));
+            }
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -164,7 +186,9 @@ impl futures::Stream for SyncBody {
             return match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(None) => Poll::Ready(None),
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(std::io::Error::other(error)))),
+                Poll::Ready(Some(Err(error))) => {
+                    Poll::Ready(Some(Err(std::io::Error::other(error))))
+                }
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => Poll::Ready(Some(Ok(data))),
                     // Trailers mean nothing to a command.
