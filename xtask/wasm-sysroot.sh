@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a private Rust sysroot with std for wasm32-wasip1 in the folder $1, for machines where `rustup target add` cannot
-# reach its server. Needs apt (Debian 12 or later, as root or with a readable archive cache) and crates.io; installs nothing
+# reach its server. Needs apt (Debian 12 or later, as root or with a readable archive cache) and the Rust package registry; installs nothing
 # system-wide. Takes about a minute.
 #
 # Debian packages a rustc, its std sources and wasi-libc. They are unpacked into the folder, std is built once for the Wasm

@@ -203,9 +203,15 @@ fn number(field: u8, value: u8) -> Vec<u8> {
     vec![field << 3, value]
 }
 
+/// Four floats of this name.
 fn value_info(name: &str) -> Vec<u8> {
+    typed_info(name, 1)
+}
+
+/// Four elements of an ONNX element type.
+fn typed_info(name: &str, element: u8) -> Vec<u8> {
     let shape = field(1, &number(1, 4));
-    let tensor = [number(1, 1), field(2, &shape)].concat();
+    let tensor = [number(1, element), field(2, &shape)].concat();
     [field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat()
 }
 
@@ -303,4 +309,67 @@ fn inputs_know_their_own_bytes() {
     };
     assert!(!Input::new(tensor, &[2]).unwrap().as_ptr().is_null());
     drop(runtime);
+}
+
+/// The numbers are those of `TensorProto.DataType` in onnx.proto.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_element_type_of_wasi_nn_goes_through_a_model_and_back() {
+    let host = host();
+    for (ty, element) in [
+        (TensorType::Fp32, 1),
+        (TensorType::U8, 2),
+        (TensorType::I32, 6),
+        (TensorType::I64, 7),
+        (TensorType::Fp16, 10),
+        (TensorType::Fp64, 11),
+        (TensorType::Bf16, 16),
+    ] {
+        let node = [field(1, b"x"), field(2, b"y"), field(4, b"Identity")].concat();
+        let graph = [
+            field(1, &node),
+            field(2, b"g"),
+            field(11, &typed_info("x", element)),
+            field(12, &typed_info("y", element)),
+        ];
+        let loaded = host.load(brought("test", model(&graph))).await.unwrap();
+        assert_eq!(
+            (loaded.info.inputs[0].ty, loaded.info.outputs[0].ty),
+            (ty, ty)
+        );
+        let data: Vec<u8> = (0..4 * ty.size())
+            .map(|byte| u8::try_from(byte).unwrap() ^ 0x35)
+            .collect();
+        let tensor = Tensor {
+            dimensions: vec![4],
+            ty,
+            data: data.clone().into(),
+        };
+        let request = Compute {
+            session: loaded.session,
+            inputs: vec![("x".to_owned(), tensor)],
+            deadline: Instant::now() + Duration::from_secs(10),
+        };
+        let outputs = host.compute(request).await.unwrap();
+        assert_eq!(
+            (outputs[0].1.ty, outputs[0].1.data.as_ref()),
+            (ty, data.as_slice())
+        );
+    }
+}
+
+/// Bool, string and the other integers have no word in wasi-nn: such an input cannot be given.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_without_a_word_in_wasi_nn_is_refused_at_load() {
+    let node = [field(1, b"x"), field(2, b"y"), field(4, b"Identity")].concat();
+    let graph = [
+        field(1, &node),
+        field(2, b"g"),
+        field(11, &typed_info("x", 9)),
+        field(12, &typed_info("y", 9)),
+    ];
+    let error = host()
+        .load(brought("test", model(&graph)))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, InferenceErrorKind::Unsupported, "{error}");
 }

@@ -21,5 +21,6 @@ mod inference;
 mod limits;
 mod metrics;
 mod nn_lies;
+mod readme;
 mod scale_to_zero;
 mod versions;

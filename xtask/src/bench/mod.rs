@@ -1,0 +1,164 @@
+//! `cargo xtask bench`: the numbers of docs/specification.md, measured on this machine, peers in the same run.
+//!
+//! Every figure is a median over rounds; throughput comes from wrk beside the server, so both share the machine's cores.
+
+mod cold;
+mod http;
+mod load;
+mod memory;
+mod report;
+mod server;
+
+use crate::{demo, guests, process, setup};
+use anyhow::{Context, ensure};
+use clap::Args;
+use report::Report;
+use server::Server;
+use std::path::PathBuf;
+
+/// What to measure.
+#[derive(Args)]
+#[command(
+    after_help = "Needs wrk. Peers are measured if they are there: --wasmtime PATH, and --node for fastify + onnxruntime-node (npm).\n\nExamples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5 --seconds 5 --wasmtime ~/.cargo/bin/wasmtime --node"
+)]
+pub(crate) struct BenchArgs {
+    /// Seconds of load per round.
+    #[arg(long, default_value_t = 4)]
+    seconds: u32,
+    /// Rounds per figure; the median is reported.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// A wasmtime program, to measure `wasmtime serve` beside fnctl.
+    #[arg(long)]
+    wasmtime: Option<PathBuf>,
+    /// Measure Node with fastify and onnxruntime-node on the same model.
+    #[arg(long)]
+    node: bool,
+}
+
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    ensure!(
+        process::succeeds("sh", &["-c", "command -v wrk"]),
+        "wrk is missing; install it with your package manager (Debian: apt-get install wrk)"
+    );
+    setup::all()?;
+    guests::build_examples()?;
+    process::cargo(&["build", "--release", "-p", "fnctl-cli"])?;
+    let program = demo::program()?;
+    let mut report = Report::default();
+
+    throughput(args, &program, &mut report)?;
+    cold::measure(&program, &mut report)?;
+    memory::measure(&program, &mut report)?;
+    report.print();
+    report.write(&crate::root().join("bench/results.json"))
+}
+
+fn throughput(
+    args: &BenchArgs,
+    program: &std::path::Path,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let server = Server::fnctl(program, &[])?;
+    server.deploy(program, &["examples/echo"])?;
+    server.deploy(
+        program,
+        &[
+            "examples/echo",
+            "--name",
+            "echo-fresh",
+            "--isolation",
+            "request",
+        ],
+    )?;
+    server.deploy(program, &["examples/fraud"])?;
+    let peer = match &args.wasmtime {
+        Some(wasmtime) => Some((
+            Server::wasmtime(wasmtime, &["--max-instance-reuse-count", "1000"])?,
+            Server::wasmtime(wasmtime, &[])?,
+        )),
+        None => None,
+    };
+    let node = if args.node {
+        Some(Server::node()?)
+    } else {
+        None
+    };
+
+    for (name, path, connections) in [
+        ("echo, reuse", "/fn/echo", 32),
+        ("echo, reuse", "/fn/echo", 1),
+        ("echo, fresh sandbox", "/fn/echo-fresh", 32),
+        ("echo, fresh sandbox", "/fn/echo-fresh", 1),
+    ] {
+        let target = load::Target {
+            url: server.url(path),
+            connections,
+            body: None,
+            pid: server.pid(),
+        };
+        let ours = |seconds| load::run(&target, seconds);
+        let theirs = peer
+            .as_ref()
+            .map(|(reuse, fresh)| if name.contains("fresh") { fresh } else { reuse })
+            .map(|peer| load::Target {
+                url: peer.url("/"),
+                connections,
+                body: None,
+                pid: peer.pid(),
+            });
+        let figures = load::side_by_side(args.rounds, args.seconds, ours, theirs.as_ref())?;
+        report.throughput(
+            &format!("{name}, {connections} connection(s)"),
+            &figures,
+            "wasmtime serve",
+        );
+    }
+    let body = std::fs::read_to_string(crate::root().join("examples/fraud/request.json"))
+        .context("the sample request")?;
+    for connections in [1, 16] {
+        let target = load::Target {
+            url: server.url("/fn/fraud"),
+            connections,
+            body: Some(body.clone()),
+            pid: server.pid(),
+        };
+        let theirs = node.as_ref().map(|node| load::Target {
+            url: node.url("/"),
+            connections,
+            body: Some(body.clone()),
+            pid: node.pid(),
+        });
+        let figures = load::side_by_side(
+            args.rounds,
+            args.seconds,
+            |seconds| load::run(&target, seconds),
+            theirs.as_ref(),
+        )?;
+        report.throughput(
+            &format!("fraud, warm, {connections} connection(s)"),
+            &figures,
+            "fastify + onnxruntime-node",
+        );
+    }
+    Ok(())
+}
+
+/// The middle value, or the lower of the two in the middle.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    percentile(&values, 0.5)
+}
+
+/// The value below which this part of the sorted values lies.
+fn percentile(sorted: &[f64], part: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index into a short list"
+    )]
+    let index = (last as f64 * part).floor() as usize;
+    sorted.get(index).copied().unwrap_or(f64::NAN)
+}
