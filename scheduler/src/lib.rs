@@ -292,7 +292,11 @@ impl Inner {
         };
         match tokio::time::timeout_at(deadline, waiting).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_closed)) => Err(draining()),
+            Ok(Err(_closed)) if self.draining.load(Ordering::SeqCst) => Err(draining()),
+            Ok(Err(_closed)) => Err(Failure::new(
+                ErrorKind::NotFound,
+                "the function was removed while the request waited",
+            )),
             Err(_elapsed) => Err(Failure::new(
                 ErrorKind::StartTimeout,
                 "no instance was ready before the request's deadline; raise timeout, or provision instances",

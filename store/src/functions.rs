@@ -13,7 +13,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 #[derive(Debug)]
 pub(crate) struct Functions {
@@ -34,13 +34,7 @@ impl Functions {
         keep_versions: usize,
         durable: Arc<Durable>,
     ) -> Result<Self, StoreError> {
-        let db = sled::Config::new()
-            .path(folder)
-            // The default is 1 GB; everything here is in memory once already.
-            .cache_capacity(8 << 20)
-            // Nothing is written behind a caller's back: every commit flushes for itself.
-            .flush_every_ms(None)
-            .open()?;
+        let db = open_database(folder)?;
         let file = File::open(folder.join("db"))
             .map_err(StoreError::io("cannot open the database's file"))?;
         // The database's own entry in its folder, and the folder's in the data folder.
@@ -265,6 +259,31 @@ impl Functions {
             .map_err(StoreError::io("cannot force the database to disk"))?;
         self.poisoned.store(false, Ordering::SeqCst);
         Ok(())
+    }
+}
+
+/// How long to wait for whoever had the database open: sled gives its lock back a moment after the last handle is gone,
+/// so a restart would otherwise fail now and then.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+fn open_database(folder: &Path) -> Result<sled::Db, sled::Error> {
+    let config = sled::Config::new()
+        .path(folder)
+        // The default is 1 GB; everything here is in memory once already.
+        .cache_capacity(8 << 20)
+        // Nothing is written behind a caller's back: every commit flushes for itself.
+        .flush_every_ms(None);
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match config.open() {
+            // sled has no kind of its own for a lock that is held.
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("lock") && Instant::now() < until =>
+            {
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+            other => return other,
+        }
     }
 }
 
