@@ -83,8 +83,12 @@ fn test(rest: &[String]) -> anyhow::Result<()> {
     // The tests start the real program; it must be there and be this one.
     process::cargo(&["build", "-p", "fnctl-cli"])?;
     let rest: Vec<_> = rest.iter().map(String::as_str).collect();
+    if rest.is_empty() {
+        process::cargo(&["test", "--doc", "-p", "fnctl-sdk"])?;
+        process::cargo(&["test", "--manifest-path", "examples/Cargo.toml", "--lib"])?;
+    }
     if process::succeeds("cargo", &["nextest", "--version"]) {
-        process::cargo(&[&["nextest", "run", "--workspace"], rest.as_slice()].concat())?;
+        process::cargo(&[&["nextest", "run", "--workspace"], rest.as_slice()].concat())
     } else {
         process::cargo(
             &[
@@ -92,11 +96,6 @@ fn test(rest: &[String]) -> anyhow::Result<()> {
                 rest.as_slice(),
             ]
             .concat(),
-        )?;
+        )
     }
-    if rest.is_empty() {
-        process::cargo(&["test", "--doc", "-p", "fnctl-sdk"])?;
-        process::cargo(&["test", "--manifest-path", "examples/Cargo.toml"])?;
-    }
-    Ok(())
 }
