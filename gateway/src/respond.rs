@@ -130,17 +130,19 @@ pub(crate) fn with_anatomy(
 
 /// The `Server-Timing` value (W3C Server Timing): every phase in order, in milliseconds.
 fn server_timing(phases: &ColdStart, run: Option<Duration>) -> String {
-    let mut value = String::with_capacity(160);
+    let mut value = String::with_capacity(192);
     let mut entry = |name: &str, took: Duration| {
         let separator = if value.is_empty() { "" } else { ", " };
+        value.push_str(separator);
+        value.push_str(name);
         let micros = took.as_micros();
-        // Writing to a String does not fail.
-        let _ = write!(
-            value,
-            "{separator}{name};dur={}.{:03}",
-            micros / 1000,
-            micros % 1000
-        );
+        if micros == 0 {
+            // Most phases of most requests: nothing to format.
+            value.push_str(";dur=0.000");
+        } else {
+            // Writing to a String does not fail.
+            let _ = write!(value, ";dur={}.{:03}", micros / 1000, micros % 1000);
+        }
     };
     for phase in Phase::ALL {
         entry(phase.as_str(), phases.get(phase));

@@ -215,12 +215,14 @@ impl VersionPool {
     /// An idle instance, or a place in the queue for one.
     pub(crate) fn checkout(self: &Arc<Self>) -> Checkout {
         let mut channel = None;
-        let taken = self.state.lock().take(|| {
-            let (tx, rx) = oneshot::channel();
-            channel = Some(rx);
-            tx
+        let taken = self.change(|state| {
+            state.take(|| {
+                let (tx, rx) = oneshot::channel();
+                channel = Some(rx);
+                tx
+            })
         });
-        let checkout = match (taken, channel) {
+        match (taken, channel) {
             (Take::Warm(instance), _) => {
                 let kind = if instance.uses == 0 {
                     StartKind::Prewarmed
@@ -241,21 +243,19 @@ impl VersionPool {
                 Checkout::Wait(waiting)
             }
             (Take::Queued { .. } | Take::Closed, _) => Checkout::Closed,
-        };
-        self.observe();
-        checkout
+        }
     }
 
     /// A start that was counted has succeeded.
     pub(crate) fn started(self: &Arc<Self>, started: Started) {
-        let mut state = self.state.lock();
-        let generation = state.generation();
-        let place = state.started(
-            started.into_instance(generation),
-            generation,
-            Instant::now(),
-        );
-        drop(state);
+        let place = self.change(|state| {
+            let generation = state.generation();
+            state.started(
+                started.into_instance(generation),
+                generation,
+                Instant::now(),
+            )
+        });
         self.settle(place, StartKind::Cold);
         *self.backoff.lock() = Backoff::default();
         let _previous = self.provisioning.send_replace(Ok(()));
@@ -296,10 +296,7 @@ impl VersionPool {
         } else {
             StartKind::Warm
         };
-        let place = self
-            .state
-            .lock()
-            .released(instance, generation, Instant::now());
+        let place = self.change(|state| state.released(instance, generation, Instant::now()));
         self.settle(place, kind);
     }
 
@@ -314,7 +311,6 @@ impl VersionPool {
             Place::Idle => {}
             Place::Retire(instance) => drop(instance),
         }
-        self.observe();
     }
 
     pub(crate) fn expire(&self, now: Instant) -> Vec<Instance> {
@@ -419,6 +415,18 @@ impl VersionPool {
             .take(count)
         });
         idle.chain(unnamed).collect()
+    }
+
+    /// Changes the state and tells the gauges.
+    fn change<R>(
+        &self,
+        change: impl FnOnce(&mut PoolState<Instance, oneshot::Sender<Handed>>) -> R,
+    ) -> R {
+        let mut state = self.state.lock();
+        let outcome = change(&mut state);
+        self.metrics
+            .instances(state.idle().len(), state.busy(), state.starting());
+        outcome
     }
 
     /// Tells the gauges. Under the lock, so that two changes are told in the order in which they happened.

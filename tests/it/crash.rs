@@ -98,6 +98,8 @@ async fn kill_between_any_two_writes_of_a_deploy() {
             }
         };
         let finished = tokio::select! {
+            // First: a platform that paused before it listens cannot be deployed to.
+            biased;
             () = paused => None,
             version = deploy(&client) => Some(version),
         };

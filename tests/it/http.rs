@@ -91,6 +91,23 @@ async fn a_body_that_its_guest_did_not_finish_is_not_passed_off_as_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_returns_with_its_body_open_keeps_nobody_waiting() {
+    let platform = with_probe().await;
+    let since = std::time::Instant::now();
+    let request = "GET /fn/probe/forget HTTP/1.1\r\nHost: x\r\n\r\n";
+    let seen = raw(&platform, request).await;
+    assert!(
+        !seen.contains("\r\n0\r\n"),
+        "it is not passed off as whole: {seen}"
+    );
+    assert!(
+        since.elapsed() < std::time::Duration::from_secs(5),
+        "{:?}",
+        since.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn head_requests_and_bodiless_answers_keep_their_instance() {
     let platform = with_probe().await;
     for method in [Method::HEAD, Method::GET] {

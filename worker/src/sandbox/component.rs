@@ -110,12 +110,11 @@ impl ComponentSandbox {
         guest.nn.begin(bounds.deadline);
 
         let response_limit = self.version.config.response_body.bytes();
-        let (answer, body_fate, deadline) = (reply.clone(), fate.clone(), bounds.deadline);
+        let (answer, body_fate) = (reply.clone(), fate.clone());
         let respond = move |result: Result<http::Response<HyperOutgoingBody>, ErrorCode>| {
             answer.send(match result {
-                Ok(response) => Ok(response.map(|body| {
-                    GuestBody::new(body, response_limit, deadline, body_fate).boxed_unsync()
-                })),
+                Ok(response) => Ok(response
+                    .map(|body| GuestBody::new(body, response_limit, body_fate).boxed_unsync())),
                 Err(code) => Err(Failure::new(
                     ErrorKind::BadResponse,
                     "the function answered with an error instead of a response",
@@ -169,7 +168,10 @@ impl Sandbox for ComponentSandbox {
     async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport {
         let fate = BodyFate::default();
         let end = match self.serve(invocation, &reply, &fate).await {
-            Ok(()) => RunEnd::Completed,
+            Ok(()) => {
+                fate.run_ended();
+                RunEnd::Completed
+            }
             Err(failure) => {
                 // Before the store goes, and with it the body's other end.
                 fate.run_failed();

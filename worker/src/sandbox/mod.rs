@@ -7,6 +7,7 @@ use crate::failure;
 use bytes::Bytes;
 use fnctl_core::body::{Body, BodyError};
 use fnctl_core::{Failure, Invocation};
+use futures::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -14,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Why a guest was stopped from outside.
@@ -65,19 +66,38 @@ impl RunBounds {
 /// What a run and the response body it produces must know of each other, since the body outlives neither and is read
 /// by somebody else.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct BodyFate(Arc<AtomicU8>);
+pub(crate) struct BodyFate(Arc<Fate>);
 
-const RUN_FAILED: u8 = 1;
-const TOO_LARGE: u8 = 2;
+#[derive(Debug, Default)]
+struct Fate {
+    flags: AtomicU8,
+    /// Whoever reads the body and has nothing to read.
+    reader: AtomicWaker,
+}
+
+const RUN_ENDED: u8 = 1;
+const RUN_FAILED: u8 = 2;
+const TOO_LARGE: u8 = 4;
 
 impl BodyFate {
-    /// The guest failed: a body that ends now was cut off, whatever it looks like.
-    pub(crate) fn run_failed(&self) {
-        self.0.fetch_or(RUN_FAILED, Ordering::SeqCst);
+    /// The guest returned: what it has not written by now does not come.
+    pub(crate) fn run_ended(&self) {
+        self.set(RUN_ENDED);
+        self.0.reader.wake();
     }
 
-    fn has(&self, what: u8) -> bool {
-        self.0.load(Ordering::SeqCst) & what != 0
+    /// The guest failed: a body that ends now was cut off, whatever it looks like.
+    pub(crate) fn run_failed(&self) {
+        self.set(RUN_FAILED);
+        self.run_ended();
+    }
+
+    fn set(&self, flag: u8) {
+        self.0.flags.fetch_or(flag, Ordering::SeqCst);
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.0.flags.load(Ordering::SeqCst) & flag != 0
     }
 
     /// Whether the body was ended because of its size.
@@ -86,26 +106,21 @@ impl BodyFate {
     }
 }
 
-/// A guest's response body: ends with an error once it is larger than its limit, when its guest failed, or when the
-/// request's deadline passes before it has ended.
+/// A guest's response body: ends with an error once it is larger than its limit, or when its guest has returned or
+/// failed without finishing it. No wait of its own: the run that writes it is bounded.
 pub(crate) struct GuestBody<B> {
     inner: B,
     left: u64,
     limit: u64,
-    deadline: Instant,
-    /// Made with the first wait: most bodies are there at once.
-    timer: Option<Pin<Box<Sleep>>>,
     fate: BodyFate,
 }
 
 impl<B> GuestBody<B> {
-    pub(crate) fn new(inner: B, limit: u64, deadline: Instant, fate: BodyFate) -> Self {
+    pub(crate) fn new(inner: B, limit: u64, fate: BodyFate) -> Self {
         Self {
             inner,
             left: limit,
             limit,
-            deadline,
-            timer: None,
             fate,
         }
     }
@@ -124,26 +139,23 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
-            Poll::Pending => {
-                let deadline = this.deadline;
-                let timer = this
-                    .timer
-                    .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-                return timer
-                    .as_mut()
-                    .poll(cx)
-                    .map(|()| Some(Err(BodyError::TimedOut)));
+        let aborted = |why: &str| Poll::Ready(Some(Err(BodyError::Aborted(why.to_owned()))));
+        let mut polled = Pin::new(&mut this.inner).poll_frame(cx);
+        if polled.is_pending() {
+            this.fate.0.reader.register(cx.waker());
+            if !this.fate.has(RUN_ENDED) {
+                return Poll::Pending;
             }
+            // What was written before the guest returned is there by now.
+            polled = Pin::new(&mut this.inner).poll_frame(cx);
+        }
+        let frame = match polled {
+            Poll::Pending => return aborted("the function returned without finishing its body"),
             Poll::Ready(None) if this.fate.has(RUN_FAILED) => {
-                return Poll::Ready(Some(Err(BodyError::Aborted(
-                    "the function failed".to_owned(),
-                ))));
+                return aborted("the function failed");
             }
             Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Ready(Some(Err(error))) => {
-                return Poll::Ready(Some(Err(BodyError::Aborted(error.to_string()))));
-            }
+            Poll::Ready(Some(Err(error))) => return aborted(&error.to_string()),
             Poll::Ready(Some(Ok(frame))) => frame,
         };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -153,7 +165,7 @@ where
                 Ok(frame)
             }
             None => {
-                this.fate.0.fetch_or(TOO_LARGE, Ordering::SeqCst);
+                this.fate.set(TOO_LARGE);
                 Err(BodyError::TooLarge(this.limit))
             }
         }))
