@@ -142,6 +142,11 @@ impl Platform {
         self.gateway.address()
     }
 
+    /// Invocations in flight, queued ones included.
+    pub fn in_flight(&self) -> usize {
+        self.scheduler.in_flight()
+    }
+
     /// Instances that exist now.
     pub fn instances(&self) -> usize {
         self.scheduler.instances()

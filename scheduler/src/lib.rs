@@ -117,6 +117,11 @@ impl Scheduler {
             .min()
     }
 
+    /// Invocations in flight, queued ones included.
+    pub fn in_flight(&self) -> usize {
+        self.inner.in_flight.load(Ordering::SeqCst)
+    }
+
     /// Instances that exist now, over all functions.
     pub fn instances(&self) -> usize {
         self.inner.instances.count()
