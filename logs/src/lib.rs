@@ -1,0 +1,1 @@
+//! What guests said: a bounded ring of log lines on disk for each function.
