@@ -1,17 +1,21 @@
 //! A sandbox of a `wasi:http` component: one store, one instance, one request after another.
 
 use super::{BodyFate, GuestBody, RunBounds, Stopped, bounded};
+use crate::cpu::metered;
 use crate::failure::{self, run_failure, start_failure};
+use crate::guest_log::GuestLog;
 use crate::nn::NnContext;
 use crate::state::{self, ComponentState};
 use crate::template::{ComponentTemplate, Template};
 use async_trait::async_trait;
 use fnctl_core::body::BodyError;
 use fnctl_core::ports::Sandbox;
+use fnctl_core::trace::Trace;
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure, Invocation, ReplySender, RunEnd, RunReport};
 use http_body_util::BodyExt;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 use wasmtime::Store;
 use wasmtime::component::Instance;
@@ -27,6 +31,8 @@ pub(crate) struct ComponentSandbox {
     instance: Instance,
     template: Arc<Template>,
     version: Arc<Version>,
+    /// CPU time of the last run, if it was measured.
+    cpu: Option<Duration>,
 }
 
 impl ComponentSandbox {
@@ -35,8 +41,9 @@ impl ComponentSandbox {
         template: Arc<Template>,
         version: Arc<Version>,
         nn: NnContext,
+        log: GuestLog,
     ) -> Result<Self, Failure> {
-        let state = ComponentState::new(&version, nn, template.engine.tick);
+        let state = ComponentState::new(&version, nn, log, template.engine.tick);
         let mut store = Store::new(&template.engine.engine, state);
         state::arm(&mut store, version.config.memory.as_usize());
         let running = template.engine.running();
@@ -55,6 +62,7 @@ impl ComponentSandbox {
             instance,
             template,
             version,
+            cpu: None,
         })
     }
 
@@ -68,7 +76,11 @@ impl ComponentSandbox {
             return Ok(());
         };
         state::begin_cpu(&mut self.store);
-        self.store.data_mut().guest.nn.begin(deadline);
+        self.store
+            .data_mut()
+            .guest
+            .nn
+            .begin(deadline, Trace::none());
         let failed = |cause: String| {
             Failure::new(
                 ErrorKind::StartFailed,
@@ -105,9 +117,8 @@ impl ComponentSandbox {
     ) -> Result<(), Failure> {
         let bounds = RunBounds::of(&invocation);
         state::begin_cpu(&mut self.store);
-        let guest = &mut self.store.data_mut().guest;
-        guest.log.begin(&invocation.request_id);
-        guest.nn.begin(bounds.deadline);
+        self.store.data_mut().begin(&invocation);
+        self.cpu = invocation.is_observed().then_some(Duration::ZERO);
 
         let response_limit = self.version.config.response_body.bytes();
         let (answer, body_fate) = (reply.clone(), fate.clone());
@@ -139,6 +150,7 @@ impl ComponentSandbox {
             self.proxy
                 .wasi_http_incoming_handler()
                 .call_handle(&mut self.store, request, response);
+        let call = metered(self.cpu.as_mut(), call);
         let outcome = bounded(call, bounds.deadline, &bounds.cancelled).await;
         drop(running);
         match outcome {
@@ -190,6 +202,7 @@ impl Sandbox for ComponentSandbox {
         RunReport {
             end,
             memory,
+            cpu: self.cpu,
             inference: guest.nn.spent,
             computes: guest.nn.computes,
         }
