@@ -48,7 +48,7 @@ pub(crate) fn command() -> clap::Command {
         groups.push('\n');
     }
     let template = format!(
-        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}{{options}}{{after-help}}"
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}Options:\n{{options}}{{after-help}}"
     );
     let mut codes = String::from("Exit codes:\n");
     for exit in Exit::ALL {

@@ -38,12 +38,14 @@ impl Report {
                     "its answer is above; what it wrote is in the platform's log under this request's id".to_owned(),
                 );
             }
-            Some(ClientError::Unreachable { .. }) => {
+            Some(ClientError::Unreachable { cause, .. }) => {
                 report.exit = Exit::Unavailable;
-                report.next = Some(
+                let next = if cause.contains("certificate") {
+                    "name the certificates to trust by --ca-file, or keep them: `fnctl context add NAME URL --ca-file FILE`"
+                } else {
                     "start one with `fnctl serve`, or name another with --server, FNCTL_SERVER or `fnctl context use`"
-                        .to_owned(),
-                );
+                };
+                report.next = Some(next.to_owned());
             }
             Some(ClientError::NotFnctl { .. }) => {
                 report.exit = Exit::Unavailable;

@@ -94,16 +94,12 @@ pub(crate) struct Target {
 
 /// The address of a platform, with a scheme and without a slash at the end.
 pub(crate) fn server_url(text: &str) -> Result<String, String> {
-    let text = text.trim().trim_end_matches('/');
-    let full = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("http://{text}")
-    };
-    let rest = full
-        .strip_prefix("http://")
-        .or_else(|| full.strip_prefix("https://"))
-        .ok_or("write it like http://127.0.0.1:8080 or https://fnctl.example.com")?;
+    let text = text.trim();
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+    if !matches!(scheme, "http" | "https") {
+        return Err("write it like http://127.0.0.1:8080 or https://fnctl.example.com".to_owned());
+    }
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.contains('@') {
         return Err(
             "an address holds no user or password; the token goes by --token or a context"
@@ -112,7 +108,7 @@ pub(crate) fn server_url(text: &str) -> Result<String, String> {
     }
     let parsed: Result<ureq::http::uri::Authority, _> = rest.parse();
     match parsed {
-        Ok(authority) if !authority.host().is_empty() => Ok(full),
+        Ok(authority) if !authority.host().is_empty() => Ok(format!("{scheme}://{rest}")),
         _ => Err("write it like http://127.0.0.1:8080, with nothing behind the port".to_owned()),
     }
 }

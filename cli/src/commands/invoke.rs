@@ -116,7 +116,7 @@ pub(crate) fn run(app: &App, args: &InvokeArgs) -> anyhow::Result<()> {
         } else {
             app.out.raw(body)?;
             if !body.is_empty() && !body.ends_with(b"\n") {
-                app.out.note("");
+                app.out.break_line();
             }
         }
     }

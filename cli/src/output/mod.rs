@@ -122,6 +122,13 @@ impl Output {
         }
     }
 
+    /// Begins a new line on a terminal where a result has not ended its last one.
+    pub(crate) fn break_line(&self) {
+        if self.stdout.width.is_some() {
+            complain("\n");
+        }
+    }
+
     /// The steps of long work, on stderr.
     pub(crate) fn steps(&self) -> Steps {
         let told = !self.quiet && !self.is_for_programs();
@@ -152,8 +159,7 @@ impl Output {
 }
 
 fn yaml<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<String> {
-    // Through JSON's values: both formats then hold the same, whatever a type's serialiser does.
-    let mut text = serde_saphyr::to_string(&serde_json::to_value(value)?)?;
+    let mut text = serde_saphyr::to_string(value)?;
     if !text.ends_with('\n') {
         text.push('\n');
     }
@@ -172,9 +178,9 @@ mod tests {
 
     #[test]
     fn yaml_keeps_types_and_quotes_what_would_change_them() {
-        let text = yaml(&json!({"on": "yes", "n": 1, "list": [{"a": null}], "text": "a: b\nc", "number": "1.0"})).unwrap();
+        let text = yaml(&json!({"on": "yes", "count": 1, "list": [{"a": null}], "text": "a: b\nc", "number": "1.0"})).unwrap();
         assert!(text.ends_with('\n'), "{text}");
-        assert!(text.contains("n: 1\n"), "{text}");
+        assert!(text.contains("count: 1\n"), "{text}");
         assert!(
             text.contains("number: \"1.0\"\n") || text.contains("number: '1.0'\n"),
             "{text}"

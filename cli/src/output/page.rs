@@ -122,7 +122,9 @@ impl Table {
             .into_iter()
             .map(|name| Tone::Strong.cell(name))
             .collect();
-        layout.set_header(comfy_table::Row::from(header));
+        let mut header = comfy_table::Row::from(header);
+        header.max_height(1);
+        layout.set_header(header);
         for cells in self.rows {
             let mut row = comfy_table::Row::from(
                 cells
