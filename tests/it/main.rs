@@ -10,6 +10,8 @@ mod api;
 mod architecture;
 mod burst;
 mod cli;
+mod cli_contexts;
+mod cli_output;
 mod cold_start;
 mod commands;
 mod crash;
