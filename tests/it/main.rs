@@ -17,6 +17,7 @@ mod commands;
 mod crash;
 mod drain;
 mod examples;
+mod examples_media;
 mod hostile;
 mod http;
 mod inference;
