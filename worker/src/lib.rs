@@ -7,6 +7,7 @@
 mod cache;
 mod check;
 mod config;
+mod cpu;
 mod engine;
 mod failure;
 mod guest_log;
