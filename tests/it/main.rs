@@ -27,3 +27,4 @@ mod nn_lies;
 mod readme;
 mod scale_to_zero;
 mod versions;
+mod wasi3;

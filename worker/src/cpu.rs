@@ -1,51 +1,96 @@
-//! The CPU time of one guest's run, measured where somebody asked for it: two readings of the thread's clock for every
-//! time the guest is polled.
+//! CPU time of an async guest.
+//!
+//! An async guest comes and goes: it waits for its next record, works on it, and waits again. Epoch ticks would charge
+//! each of these visits a whole step, however short, and a guest that answers a slow stream would run out of CPU time
+//! that it never used. So the time is taken around each poll of the run, and the tick only looks at the sum.
 
-use rustix::time::{ClockId, clock_gettime};
+use parking_lot::Mutex;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
-/// Runs `future`, adding the CPU time of its polls to `spent`, if there is one to add to.
-pub(crate) async fn metered<T>(spent: Option<&mut Duration>, future: impl Future<Output = T>) -> T {
-    let Some(spent) = spent else {
-        return future.await;
-    };
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        let before = thread_time();
-        let polled = future.as_mut().poll(cx);
-        *spent += thread_time().saturating_sub(before);
-        polled
-    })
-    .await
+/// The CPU account of one invocation. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct CpuMeter(Arc<Mutex<Account>>);
+
+#[derive(Debug)]
+struct Account {
+    limit: Duration,
+    spent: Duration,
+    /// Since when the guest runs, while it does.
+    running: Option<Instant>,
 }
 
-/// CPU time of this thread so far.
-fn thread_time() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        u64::try_from(now.tv_sec).unwrap_or(0),
-        u32::try_from(now.tv_nsec).unwrap_or(0),
-    )
+impl CpuMeter {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Account {
+            limit,
+            spent: Duration::ZERO,
+            running: None,
+        })))
+    }
+
+    /// Runs a future and counts the time in which it is polled.
+    pub(crate) async fn measure<F: Future>(&self, run: F) -> F::Output {
+        let mut run = pin!(run);
+        poll_fn(|ctx| {
+            self.0.lock().running = Some(Instant::now());
+            let polled = run.as_mut().poll(ctx);
+            self.0.lock().pause();
+            polled
+        })
+        .await
+    }
+
+    /// Whether the limit is passed.
+    pub(crate) fn is_used_up(&self) -> bool {
+        let account = self.0.lock();
+        account.total() > account.limit
+    }
+}
+
+impl Account {
+    fn total(&self) -> Duration {
+        self.spent + self.running.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn pause(&mut self) {
+        self.spent = self.total();
+        self.running = None;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn work_counts_and_waiting_does_not() {
-        let mut spent = Duration::ZERO;
-        metered(Some(&mut spent), async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let since = thread_time();
-            while thread_time() - since < Duration::from_millis(20) {
-                std::hint::spin_loop();
+    #[tokio::test(start_paused = true)]
+    async fn waiting_is_free_and_running_is_not() {
+        let meter = CpuMeter::new(Duration::from_millis(100));
+        meter
+            .measure(async {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                assert!(!meter.is_used_up(), "a minute of waiting");
+            })
+            .await;
+        // With its clock paused, a poll takes the time that the test says it takes.
+        let work = |ms| {
+            let mut advance = Box::pin(tokio::time::advance(Duration::from_millis(ms)));
+            let meter = meter.clone();
+            async move {
+                meter
+                    .measure(poll_fn(|ctx| {
+                        let _ = advance.as_mut().poll(ctx);
+                        std::task::Poll::Ready(())
+                    }))
+                    .await;
             }
-        })
-        .await;
-        assert!(spent >= Duration::from_millis(20), "{spent:?}");
-        assert!(spent < Duration::from_millis(50), "{spent:?}");
+        };
+        work(60).await;
+        assert!(!meter.is_used_up());
+        work(60).await;
+        assert!(meter.is_used_up());
     }
 }

@@ -19,6 +19,7 @@ mod sandbox;
 mod state;
 mod template;
 mod templates;
+mod thread_time;
 
 pub use check::WasmCheck;
 pub use config::Config;

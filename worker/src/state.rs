@@ -1,5 +1,6 @@
 //! What the host keeps for one running guest, whichever kind it is.
 
+use crate::cpu::CpuMeter;
 use crate::failure::CpuExceeded;
 use crate::guest_log::{GuestLog, Stream};
 use crate::limits::SandboxLimits;
@@ -21,6 +22,8 @@ pub(crate) struct GuestState {
     /// Epoch ticks in which the guest was found running since the last [`begin_cpu`].
     ticks: u32,
     max_ticks: u32,
+    /// Counts instead of the ticks while an async guest runs.
+    pub(crate) meter: Option<CpuMeter>,
 }
 
 impl GuestState {
@@ -32,6 +35,7 @@ impl GuestState {
             log,
             ticks: 0,
             max_ticks: u32::try_from(ticks).unwrap_or(u32::MAX).max(1),
+            meter: None,
         }
     }
 
@@ -47,6 +51,13 @@ impl GuestState {
     }
 
     fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        if let Some(meter) = &self.meter {
+            return if meter.is_used_up() {
+                Err(CpuExceeded.into())
+            } else {
+                Ok(UpdateDeadline::Yield(1))
+            };
+        }
         // Time inside a compute is the model's; the tick that notices it is forgiven.
         if std::mem::take(&mut self.nn.waited) {
             return Ok(UpdateDeadline::Yield(1));
@@ -68,7 +79,9 @@ pub(crate) trait Guest: 'static {
 /// Starts a new CPU account: each invocation, and init, has the whole limit, and the time before it does not count.
 pub(crate) fn begin_cpu<T: Guest + Send>(store: &mut Store<T>) {
     store.set_epoch_deadline(1);
-    store.data_mut().guest().ticks = 0;
+    let guest = store.data_mut().guest();
+    guest.ticks = 0;
+    guest.meter = None;
 }
 
 /// Applies limits and epoch interruption to a new store. `memory` bounds what one call copies to the host, too.

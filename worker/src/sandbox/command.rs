@@ -2,13 +2,13 @@
 //! command runs once. Request body on stdin, response body on stdout, CGI variables, exit code 0 is status 200.
 
 use super::{RunBounds, SyncBody, bounded};
-use crate::cpu::metered;
 use crate::failure::{self, run_failure, start_failure};
 use crate::guest_log::GuestLog;
 use crate::nn::NnContext;
 use crate::nn::witx::{WitxHandles, WitxHost};
 use crate::state::{self, Guest, GuestState};
 use crate::template::Template;
+use crate::thread_time::metered;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use fnctl_core::inference::InferenceError;
