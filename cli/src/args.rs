@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::context::ContextArgs;
+use crate::commands::logs::LogsArgs;
 use crate::commands::shell::{CompletionsArgs, ManArgs};
 use crate::output::OutputArgs;
 use crate::target::Connection;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Deploy(Box<DeployArgs>),
     /// Invoke a function and print its answer.
     Invoke(InvokeArgs),
+    /// Show what a function said, and follow it.
+    Logs(LogsArgs),
     /// List the functions.
     #[command(
         visible_alias = "list",
@@ -192,7 +195,7 @@ pub(crate) struct DeployArgs {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The answer goes to stdout, what was measured to stderr with -v. With --json or -o yaml both are one result.\n\nExamples:\n  fnctl invoke fraud -d @examples/fraud/request.json\n  fnctl invoke file-type --data-binary @photo.png -v\n  echo '{\"text\":\"hi\"}' | fnctl invoke embeddings -d @-\n  fnctl invoke fraud:2 -d '{\"features\":[...]}'"
+    after_help = "The answer goes to stdout, what was measured to stderr with -v. With --json or -o yaml both are one result.\n\nExamples:\n  fnctl invoke fraud -d @examples/fraud/request.json\n  fnctl invoke file-type --data-binary @photo.png -v\n  echo '{\"text\":\"hi\"}' | fnctl invoke embeddings -d @-\n  fnctl invoke fraud:2 -d '{\"features\":[...]}'\n  fnctl invoke fraud --stats -d @examples/fraud/request.json"
 )]
 pub(crate) struct InvokeArgs {
     /// The function, with a version or alias behind a colon if not the live one.
@@ -212,6 +215,9 @@ pub(crate) struct InvokeArgs {
     /// Say status, start kind and phases on stderr.
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    /// Say what the invocation took on stderr: phases, CPU time, inference, memory.
+    #[arg(long)]
+    pub(crate) stats: bool,
 }
 
 #[derive(Args, Debug)]

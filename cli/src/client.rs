@@ -175,6 +175,38 @@ impl Client {
         }
     }
 
+    /// Opens a stream of the admin API, which goes on until its end, or for `limit`.
+    pub(crate) fn stream(
+        &self,
+        path: &str,
+        limit: Option<Duration>,
+    ) -> anyhow::Result<Response<Body>> {
+        let mut request = self
+            .agent
+            .get(format!("{}/api/v1/{path}", self.server))
+            .config()
+            .timeout_global(limit)
+            .build();
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {}", token.reveal()));
+        }
+        let response = request.call().map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(self.refused(response, Subject::of_api(path), false).into())
+        }
+    }
+
+    /// The token, for an invocation that asks for more than its answer.
+    pub(crate) fn authorization(&self) -> Option<(String, String)> {
+        let token = self.token.as_ref()?;
+        Some((
+            "authorization".to_owned(),
+            format!("Bearer {}", token.reveal()),
+        ))
+    }
+
     /// The functions' names, if the platform tells them soon.
     pub(crate) fn function_names(&self) -> Option<Vec<String>> {
         let functions: Vec<Name> = self.soon("functions")?;

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Man(man) => commands::shell::man(&app, &man),
         Command::Deploy(deploy) => commands::deploy::run(&app, &deploy),
         Command::Invoke(invoke) => commands::invoke::run(&app, &invoke),
+        Command::Logs(logs) => commands::logs::run(&app, &logs),
         Command::Ls => commands::show::list(&app),
         Command::Get { name } => commands::show::get(&app, &name),
         Command::Versions { name } => commands::show::versions(&app, &name),

@@ -287,7 +287,7 @@ async fn wasi_nn_computes_and_lies_are_errors() {
         .await
         .ok()
         .text();
-    let probability = computed
+    let probability: f64 = computed
         .lines()
         .find_map(|line| {
             line.strip_prefix("fraud_probability;")?
