@@ -232,6 +232,13 @@ fn expression(
             return found;
         }
     };
+    found.add(judged(series, &bounds));
+    found
+}
+
+/// What is wrong with a result by itself.
+fn judged(series: Vec<Series>, bounds: &RangeInclusive<f64>) -> Found {
+    let mut found = Found::default();
     // NaN is a gap: nothing happened to divide by. Infinity is a defect.
     let values = || {
         series
@@ -286,27 +293,81 @@ fn quantiles_rise(prometheus: &Prometheus, panel: &Panel, window: Window) -> any
         })
         .collect();
     quantiles.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-    let mut lower: Option<(f64, BTreeMap<_, f64>)> = None;
+    let mut lower: Option<(f64, Vec<Series>)> = None;
     for (quantile, target) in quantiles {
         let series = prometheus.range(&substituted(&target.expr), window)?;
-        let points: BTreeMap<_, f64> = series
-            .iter()
-            .flat_map(|one| {
-                one.points()
-                    .map(|(at, value)| ((one.labels.clone(), at), value))
-            })
-            .collect();
-        if let Some((below, before)) = &lower {
-            let falls = points.iter().find_map(|(key, value)| {
-                let low = before.get(key)?;
-                // Interpolation within one bucket rounds.
-                (*value < low - 1e-9).then_some((*low, *value))
-            });
-            if let Some((low, high)) = falls {
-                anyhow::bail!("quantile {quantile} is {high}, but quantile {below} is {low}");
-            }
+        if let Some((below, before)) = &lower
+            && let Some((low, high)) = falls(before, &series)
+        {
+            anyhow::bail!("quantile {quantile} is {high}, but quantile {below} is {low}");
         }
-        lower = Some((quantile, points));
+        lower = Some((quantile, series));
     }
     Ok(())
+}
+
+/// A point of the lower quantile's series that is above the same point of the higher one's.
+fn falls(lower: &[Series], higher: &[Series]) -> Option<(f64, f64)> {
+    let points: BTreeMap<_, f64> = lower
+        .iter()
+        .flat_map(|one| one.points().map(|(at, value)| ((&one.labels, at), value)))
+        .collect();
+    higher
+        .iter()
+        .flat_map(|one| one.points().map(|(at, value)| ((&one.labels, at), value)))
+        .find_map(|(key, high)| {
+            let low = *points.get(&key)?;
+            // Interpolation within one bucket rounds.
+            (high < low - 1e-9).then_some((low, high))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(version: &str, values: &[&str]) -> Series {
+        let points: Vec<_> = values
+            .iter()
+            .zip(1..)
+            .map(|(value, at)| (at, value))
+            .collect();
+        let json = serde_json::json!({"metric": {"version": version}, "values": points});
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn said(values: &[&[&str]], unit: &str) -> Vec<String> {
+        let series = values.iter().map(|values| series("1", values)).collect();
+        let found = judged(series, &bounds(unit).unwrap());
+        found.problems.iter().map(Problem::to_string).collect()
+    }
+
+    #[test]
+    fn values_that_cannot_be_true_are_told() {
+        assert!(said(&[&["0", "NaN", "1"]], "percentunit").is_empty());
+        for (values, unit, expected) in [
+            (&[][..], "s", "an empty result"),
+            (&[&["NaN", "NaN"][..]][..], "s", "no number in 1 series"),
+            (&[&["1", "+Inf"][..]][..], "s", "an infinite value"),
+            (
+                &[&["1.01"][..]][..],
+                "percentunit",
+                "1.01 is not within 0 to 1",
+            ),
+            (&[&["-0.5"][..]][..], "s", "-0.5 is not within 0 to 60"),
+            (&[&["61"][..]][..], "s", "61 is not within 0 to 60"),
+        ] {
+            assert_eq!(said(values, unit), [expected]);
+        }
+        assert!(bounds("parsecs").is_none());
+    }
+
+    #[test]
+    fn a_higher_quantile_below_a_lower_one_is_told() {
+        let p50 = [series("1", &["1", "2"]), series("2", &["5", "NaN"])];
+        assert_eq!(falls(&p50, &[series("1", &["1", "3"])]), None);
+        assert_eq!(falls(&p50, &[series("2", &["5", "1"])]), None);
+        assert_eq!(falls(&p50, &[series("3", &["0", "0"])]), None);
+        assert_eq!(falls(&p50, &[series("1", &["1", "1.5"])]), Some((2.0, 1.5)));
+    }
 }

@@ -126,29 +126,29 @@ fn self_test(
     folder: &Path,
     window: Window,
 ) -> anyhow::Result<()> {
-    let (dashboard, metric) = dashboards
+    let (dashboard, panel, expr) = dashboards
         .iter()
-        .find_map(|dashboard| {
-            let exprs = dashboard.panels.iter().flat_map(|panel| &panel.targets);
-            let metric = exprs
-                .flat_map(|target| promql::metrics(&target.expr))
-                .next()?;
-            Some((dashboard, metric))
-        })
-        .context("no dashboard has a metric")?;
-    let copy = tempfile::tempdir()?;
+        .flat_map(|dashboard| dashboard.panels.iter().map(move |panel| (dashboard, panel)))
+        .find_map(|(dashboard, panel)| Some((dashboard, panel, &panel.targets.first()?.expr)))
+        .context("no dashboard has an expression")?;
+    let misspelt = promql::misspelt(expr).into_iter().next();
+    let misspelt = misspelt.with_context(|| format!("{expr} names no metric"))?;
     let name = format!("{}.json", dashboard.name);
     let text = std::fs::read_to_string(folder.join(&name))?;
-    let broken = text.replacen(metric, &format!("{metric}z"), 1);
+    let [from, to] = [expr, &misspelt].map(serde_json::to_string);
+    let broken = text.replacen(&from?, &to?, 1);
+    ensure!(broken != text, "{name} writes {expr} in another way");
+    let copy = tempfile::tempdir()?;
     std::fs::write(copy.path().join(&name), broken)?;
-    let found = problems_of(&evaluate::all(
-        prometheus,
-        &files::read(copy.path())?,
-        window,
-    ));
+    let outcomes = evaluate::all(prometheus, &files::read(copy.path())?, window);
+    let found = problems_of(&outcomes);
     ensure!(
-        !found.is_empty(),
-        "the check passes a copy of {name} in which {metric} is misspelt"
+        outcomes
+            .iter()
+            .all(|one| one.problems.is_empty() != (one.name == panel.title)),
+        "a copy of {name} says {misspelt} in '{}', and the check finds:\n{}",
+        panel.title,
+        listed(&found)
     );
     println!(
         "a copy of {name} with one misspelt metric fails, as it must:\n{}",

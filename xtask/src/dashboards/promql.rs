@@ -66,13 +66,6 @@ pub(crate) fn selectors(expr: &str) -> Vec<Selector<'_>> {
     found
 }
 
-/// The metrics of an expression, without their label matchers.
-pub(crate) fn metrics(expr: &str) -> impl Iterator<Item = &str> {
-    selectors(expr)
-        .into_iter()
-        .filter_map(|found| found.text.split(['{', ' ']).next())
-}
-
 /// The expression with each of its metrics misspelt in turn: its last letter doubled.
 pub(crate) fn misspelt(expr: &str) -> Vec<String> {
     selectors(expr)
