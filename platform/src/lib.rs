@@ -2,6 +2,7 @@
 
 mod config;
 mod housekeeping;
+mod metrics;
 pub mod settings;
 pub mod traces;
 
@@ -89,7 +90,8 @@ impl Platform {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let tasks = Tasks::default();
         let registry = Registry::new();
-        register_process(&registry)?;
+        metrics::register_process(&registry)?;
+        metrics::register_limits(&registry, &config)?;
         let folder = config.store.folder.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(config.store))
             .await
@@ -98,6 +100,7 @@ impl Platform {
                 folder: folder.display().to_string(),
                 source,
             })?;
+        metrics::register_store(&registry, &store)?;
         let store_port = Arc::new(store.clone());
         let logs = Logs::start(config.logs, &registry)?;
         let traces = Traces::start(&config.traces)?;
@@ -249,17 +252,4 @@ impl Platform {
             }
         });
     }
-}
-
-fn register_process(registry: &Registry) -> prometheus::Result<()> {
-    #[cfg(target_os = "linux")]
-    registry.register(Box::new(
-        prometheus::process_collector::ProcessCollector::for_self(),
-    ))?;
-    let build = prometheus::IntGaugeVec::new(
-        prometheus::Opts::new("fnctl_build_info", "Always 1; the label is the version."),
-        &["version"],
-    )?;
-    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-    registry.register(Box::new(build))
 }

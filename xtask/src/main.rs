@@ -7,6 +7,7 @@
 
 mod bench;
 mod ci;
+mod dashboards;
 mod demo;
 mod gates;
 mod guests;
@@ -54,6 +55,8 @@ enum Task {
     Gates,
     /// Measure against the numbers in docs/specification.md and print a table.
     Bench(bench::BenchArgs),
+    /// Check the dashboards and alerts with a real Prometheus on a platform under load.
+    DashboardsCheck(dashboards::CheckArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -65,6 +68,7 @@ fn main() -> anyhow::Result<()> {
         Task::Ci => ci::run(),
         Task::Gates => gates::run(),
         Task::Bench(args) => bench::run(&args),
+        Task::DashboardsCheck(args) => dashboards::run(&args),
     }
 }
 
