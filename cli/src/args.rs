@@ -44,6 +44,9 @@ pub(crate) struct Connection {
         value_name = "TOKEN"
     )]
     pub(crate) token: Option<String>,
+    /// A file with the token, for where --token is not given.
+    #[arg(long, global = true, env = "FNCTL_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -105,6 +108,13 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Say whether the platform is ready; exits with 0 only if it is.
+    Status(StatusArgs),
+    /// Print the admin API's token, from --token or --token-file.
+    #[command(
+        after_help = "Examples:\n  fnctl token --token-file fnctl-data/token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
+    )]
+    Token,
     /// Check or show the settings of `serve`.
     Config(ConfigArgs),
     /// Print a completion script for a shell.
@@ -153,6 +163,19 @@ pub(crate) struct SettingsArgs {
 pub(crate) enum LogFormat {
     Text,
     Json,
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  fnctl status\n  fnctl status --wait 15s\n  fnctl status --json | jq -r .state"
+)]
+pub(crate) struct StatusArgs {
+    /// Wait until it is ready, for at most this long.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) wait: Option<Period>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -74,7 +74,7 @@ impl Client {
         Self {
             agent: config.new_agent(),
             server,
-            token: connection.token.clone(),
+            token: token(connection),
         }
     }
 
@@ -148,6 +148,33 @@ impl Client {
         self.send(request.body(owned(body))?)
     }
 
+    /// Asks a path for at most `limit`: status, and the first bytes of the answer.
+    pub(crate) fn probe(&self, path: &str, limit: Duration) -> anyhow::Result<(u16, String)> {
+        let mut request = Request::builder().uri(format!("{}{path}", self.server));
+        if let (true, Some(token)) = (path.starts_with("/api/"), &self.token) {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = self
+            .agent
+            .configure_request(request.body(SendBody::none())?)
+            .timeout_global(Some(limit))
+            .build();
+        let mut response = self.send(request)?;
+        let mut start = Vec::new();
+        response
+            .body_mut()
+            .as_reader()
+            .take(1024)
+            .read_to_end(&mut start)?;
+        let text = String::from_utf8_lossy(&start).into_owned();
+        Ok((response.status().as_u16(), text))
+    }
+
+    /// The address it talks to.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
     fn send(&self, request: Request<SendBody<'_>>) -> anyhow::Result<Response<Body>> {
         self.agent.run(request).map_err(|error| match error {
             ureq::Error::Io(cause) if matches!(cause.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => {
@@ -187,6 +214,18 @@ impl Client {
             },
         }
     }
+}
+
+/// The token to show: the given one, else the one in the given file. An empty variable is none.
+pub(crate) fn token(connection: &Connection) -> Option<String> {
+    connection
+        .token
+        .clone()
+        .filter(|token| !token.is_empty())
+        .or_else(|| {
+            let path = connection.token_file.as_deref()?;
+            fnctl_platform::token_file::read(path).ok()
+        })
 }
 
 /// A body of bytes at hand.

@@ -17,6 +17,8 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(serve) => commands::serve::run(&serve),
         Command::Config(config) => commands::config::run(&config),
+        Command::Status(status) => commands::status::run(&cli.connection, &status),
+        Command::Token => commands::status::token(&cli.connection),
         Command::Completions { shell } => commands::completions(shell),
         Command::Deploy(deploy) => commands::deploy::run(&cli.connection, &deploy),
         Command::Invoke(invoke) => commands::invoke::run(&cli.connection, &invoke),

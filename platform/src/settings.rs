@@ -153,6 +153,21 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
     },
+    Setting {
+        key: "gateway.token_file",
+        help: "Where the token is kept if gateway.token is empty; made with a random one if it is missing. FNCTL_TOKEN_FILE sets it too.",
+        get: |config| {
+            config
+                .token_file
+                .as_ref()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default()
+        },
+        set: |config, text| {
+            config.token_file = (!text.is_empty()).then(|| PathBuf::from(text));
+            Ok(())
+        },
+    },
     setting!(
         "gateway.max_connections",
         "Most connections at once.",
@@ -384,6 +399,7 @@ pub fn load(
         let key = match setting {
             Some(setting) => setting.key,
             None if name == "FNCTL_TOKEN" => "gateway.token",
+            None if name == "FNCTL_TOKEN_FILE" => "gateway.token_file",
             None if name == "FNCTL_DATA" => "platform.data",
             None if [
                 "FNCTL_PLATFORM_",

@@ -23,4 +23,5 @@ mod metrics;
 mod nn_lies;
 mod readme;
 mod scale_to_zero;
+mod status;
 mod versions;

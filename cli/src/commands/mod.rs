@@ -6,6 +6,7 @@ pub(crate) mod deploy;
 pub(crate) mod invoke;
 pub(crate) mod serve;
 pub(crate) mod show;
+pub(crate) mod status;
 
 use crate::args::Cli;
 use clap::CommandFactory;
