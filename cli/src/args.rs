@@ -3,6 +3,7 @@
 use crate::commands::context::ContextArgs;
 use crate::commands::logs::LogsArgs;
 use crate::commands::shell::{CompletionsArgs, ManArgs};
+use crate::commands::status::StatusArgs;
 use crate::output::OutputArgs;
 use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
@@ -81,6 +82,13 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Say whether the platform is ready; exits with 0 only if it is.
+    Status(StatusArgs),
+    /// Print the admin API's token, from --token, --token-file or the context.
+    #[command(
+        after_help = "Examples:\n  fnctl token --token-file fnctl-data/token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
+    )]
+    Token,
     /// Check or show the settings of `serve`.
     Config(ConfigArgs),
     /// Keep the addresses and tokens of platforms under names.

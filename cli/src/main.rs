@@ -26,6 +26,8 @@ fn main() -> ExitCode {
     let app = App::new(cli.output, cli.connection);
     let outcome = match cli.command {
         Command::Serve(serve) => commands::serve::run(&app, &serve),
+        Command::Status(status) => commands::status::run(&app, &status),
+        Command::Token => commands::status::token(&app),
         Command::Config(config) => commands::config::run(&app, &config),
         Command::Context(context) => commands::context::run(&app, &context),
         Command::Completions(completions) => commands::shell::completions(&app, &completions),

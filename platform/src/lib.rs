@@ -4,6 +4,7 @@ mod config;
 mod housekeeping;
 mod metrics;
 pub mod settings;
+pub mod token_file;
 pub mod traces;
 
 pub use config::Config;
@@ -46,6 +47,14 @@ pub enum StartError {
         /// What is wrong.
         source: fnctl_store::StoreError,
     },
+    /// The token file is unusable.
+    #[error("the token file {path}: {source}; repair it, or set gateway.token instead")]
+    TokenFile {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: std::io::Error,
+    },
     /// A part did not start.
     #[error(transparent)]
     Part(#[from] Failure),
@@ -87,7 +96,15 @@ pub struct Platform {
 
 impl Platform {
     /// Starts everything. The platform answers requests when this returns; provisioned instances start behind it.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+        if let (None, Some(path)) = (&config.gateway.token, config.token_file.take()) {
+            let token =
+                token_file::read_or_create(&path).map_err(|source| StartError::TokenFile {
+                    path: path.display().to_string(),
+                    source,
+                })?;
+            config.gateway.token = Some(token);
+        }
         let tasks = Tasks::default();
         let registry = Registry::new();
         metrics::register_process(&registry)?;
