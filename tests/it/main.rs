@@ -18,6 +18,7 @@ mod examples;
 mod hostile;
 mod http;
 mod inference;
+mod languages;
 mod limits;
 mod metrics;
 mod nn_lies;
