@@ -1,6 +1,6 @@
 //! The examples, each with its sample request and the expected answer.
 
-use fnctl_tests::{TestPlatform, file};
+use fnctl_tests::{Exchange, TestPlatform, file};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn echo_and_counter() {
@@ -62,6 +62,50 @@ async fn fraud() {
         (wrong.status.as_u16(), wrong.text().contains("16 numbers")),
         (400, true)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fraud_stream() {
+    let platform = TestPlatform::start().await;
+    platform
+        .deploy_example(
+            "fraud-stream",
+            "fraud_stream.wasm",
+            Some(("fraud", "../fraud/models/fraud_mlp16.onnx")),
+        )
+        .await;
+    let sample = String::from_utf8(file("examples/fraud-stream/requests.ndjson")).unwrap();
+    let whole = platform
+        .client
+        .post("/fn/fraud-stream", sample.clone())
+        .await
+        .ok();
+    assert_eq!(whole.header("content-type"), "application/x-ndjson");
+    // Line by line over one request: each is answered before the next is sent.
+    let mut exchange = Exchange::open(&platform, "POST /fn/fraud-stream HTTP/1.1").await;
+    let mut answers = Vec::new();
+    for line in sample.lines() {
+        exchange.send(format!("{line}\n").as_bytes()).await;
+        answers.push(exchange.line().await);
+    }
+    assert_eq!(whole.text(), format!("{}\n", answers.join("\n")));
+    let answers: Vec<serde_json::Value> = answers
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for (answer, (id, expected)) in answers
+        .iter()
+        .zip([("payment-1", 0.996_293), ("payment-2", 0.000_123)])
+    {
+        assert_eq!(answer["id"], id);
+        let probability = answer["probability"].as_f64().unwrap();
+        assert!((probability - expected).abs() < 1e-5, "{answer}");
+        assert_eq!(answer["fraud"], expected > 0.5);
+    }
+    assert_eq!(answers[2]["error"], "features must be 16 numbers, not 3");
+    exchange.finish().await;
+    let warm = platform.client.post("/fn/fraud-stream", sample).await.ok();
+    assert_eq!(warm.start(), "warm", "a stream leaves its instance usable");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,7 +114,10 @@ async fn c_fraud() {
     assert_eq!(status, 502);
     let lines = platform.guest_lines().join("\n");
     assert!(lines.contains("not-found: the model 'fraud'"), "{lines}");
-    assert!(lines.contains("declare the model under [models]"), "{lines}");
+    assert!(
+        lines.contains("declare the model under [models]"),
+        "{lines}"
+    );
 }
 
 /// The interfaces that guests of other languages are built against are the platform's own.

@@ -9,10 +9,12 @@
 )]
 
 mod client;
+mod exchange;
 mod log;
 mod platform;
 
 pub use client::{Client, Reply};
+pub use exchange::Exchange;
 pub use log::expect_error;
 pub use platform::{Deployment, TestPlatform};
 
@@ -36,6 +38,11 @@ pub fn file(path: &str) -> Vec<u8> {
 /// The guest that does what its path says.
 pub fn probe() -> Vec<u8> {
     file("tests/fixtures/guests/probe.wasm")
+}
+
+/// The same for WASI 0.3.
+pub fn probe3() -> Vec<u8> {
+    file("tests/fixtures/guests/probe3.wasm")
 }
 
 /// Waits until `done` says so, and fails after ten seconds.

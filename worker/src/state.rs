@@ -1,10 +1,12 @@
 //! What the host keeps for one running guest, whichever kind it is.
 
+use crate::cpu::CpuMeter;
 use crate::failure::CpuExceeded;
 use crate::guest_log::{GuestLog, Stream};
 use crate::limits::SandboxLimits;
 use crate::nn::NnContext;
 use crate::outgoing::AllowedHosts;
+use fnctl_core::Invocation;
 use fnctl_core::version::Version;
 use std::time::Duration;
 use wasmtime::component::ResourceTable;
@@ -20,18 +22,27 @@ pub(crate) struct GuestState {
     /// Epoch ticks in which the guest was found running since the last [`begin_cpu`].
     ticks: u32,
     max_ticks: u32,
+    /// Counts instead of the ticks while an async guest runs.
+    pub(crate) meter: Option<CpuMeter>,
 }
 
 impl GuestState {
-    pub(crate) fn new(version: &Version, nn: NnContext, tick: Duration) -> Self {
+    pub(crate) fn new(version: &Version, nn: NnContext, log: GuestLog, tick: Duration) -> Self {
         let ticks = version.config.cpu.duration().as_nanos() / tick.as_nanos().max(1);
         Self {
             limits: SandboxLimits::new(&version.config),
             nn,
-            log: GuestLog::new(version.key(), version.config.log_bytes.bytes()),
+            log,
             ticks: 0,
             max_ticks: u32::try_from(ticks).unwrap_or(u32::MAX).max(1),
+            meter: None,
         }
+    }
+
+    /// From now on what the guest does belongs to this invocation.
+    pub(crate) fn begin(&mut self, invocation: &Invocation) {
+        self.log.begin(&invocation.request_id);
+        self.nn.begin(invocation.deadline, invocation.trace.clone());
     }
 
     /// Whether a limit was met, so that a trap is its doing and the sandbox must not be used again.
@@ -40,6 +51,13 @@ impl GuestState {
     }
 
     fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        if let Some(meter) = &self.meter {
+            return if meter.is_used_up() {
+                Err(CpuExceeded.into())
+            } else {
+                Ok(UpdateDeadline::Yield(1))
+            };
+        }
         // Time inside a compute is the model's; the tick that notices it is forgiven.
         if std::mem::take(&mut self.nn.waited) {
             return Ok(UpdateDeadline::Yield(1));
@@ -61,7 +79,9 @@ pub(crate) trait Guest: 'static {
 /// Starts a new CPU account: each invocation, and init, has the whole limit, and the time before it does not count.
 pub(crate) fn begin_cpu<T: Guest + Send>(store: &mut Store<T>) {
     store.set_epoch_deadline(1);
-    store.data_mut().guest().ticks = 0;
+    let guest = store.data_mut().guest();
+    guest.ticks = 0;
+    guest.meter = None;
 }
 
 /// Applies limits and epoch interruption to a new store. `memory` bounds what one call copies to the host, too.
@@ -98,8 +118,8 @@ pub(crate) struct ComponentState {
 }
 
 impl ComponentState {
-    pub(crate) fn new(version: &Version, nn: NnContext, tick: Duration) -> Self {
-        let guest = GuestState::new(version, nn, tick);
+    pub(crate) fn new(version: &Version, nn: NnContext, log: GuestLog, tick: Duration) -> Self {
+        let guest = GuestState::new(version, nn, log, tick);
         let wasi = wasi(version, &guest.log)
             .stdout(guest.log.stream(Stream::Stdout))
             .build();
@@ -113,8 +133,14 @@ impl ComponentState {
             table,
             wasi,
             http,
-            outgoing: AllowedHosts(version.config.allow_hosts.clone().into()),
+            outgoing: AllowedHosts::new(&version.config.allow_hosts),
         }
+    }
+
+    /// From now on what the guest does belongs to this invocation.
+    pub(crate) fn begin(&mut self, invocation: &Invocation) {
+        self.guest.begin(invocation);
+        self.outgoing.begin(invocation.trace.clone());
     }
 }
 

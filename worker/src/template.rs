@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{Engine, Module};
 use wasmtime_wasi_http::p2::bindings::ProxyIndices;
+use wasmtime_wasi_http::p3::bindings::ServiceIndices;
 
 /// The export that initialises an instance; see `wit/guest/lifecycle.wit`.
 const LIFECYCLE: &str = "fnctl:guest/lifecycle@0.1.0";
@@ -20,7 +21,7 @@ pub(crate) struct Template {
 
 /// The two kinds of guests.
 pub(crate) enum TemplateKind {
-    /// A component that exports `wasi:http/incoming-handler`.
+    /// A component that exports `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`.
     Component(ComponentTemplate),
     /// A core module with a WASI p1 `_start`.
     Command(Arc<wasmtime::InstancePre<CommandState>>),
@@ -29,9 +30,36 @@ pub(crate) enum TemplateKind {
 /// A linked component.
 pub(crate) struct ComponentTemplate {
     pub(crate) pre: InstancePre<ComponentState>,
-    pub(crate) proxy: ProxyIndices,
+    pub(crate) handler: HandlerIndices,
     /// The `init` function of the lifecycle export, if there is one.
     pub(crate) init: Option<ComponentExportIndex>,
+}
+
+/// Where a component's handler is, by the world that it was built for.
+pub(crate) enum HandlerIndices {
+    /// `wasi:http/incoming-handler@0.2`.
+    P2(ProxyIndices),
+    /// `wasi:http/handler@0.3`.
+    P3(ServiceIndices),
+}
+
+impl HandlerIndices {
+    /// A component that exports both is run as the newer one.
+    fn find(pre: &InstancePre<ComponentState>) -> Result<Self, Failure> {
+        let newer = match ServiceIndices::new(pre) {
+            Ok(indices) => return Ok(Self::P3(indices)),
+            Err(error) => error,
+        };
+        ProxyIndices::new(pre).map(Self::P2).map_err(|older| {
+            Failure::new(
+                ErrorKind::InvalidArtifact,
+                "the component exports neither wasi:http/incoming-handler@0.2 nor wasi:http/handler@0.3, so it cannot \
+                 answer requests; build it for the world wasi:http/proxy of WASI 0.2 or wasi:http/service of WASI 0.3.0 \
+                 (not one of its release candidates)",
+            )
+            .because(format!("0.2: {older:#}; 0.3: {newer:#}"))
+        })
+    }
 }
 
 /// What the first bytes say an artifact is.
@@ -80,7 +108,10 @@ impl Linkers {
             let mut component = Linker::new(engine);
             wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
             wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
+            wasmtime_wasi::p3::add_to_linker(&mut component)?;
+            wasmtime_wasi_http::p3::add_to_linker(&mut component)?;
             crate::nn::wit::add_to_linker(&mut component)?;
+            crate::logging::add_to_linker(&mut component)?;
             let mut command = wasmtime::Linker::new(engine);
             wasmtime_wasi::p1::add_to_linker_async(&mut command, CommandState::wasi)?;
             crate::nn::witx::add_to_linker(&mut command)?;
@@ -93,17 +124,16 @@ impl Linkers {
         let pre = self.component.instantiate_pre(component).map_err(|error| {
             invalid(
                 "the component imports something this platform does not offer; it has wasi:cli, wasi:clocks, wasi:filesystem, \
-                 wasi:http, wasi:io, wasi:random, wasi:sockets (all 0.2) and wasi:nn 0.2.0-rc-2024-10-28",
+                 wasi:http, wasi:random, wasi:sockets (all 0.2 and 0.3), wasi:io 0.2, wasi:nn 0.2.0-rc-2024-10-28 and \
+                 wasi:logging 0.1.0-draft",
                 &error,
             )
         })?;
-        let proxy = ProxyIndices::new(&pre).map_err(|error| {
-            invalid("the component does not export wasi:http/incoming-handler@0.2, so it cannot answer requests", &error)
-        })?;
+        let handler = HandlerIndices::find(&pre)?;
         let init = component
             .get_export_index(None, LIFECYCLE)
             .and_then(|lifecycle| component.get_export_index(Some(&lifecycle), "init"));
-        Ok(ComponentTemplate { pre, proxy, init })
+        Ok(ComponentTemplate { pre, handler, init })
     }
 
     pub(crate) fn command(
@@ -116,7 +146,7 @@ impl Linkers {
         {
             return Err(Failure::new(
                 ErrorKind::InvalidArtifact,
-                "the module exports no _start function; build a WASI command, or a component that exports wasi:http/incoming-handler",
+                "the module exports no _start function; build a WASI command, or a component that exports wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3",
             ));
         }
         self.command.instantiate_pre(module).map_err(|error| {

@@ -3,7 +3,7 @@
 use crate::cache::CompileCache;
 use crate::config::Config;
 use crate::engine::GuestEngine;
-use crate::template::{ComponentTemplate, Linkers, Template, TemplateKind, detect};
+use crate::template::{HandlerIndices, Linkers, Template, TemplateKind, detect};
 use dashmap::DashMap;
 use fnctl_core::ids::Digest;
 use fnctl_core::ports::ArtifactStore;
@@ -214,10 +214,12 @@ impl Templates {
     /// What kind of guest a version's template is, for people.
     pub(crate) fn describe(kind: &TemplateKind) -> &'static str {
         match kind {
-            TemplateKind::Component(ComponentTemplate { init: Some(_), .. }) => {
-                "wasi:http component with init"
-            }
-            TemplateKind::Component(_) => "wasi:http component",
+            TemplateKind::Component(component) => match (&component.handler, &component.init) {
+                (HandlerIndices::P2(_), None) => "wasi:http component",
+                (HandlerIndices::P2(_), Some(_)) => "wasi:http component with init",
+                (HandlerIndices::P3(_), None) => "wasi:http 0.3 component",
+                (HandlerIndices::P3(_), Some(_)) => "wasi:http 0.3 component with init",
+            },
             TemplateKind::Command(_) => "WASI p1 command",
         }
     }

@@ -154,8 +154,19 @@ fn build_python(root: &Path, to: &Path) -> anyhow::Result<()> {
     process::check(
         Command::new("python3")
             .arg(tool.join("bin/componentize-py"))
-            .args(["--quiet", "--wit-path", "sdk/python/wit", "--world", "function"])
-            .args(["componentize", "app", "--python-path", "examples/python-iris/src"])
+            .args([
+                "--quiet",
+                "--wit-path",
+                "sdk/python/wit",
+                "--world",
+                "function",
+            ])
+            .args([
+                "componentize",
+                "app",
+                "--python-path",
+                "examples/python-iris/src",
+            ])
             .args(["--python-path", "sdk/python", "--output"])
             .arg(to)
             .env("PYTHONPATH", &tool)
@@ -170,7 +181,13 @@ fn build_javascript(root: &Path, to: &Path) -> anyhow::Result<()> {
     let tool = npm_tool()?;
     process::check(
         Command::new(tool.join("node_modules/.bin/componentize-js"))
-            .args(["--wit", "sdk/javascript/wit", "--world-name", "function", "--out"])
+            .args([
+                "--wit",
+                "sdk/javascript/wit",
+                "--world-name",
+                "function",
+                "--out",
+            ])
             .arg(to)
             // An absolute path: with it the tool shows the component the whole working folder, the SDK included.
             .arg(root.join("examples/javascript-digits/app.js"))
@@ -227,7 +244,14 @@ fn installed(
 /// A Python package without dependencies, in a folder that is PYTHONPATH to it.
 fn python_tool(package: &str) -> anyhow::Result<PathBuf> {
     installed(&package.replace("==", "-"), |folder| {
-        let pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"];
+        let pip = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-compile",
+        ];
         process::check(
             Command::new("python3")
                 .args(pip)
@@ -245,11 +269,19 @@ fn npm_tool() -> anyhow::Result<PathBuf> {
         process::check(
             Command::new("npm")
                 .args(["install", "--silent", "--no-save", "--ignore-scripts"])
-                .args(["--no-audit", "--no-fund", "--before", NPM_BEFORE, "--prefix"])
+                .args([
+                    "--no-audit",
+                    "--no-fund",
+                    "--before",
+                    NPM_BEFORE,
+                    "--prefix",
+                ])
                 .arg(folder)
                 .arg(COMPONENTIZE_JS),
         )
-        .with_context(|| format!("{COMPONENTIZE_JS} cannot be installed; Node.js 20 or newer with npm is needed"))
+        .with_context(|| {
+            format!("{COMPONENTIZE_JS} cannot be installed; Node.js 20 or newer with npm is needed")
+        })
     })
 }
 
@@ -259,8 +291,14 @@ pub(crate) fn test() -> anyhow::Result<()> {
     println!("\n== unit tests in Python, JavaScript and C");
     for (sources, tests) in [
         ("sdk/python", "sdk/python/tests"),
-        ("sdk/python:examples/python-iris/src", "examples/python-iris/tests"),
-        ("sdk/python:cli/templates/python/src", "cli/templates/python/tests"),
+        (
+            "sdk/python:examples/python-iris/src",
+            "examples/python-iris/tests",
+        ),
+        (
+            "sdk/python:cli/templates/python/src",
+            "cli/templates/python/tests",
+        ),
     ] {
         process::check(
             Command::new("python3")

@@ -71,8 +71,12 @@ pub(crate) fn build_examples() -> anyhow::Result<()> {
         ("echo", "echo.wasm"),
         ("counter", "counter.wasm"),
         ("fraud", "fraud.wasm"),
+        ("fraud-stream", "fraud_stream.wasm"),
         ("file-type", "file_type.wasm"),
         ("embeddings", "embeddings.wasm"),
+        ("sentiment", "sentiment.wasm"),
+        ("image-orientation", "image_orientation.wasm"),
+        ("speech", "speech.wasm"),
     ] {
         println!("building the example '{package}'");
         cargo(&folder, package, Kind::Component)?;
@@ -86,6 +90,7 @@ pub(crate) fn build_fixtures() -> anyhow::Result<()> {
     let folder = crate::root().join("tests/fixtures/guests");
     for (package, file, kind) in [
         ("probe", "probe.wasm", Kind::Component),
+        ("probe3", "probe3.wasm", Kind::Component),
         ("nn-command", "nn-command.wasm", Kind::Command),
     ] {
         println!("building the test guest '{package}'");

@@ -1,32 +1,80 @@
-//! A sandbox of a `wasi:http` component: one store, one instance, one request after another.
+//! A sandbox of a `wasi:http` component, 0.2 or 0.3: one store, one instance, one request after another.
 
-use super::{BodyFate, GuestBody, RunBounds, Stopped, bounded};
+use super::{BodyFate, GuestBody, RunBounds, Stopped, bounded, p2, p3};
+use crate::cpu::CpuMeter;
 use crate::failure::{self, run_failure, start_failure};
+use crate::guest_log::GuestLog;
 use crate::nn::NnContext;
 use crate::state::{self, ComponentState};
-use crate::template::{ComponentTemplate, Template};
+use crate::template::{ComponentTemplate, HandlerIndices, Template};
+use crate::thread_time::metered;
 use async_trait::async_trait;
+use bytes::Bytes;
 use fnctl_core::body::BodyError;
 use fnctl_core::ports::Sandbox;
+use fnctl_core::trace::Trace;
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure, Invocation, ReplySender, RunEnd, RunReport};
 use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 use wasmtime::Store;
 use wasmtime::component::Instance;
-use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::Proxy;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::p3::bindings::Service;
+
+/// The instance's handler, by its world.
+enum Handler {
+    P2(Proxy),
+    P3(Service),
+}
+
+/// The one way of a handler to answer: bounds the body and ties it to the fate of its run.
+#[derive(Clone)]
+pub(super) struct Answer {
+    reply: ReplySender,
+    fate: BodyFate,
+    /// Most bytes of the body.
+    limit: u64,
+}
+
+impl Answer {
+    /// Answers. Dropping the body drops `gone`.
+    pub(super) fn send<E: std::fmt::Debug>(
+        &self,
+        result: Result<http::Response<UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>>, E>,
+        gone: Option<DropGuard>,
+    ) {
+        let head = match result {
+            Ok(response) => Ok(response.map(|body| {
+                GuestBody::new(body, self.limit, self.fate.clone(), gone).boxed_unsync()
+            })),
+            Err(code) => Err(Failure::new(
+                ErrorKind::BadResponse,
+                "the function answered with an error instead of a response",
+            )
+            .because(format!("{code:?}"))),
+        };
+        self.reply.send(head);
+    }
+
+    pub(super) fn is_sent(&self) -> bool {
+        self.reply.is_sent()
+    }
+}
 
 pub(crate) struct ComponentSandbox {
     // Declared before the template: the store goes first.
     store: Store<ComponentState>,
-    proxy: Proxy,
+    handler: Handler,
     instance: Instance,
     template: Arc<Template>,
     version: Arc<Version>,
+    /// CPU time of the last run, if it was measured.
+    cpu: Option<Duration>,
 }
 
 impl ComponentSandbox {
@@ -35,26 +83,32 @@ impl ComponentSandbox {
         template: Arc<Template>,
         version: Arc<Version>,
         nn: NnContext,
+        log: GuestLog,
     ) -> Result<Self, Failure> {
-        let state = ComponentState::new(&version, nn, template.engine.tick);
+        let state = ComponentState::new(&version, nn, log, template.engine.tick);
         let mut store = Store::new(&template.engine.engine, state);
         state::arm(&mut store, version.config.memory.as_usize());
+        if let HandlerIndices::P3(_) = component.handler {
+            p3::arm(&mut store);
+        }
         let running = template.engine.running();
         let instance = match component.pre.instantiate_async(&mut store).await {
             Ok(instance) => instance,
             Err(error) => return Err(start_failure(&error, Some(&store.data().guest))),
         };
-        let proxy = component
-            .proxy
-            .load(&mut store, &instance)
-            .map_err(|error| start_failure(&error, None))?;
+        let handler = match &component.handler {
+            HandlerIndices::P2(indices) => indices.load(&mut store, &instance).map(Handler::P2),
+            HandlerIndices::P3(indices) => indices.load(&mut store, &instance).map(Handler::P3),
+        }
+        .map_err(|error| start_failure(&error, None))?;
         drop(running);
         Ok(Self {
             store,
-            proxy,
+            handler,
             instance,
             template,
             version,
+            cpu: None,
         })
     }
 
@@ -68,7 +122,11 @@ impl ComponentSandbox {
             return Ok(());
         };
         state::begin_cpu(&mut self.store);
-        self.store.data_mut().guest.nn.begin(deadline);
+        self.store
+            .data_mut()
+            .guest
+            .nn
+            .begin(deadline, Trace::none());
         let failed = |cause: String| {
             Failure::new(
                 ErrorKind::StartFailed,
@@ -105,57 +163,39 @@ impl ComponentSandbox {
     ) -> Result<(), Failure> {
         let bounds = RunBounds::of(&invocation);
         state::begin_cpu(&mut self.store);
-        let guest = &mut self.store.data_mut().guest;
-        guest.log.begin(&invocation.request_id);
-        guest.nn.begin(bounds.deadline);
+        self.store.data_mut().begin(&invocation);
+        self.cpu = invocation.is_observed().then_some(Duration::ZERO);
 
-        let response_limit = self.version.config.response_body.bytes();
-        let (answer, body_fate) = (reply.clone(), fate.clone());
-        let respond = move |result: Result<http::Response<HyperOutgoingBody>, ErrorCode>| {
-            answer.send(match result {
-                Ok(response) => Ok(response
-                    .map(|body| GuestBody::new(body, response_limit, body_fate).boxed_unsync())),
-                Err(code) => Err(Failure::new(
-                    ErrorKind::BadResponse,
-                    "the function answered with an error instead of a response",
-                )
-                .because(format!("{code:?}"))),
-            });
+        let config = &self.version.config;
+        let answer = Answer {
+            reply: reply.clone(),
+            fate: fate.clone(),
+            limit: config.response_body.bytes(),
         };
-        let request = invocation.request.map(|body| body.map_err(body_error));
-        let mut view = self.store.data_mut().http();
-        let request = view
-            .new_incoming_request(Scheme::Http, request)
-            .map_err(|error| {
-                Failure::new(ErrorKind::BadRequest, "the request has no usable host")
-                    .because(format!("{error:#}"))
-            })?;
-        let response = view
-            .new_response_outparam_from_callback(respond)
-            .map_err(Failure::internal)?;
-
+        let (store, request, cpu) = (&mut self.store, invocation.request, self.cpu.as_mut());
         let running = self.template.engine.running();
-        let call =
-            self.proxy
-                .wasi_http_incoming_handler()
-                .call_handle(&mut self.store, request, response);
-        let outcome = bounded(call, bounds.deadline, &bounds.cancelled).await;
+        let outcome = match &self.handler {
+            Handler::P2(proxy) => {
+                let handle = metered(cpu, p2::handle(store, proxy, request, &answer));
+                bounded(handle, bounds.deadline, &bounds.cancelled).await
+            }
+            Handler::P3(service) => {
+                let meter = CpuMeter::new(config.cpu.duration());
+                let handle = metered(cpu, p3::handle(store, service, request, &answer, meter));
+                bounded(handle, bounds.deadline, &bounds.cancelled).await
+            }
+        };
         drop(running);
         match outcome {
-            Ok(Ok(())) if reply.is_sent() => Ok(()),
-            Ok(Ok(())) => Err(Failure::new(
-                ErrorKind::BadResponse,
-                "the function returned without answering the request",
-            )),
-            Ok(Err(error)) => Err(run_failure(&error, &self.store.data().guest)),
+            Ok(handled) => handled,
             // Nobody reads on, because there was too much to read.
             Err(Stopped::Cancelled) if fate.was_too_large() => Err(failure::response_too_large()),
-            Err(stopped) => Err(stopped.failure(self.version.config.timeout.duration())),
+            Err(stopped) => Err(stopped.failure(config.timeout.duration())),
         }
     }
 }
 
-fn body_error(error: BodyError) -> wasmtime_wasi_http::Error {
+pub(super) fn body_error(error: BodyError) -> wasmtime_wasi_http::Error {
     match error {
         BodyError::TooLarge(limit) => wasmtime_wasi_http::Error::HttpRequestBodySize(Some(limit)),
         BodyError::TimedOut => wasmtime_wasi_http::Error::ConnectionReadTimeout,
@@ -190,6 +230,7 @@ impl Sandbox for ComponentSandbox {
         RunReport {
             end,
             memory,
+            cpu: self.cpu,
             inference: guest.nn.spent,
             computes: guest.nn.computes,
         }

@@ -2,6 +2,8 @@
 
 pub(crate) mod command;
 pub(crate) mod component;
+mod p2;
+mod p3;
 
 use crate::failure;
 use bytes::Bytes;
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Why a guest was stopped from outside.
 pub(crate) enum Stopped {
@@ -113,15 +115,18 @@ pub(crate) struct GuestBody<B> {
     left: u64,
     limit: u64,
     fate: BodyFate,
+    /// Tells whoever waits for it that the body is gone, read or not.
+    _gone: Option<DropGuard>,
 }
 
 impl<B> GuestBody<B> {
-    pub(crate) fn new(inner: B, limit: u64, fate: BodyFate) -> Self {
+    pub(crate) fn new(inner: B, limit: u64, fate: BodyFate, gone: Option<DropGuard>) -> Self {
         Self {
             inner,
             left: limit,
             limit,
             fate,
+            _gone: gone,
         }
     }
 }
