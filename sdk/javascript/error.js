@@ -47,6 +47,16 @@ export function calling(what, call) {
   } catch (thrown) {
     const error = thrown?.payload;
     if (typeof error?.code !== 'function') throw thrown;
-    throw new ModelError(error.code(), `${what}: ${error.data()}`);
+    const failure = new ModelError(error.code(), `${what}: ${error.data()}`);
+    release(error);
+    throw failure;
   }
+}
+
+/**
+ * Gives a resource back to the platform now: a child before its parent. Waiting for the garbage collector is no way: it
+ * sees little memory in a handle, and an instance may hold a few thousand of them.
+ */
+export function release(resource) {
+  resource?.[Symbol.dispose ?? Symbol.for('dispose')]?.();
 }

@@ -2,7 +2,7 @@
 
 import { getEnvironment } from 'wasi:cli/environment@0.2.10';
 import { Fields, OutgoingBody, OutgoingResponse, ResponseOutparam } from 'wasi:http/types@0.2.10';
-import { FunctionError } from './error.js';
+import { FunctionError, release } from './error.js';
 
 // What one read and one write of a wasi:io stream move at most; 4096 is the limit of blockingWriteAndFlush.
 const READ = 64n * 1024n;
@@ -46,6 +46,8 @@ export function serve(App) {
           response = await answer(app, read(incoming));
         } catch (error) {
           response = json({ error: `the request cannot be read: ${error?.message ?? error}` }, 400);
+        } finally {
+          release(incoming);
         }
         await write(response, out);
       },
@@ -72,7 +74,9 @@ function read(incoming) {
   const name = method.tag === 'other' ? method.val : method.tag.toUpperCase();
   const headers = new Headers();
   const decoder = new TextDecoder();
-  for (const [key, value] of incoming.headers().entries()) headers.append(key, decoder.decode(value));
+  const fields = incoming.headers();
+  for (const [key, value] of fields.entries()) headers.append(key, decoder.decode(value));
+  release(fields);
   const url = `http://${incoming.authority() ?? 'localhost'}${incoming.pathWithQuery() ?? '/'}`;
   const body = readAll(incoming);
   const bodiless = name === 'GET' || name === 'HEAD';
@@ -91,7 +95,10 @@ function readAll(incoming) {
       length += chunk.byteLength;
     }
   } catch (error) {
-    if (error?.payload?.tag !== 'closed') throw new Error('the body broke off');
+    if (error?.payload?.tag !== 'closed') {
+      release(error?.payload?.val);
+      throw new Error('the body broke off');
+    }
   } finally {
     release(stream);
     release(body);
@@ -128,15 +135,11 @@ async function write(response, out) {
     for (let at = 0; at < bytes.byteLength; at += WRITE) {
       stream.blockingWriteAndFlush(bytes.subarray(at, at + WRITE));
     }
-  } catch {
+  } catch (error) {
     // The caller is gone; it needs no rest.
+    release(error?.payload?.val);
   } finally {
     release(stream);
   }
   OutgoingBody.finish(body, undefined);
-}
-
-/** Gives a resource back to the platform now rather than at the next garbage collection: a child before its parent. */
-function release(resource) {
-  resource[Symbol.dispose ?? Symbol.for('dispose')]?.();
 }

@@ -2,7 +2,7 @@
 
 import { loadByName } from 'wasi:nn/graph@0.2.0-rc-2024-10-28';
 import { Tensor as PlatformTensor } from 'wasi:nn/tensor@0.2.0-rc-2024-10-28';
-import { BadRequest, calling } from './error.js';
+import { BadRequest, calling, release } from './error.js';
 import { Tensor } from './tensor.js';
 
 /**
@@ -21,7 +21,14 @@ export class Model {
 
   /** The model that `function.toml` declares under this name. Throws a ModelError if there is none. */
   static load(name) {
-    return calling(`the model '${name}'`, () => new Model(name, loadByName(name).initExecutionContext()));
+    return calling(`the model '${name}'`, () => {
+      const graph = loadByName(name);
+      try {
+        return new Model(name, graph.initExecutionContext());
+      } finally {
+        release(graph);
+      }
+    });
   }
 
   /** Computes: inputs by name in, outputs by name out, in the model's order. Throws a ModelError. */
@@ -35,7 +42,11 @@ export class Model {
     return calling(`the model '${this.name}'`, () => {
       const outputs = this.#context.compute(named);
       return Object.fromEntries(
-        outputs.map(([name, output]) => [name, new Tensor(output.dimensions(), output.ty(), output.data())]),
+        outputs.map(([name, output]) => {
+          const tensor = new Tensor(output.dimensions(), output.ty(), output.data());
+          release(output);
+          return [name, tensor];
+        }),
       );
     });
   }

@@ -78,6 +78,13 @@ async fn javascript_digits() {
         assert_eq!(reply["digit"], 1);
         assert!(close(&reply["probability"], 0.928_857), "{reply}");
     }
+    // An instance holds a limited number of resources: a wrapper that leaves them to the garbage collector traps after
+    // some 1,400 requests.
+    for _ in 0..2_000 {
+        let request = file("examples/javascript-digits/request.json");
+        let (status, text) = ask(&platform, name, request).await;
+        assert_eq!(status, 200, "{text}");
+    }
     let (status, text) = ask(&platform, name, "{\"pixels\":[1]}").await;
     assert_eq!((status, text.contains("64 numbers")), (400, true), "{text}");
     let (status, text) = ask(&platform, name, vec![b' '; 300_000]).await;

@@ -83,7 +83,9 @@ def export(app: Any) -> Tuple[type, type]:
 
         def handle(self, request: Any, response_out: Any) -> None:
             try:
-                response = answer(_started(), _read(request))
+                with request:
+                    incoming = _read(request)
+                response = answer(_started(), incoming)
             except Error as error:
                 response = Response.json({"error": error.message}, error.status)
             _write(response, response_out)

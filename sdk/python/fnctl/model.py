@@ -22,7 +22,8 @@ class Model:
     def load(cls, name: str) -> "Model":
         """The model that `function.toml` declares under this name. Raises ModelError if there is none."""
         try:
-            return cls(name, graph.load_by_name(name).init_execution_context())
+            with graph.load_by_name(name) as loaded:
+                return cls(name, loaded.init_execution_context())
         except Err as error:
             raise _failed(error, f"the model '{name}'") from None
 
@@ -37,9 +38,15 @@ class Model:
             outputs = self._context.compute(named)
         except Err as error:
             raise _failed(error, f"the model '{self.name}'") from None
-        return {name: Tensor(out.dimensions(), TensorType[out.ty().name], out.data()) for name, out in outputs}
+        return {name: _taken(output) for name, output in outputs}
+
+
+def _taken(output) -> Tensor:
+    # Given back to the platform at once: an instance may hold a few thousand resources only.
+    with output:
+        return Tensor(output.dimensions(), TensorType[output.ty().name], output.data())
 
 
 def _failed(error: Err, what: str) -> ModelError:
-    value = error.value
-    return ModelError(value.code().name, f"{what}: {value.data()}")
+    with error.value as value:
+        return ModelError(value.code().name, f"{what}: {value.data()}")

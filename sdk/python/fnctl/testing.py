@@ -49,12 +49,33 @@ def set_environment(variables: Dict[str, str]) -> None:
     _variables.update(variables)
 
 
+class _Resource:
+    """What is given back to the platform at the end of a `with`."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+
+class _Error(_Resource):
+    def __init__(self, code: str, text: str):
+        self._parts = (_CODES[code], text)
+
+    def code(self) -> _CODES:
+        return self._parts[0]
+
+    def data(self) -> str:
+        return self._parts[1]
+
+
 def failure(code: str, text: str) -> Err:
     """What a model raises in a test: an error code of wasi-nn, such as TIMEOUT, and the platform's text."""
-    return Err(SimpleNamespace(code=lambda: _CODES[code], data=lambda: text))
+    return Err(_Error(code, text))
 
 
-class _Tensor:
+class _Tensor(_Resource):
     def __init__(self, dimensions: List[int], ty: _TYPES, data: bytes):
         self._parts = (list(dimensions), ty, bytes(data))
 
@@ -68,7 +89,7 @@ class _Tensor:
         return self._parts[2]
 
 
-class _Graph:
+class _Graph(_Resource):
     def __init__(self, compute: Callable):
         self._compute = compute
 
