@@ -21,6 +21,7 @@ mod examples_media;
 mod hostile;
 mod http;
 mod inference;
+mod languages;
 mod limits;
 mod metrics;
 mod nn_lies;
