@@ -68,14 +68,11 @@ pub(crate) fn build_examples(language: Language) -> anyhow::Result<()> {
             .iter()
             .map(|guest| scope.spawn(|| guest.install()))
             .collect();
-        builds
-            .into_iter()
-            .map(|build| {
-                build
-                    .join()
-                    .unwrap_or_else(|_| anyhow::bail!("a build panicked"))
-            })
-            .collect()
+        builds.into_iter().try_for_each(|build| {
+            build
+                .join()
+                .unwrap_or_else(|_| anyhow::bail!("a build panicked"))
+        })
     })
 }
 
