@@ -27,5 +27,6 @@ mod metrics;
 mod nn_lies;
 mod readme;
 mod scale_to_zero;
+mod status;
 mod versions;
 mod wasi3;

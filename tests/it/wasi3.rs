@@ -287,13 +287,13 @@ async fn wasi_nn_computes_and_lies_are_errors() {
         .await
         .ok()
         .text();
-    let probability = computed
+    let probability: f64 = computed
         .lines()
         .find_map(|line| {
             line.strip_prefix("fraud_probability;")?
                 .rsplit(';')
                 .next()?
-                .parse()
+                .parse::<f64>()
                 .ok()
         })
         .unwrap_or_else(|| panic!("{computed}"));

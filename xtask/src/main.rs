@@ -7,6 +7,8 @@
 
 mod bench;
 mod ci;
+mod compose;
+mod dashboards;
 mod demo;
 mod gates;
 mod guest_languages;
@@ -57,8 +59,12 @@ enum Task {
     Ci,
     /// The gates of the house style alone.
     Gates,
+    /// The image and compose.yaml on a real Docker Engine: up, healthy, deploy, invoke, scraped, down, up, data there.
+    ComposeTest(compose::ComposeArgs),
     /// Measure against the numbers in docs/specification.md and print a table.
     Bench(bench::BenchArgs),
+    /// Check the dashboards and alerts with a real Prometheus on a platform under load.
+    DashboardsCheck(dashboards::CheckArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -69,7 +75,9 @@ fn main() -> anyhow::Result<()> {
         Task::Test { rest } => test(&rest),
         Task::Ci => ci::run(),
         Task::Gates => gates::run(),
+        Task::ComposeTest(args) => compose::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::DashboardsCheck(args) => dashboards::run(&args),
     }
 }
 

@@ -101,10 +101,6 @@ impl Output {
     }
 
     /// Writes bytes to stdout as they are: an answer's body, a script, a man page.
-    #[allow(
-        clippy::unused_self,
-        reason = "printing goes through an Output, so that it can be found"
-    )]
     pub(crate) fn raw(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -159,7 +155,7 @@ impl Output {
 }
 
 fn yaml<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<String> {
-    let mut text = serde_saphyr::to_string(value)?;
+    let mut text = serde_saphyr::to_string(&value)?;
     if !text.ends_with('\n') {
         text.push('\n');
     }
