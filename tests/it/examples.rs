@@ -104,11 +104,7 @@ async fn fraud_stream() {
     }
     assert_eq!(answers[2]["error"], "features must be 16 numbers, not 3");
     exchange.finish().await;
-    let warm = platform
-        .client
-        .post("/fn/fraud-stream", sample)
-        .await
-        .ok();
+    let warm = platform.client.post("/fn/fraud-stream", sample).await.ok();
     assert_eq!(warm.start(), "warm", "a stream leaves its instance usable");
 }
 

@@ -12,6 +12,7 @@ mod engine;
 mod failure;
 mod guest_log;
 mod limits;
+mod machine;
 mod nn;
 mod outgoing;
 mod sandbox;
@@ -23,7 +24,6 @@ pub use check::WasmCheck;
 pub use config::Config;
 
 use async_trait::async_trait;
-use engine::GuestEngine;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ports::{ArtifactStore, Created, InferenceHost, Sandbox, SandboxFactory};
@@ -52,14 +52,13 @@ impl std::fmt::Debug for Worker {
 }
 
 impl Worker {
-    /// A worker with its own engine. The compile cache lies under `config.cache`.
+    /// A worker with its own engines. The compile cache lies under `config.cache`.
     pub fn new(
         config: Config,
         artifacts: Arc<dyn ArtifactStore>,
         inference: Arc<dyn InferenceHost>,
     ) -> Result<Self, Failure> {
-        let engine = GuestEngine::new(&config)?;
-        let templates = Arc::new(Templates::new(config, engine, artifacts.clone())?);
+        let templates = Arc::new(Templates::new(config, artifacts.clone())?);
         Ok(Self {
             templates,
             inference,
