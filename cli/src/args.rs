@@ -1,5 +1,9 @@
 //! The command line.
 
+use crate::commands::context::ContextArgs;
+use crate::commands::shell::{CompletionsArgs, ManArgs};
+use crate::output::OutputArgs;
+use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
 use fnctl_core::config::Isolation;
 use fnctl_core::units::{ByteSize, Period};
@@ -14,36 +18,15 @@ use std::path::PathBuf;
     version,
     about,
     propagate_version = true,
-    after_help = "Examples:\n  fnctl serve\n  fnctl deploy examples/fraud\n  fnctl invoke fraud -d @examples/fraud/request.json\n  fnctl ls\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 no such function or version, 4 no platform reached, 5 refused (token, limits)."
+    after_help = crate::help::EXAMPLES
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) connection: Connection,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// How a client command reaches the platform.
-#[derive(Args, Debug)]
-pub(crate) struct Connection {
-    /// The platform's address.
-    #[arg(
-        long,
-        global = true,
-        env = "FNCTL_SERVER",
-        default_value = "http://127.0.0.1:8080",
-        value_name = "URL"
-    )]
-    pub(crate) server: String,
-    /// The admin API's token.
-    #[arg(
-        long,
-        global = true,
-        env = "FNCTL_TOKEN",
-        hide_env_values = true,
-        value_name = "TOKEN"
-    )]
-    pub(crate) token: Option<String>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -59,28 +42,18 @@ pub(crate) enum Command {
         visible_alias = "list",
         after_help = "Examples:\n  fnctl ls\n  fnctl ls --json | jq -r '.[].name'"
     )]
-    Ls {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Ls,
     /// Show one function: live version, limits, aliases, instances.
     #[command(after_help = "Examples:\n  fnctl get fraud\n  fnctl get fraud --json")]
     Get {
         /// The function.
         name: String,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
     },
     /// List the versions of a function, the newest first.
     #[command(after_help = "Examples:\n  fnctl versions fraud\n  fnctl versions fraud --json")]
     Versions {
         /// The function.
         name: String,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
     },
     /// Make an earlier version live again.
     #[command(
@@ -107,14 +80,13 @@ pub(crate) enum Command {
     },
     /// Check or show the settings of `serve`.
     Config(ConfigArgs),
+    /// Keep the addresses and tokens of platforms under names.
+    #[command(visible_alias = "ctx")]
+    Context(ContextArgs),
     /// Print a completion script for a shell.
-    #[command(
-        after_help = "Examples:\n  source <(fnctl completions bash)\n  fnctl completions fish > ~/.config/fish/completions/fnctl.fish"
-    )]
-    Completions {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
+    Completions(CompletionsArgs),
+    /// Print a man page, or write them all.
+    Man(ManArgs),
 }
 
 #[derive(Args, Debug)]
@@ -165,8 +137,14 @@ pub(crate) struct ConfigArgs {
 #[derive(Subcommand, Debug)]
 pub(crate) enum ConfigAction {
     /// Say every problem of the settings, or that there is none.
+    #[command(
+        after_help = "Examples:\n  fnctl config check\n  fnctl config check --config fnctl.toml"
+    )]
     Check(SettingsArgs),
     /// Print every setting with where its value came from.
+    #[command(
+        after_help = "Examples:\n  fnctl config show\n  fnctl config show -o yaml --set gateway.listen=0.0.0.0:80"
+    )]
     Show(SettingsArgs),
 }
 
@@ -210,14 +188,11 @@ pub(crate) struct DeployArgs {
     /// A host that outgoing HTTP may reach; may be repeated.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(crate) allow_host: Vec<String>,
-    /// Print the events as JSON, one a line.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The answer goes to stdout, what was measured to stderr with -v.\n\nExamples:\n  fnctl invoke fraud -d @examples/fraud/request.json\n  fnctl invoke file-type --data-binary @photo.png -v\n  echo '{\"text\":\"hi\"}' | fnctl invoke embeddings -d @-\n  fnctl invoke fraud:2 -d '{\"features\":[...]}'"
+    after_help = "The answer goes to stdout, what was measured to stderr with -v. With --json or -o yaml both are one result.\n\nExamples:\n  fnctl invoke fraud -d @examples/fraud/request.json\n  fnctl invoke file-type --data-binary @photo.png -v\n  echo '{\"text\":\"hi\"}' | fnctl invoke embeddings -d @-\n  fnctl invoke fraud:2 -d '{\"features\":[...]}'"
 )]
 pub(crate) struct InvokeArgs {
     /// The function, with a version or alias behind a colon if not the live one.
@@ -316,20 +291,30 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        crate::help::command().debug_assert();
     }
 
     #[test]
-    fn every_command_says_what_it_does_and_most_give_examples() {
-        for command in Cli::command().get_subcommands() {
-            assert!(command.get_about().is_some(), "{}", command.get_name());
-            assert!(
-                command
+    fn every_command_says_what_it_does_and_gives_examples() {
+        fn check(command: &clap::Command, path: &str) {
+            for command in command.get_subcommands() {
+                let path = format!("{path} {}", command.get_name());
+                assert!(command.get_about().is_some(), "{path}");
+                let help = command
                     .get_after_help()
-                    .is_some_and(|help| help.to_string().contains("Examples:")),
-                "{}",
-                command.get_name()
-            );
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                let nested = command.has_subcommands();
+                assert!(help.contains("Examples:"), "{path}");
+                assert!(
+                    nested
+                        || help.contains(&path)
+                        || help.contains(path.rsplit(' ').next().unwrap()),
+                    "{path}"
+                );
+                check(command, &path);
+            }
         }
+        check(&Cli::command(), "fnctl");
     }
 }

@@ -1,45 +1,88 @@
 //! The admin API and invocations, as the commands use them.
 
-use crate::args::Connection;
+use crate::target::{Origin, Secret, Target};
+use anyhow::Context;
+use fnctl_core::ErrorKind as Kind;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::io::{Cursor, ErrorKind, Read};
 use std::time::Duration;
-use ureq::http::{Request, Response, StatusCode};
+use ureq::http::{HeaderMap, Request, Response};
+use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use ureq::{Agent, Body, SendBody};
+
+/// Most time that a suggestion may take.
+const SUGGESTION: Duration = Duration::from_secs(2);
+/// Most bytes of an error's body that are read.
+const MAX_ERROR: u64 = 1 << 20;
 
 /// A request that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// Nobody listens there.
-    #[error(
-        "no platform answers at {server} ({cause}); start one with `fnctl serve`, or name it with --server or FNCTL_SERVER"
-    )]
+    /// Nobody listens there, or not as the address says.
+    #[error("no platform answers at {server}: {cause}")]
     Unreachable { server: String, cause: String },
     /// The platform said no.
-    #[error("{message} [{code}, request {request_id}]")]
-    Refused {
+    #[error("{}", .0.message)]
+    Refused(Box<Refusal>),
+    /// The function itself answered with an error.
+    #[error("the function answered with status {status}")]
+    FunctionAnswered {
         status: u16,
-        code: String,
-        message: String,
-        request_id: String,
+        request_id: Option<String>,
+        body: Vec<u8>,
     },
     /// Something else answered.
-    #[error("{server} answered {status}, but not as fnctl does; is that address right?")]
+    #[error("{server} answered with status {status}, but not as fnctl does")]
     NotFnctl { server: String, status: u16 },
 }
 
-impl ClientError {
-    /// As `fnctl --help` says.
-    pub(crate) fn exit_code(&self) -> u8 {
-        match self {
-            Self::Unreachable { .. } => 4,
-            Self::Refused { status: 404, .. } => 3,
-            Self::Refused {
-                status: 401 | 403 | 429,
-                ..
-            } => 5,
-            Self::Refused { .. } | Self::NotFnctl { .. } => 1,
+/// An error as the platform tells it.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) code: String,
+    /// The code's kind, if this fnctl knows it.
+    pub(crate) kind: Option<Kind>,
+    pub(crate) message: String,
+    pub(crate) request_id: String,
+    /// Seconds, from `Retry-After`.
+    pub(crate) retry_after: Option<u64>,
+    /// What was asked about.
+    pub(crate) subject: Option<Subject>,
+}
+
+/// The function, and the version or alias, that a request names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Subject {
+    pub(crate) function: String,
+    pub(crate) selector: Option<String>,
+}
+
+impl Subject {
+    /// Of a path under `/api/v1/`.
+    fn of_api(path: &str) -> Option<Self> {
+        let mut parts = path.split('?').next()?.split('/');
+        if parts.next() != Some("functions") {
+            return None;
+        }
+        let function = parts.next()?.to_owned();
+        let selector = match parts.next() {
+            Some("aliases") => parts.next().map(str::to_owned),
+            _ => None,
+        };
+        Some(Self { function, selector })
+    }
+
+    /// Of what stands behind `/fn/`.
+    fn of_target(target: &str) -> Self {
+        let (function, selector) = match target.split_once(':') {
+            Some((function, selector)) => (function, Some(selector.to_owned())),
+            None => (target, None),
+        };
+        Self {
+            function: function.to_owned(),
+            selector,
         }
     }
 }
@@ -51,31 +94,64 @@ struct ErrorBody {
     request_id: String,
 }
 
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Selectors {
+    versions: Vec<u64>,
+    aliases: std::collections::BTreeMap<String, serde_json::Value>,
+}
+
 pub(crate) struct Client {
     agent: Agent,
     server: String,
-    token: Option<String>,
+    token: Option<Secret>,
+    origin: Origin,
 }
 
 impl Client {
-    pub(crate) fn new(connection: &Connection) -> Self {
+    pub(crate) fn new(target: &Target) -> anyhow::Result<Self> {
+        let roots = match &target.ca_file {
+            None => RootCerts::WebPki,
+            Some(file) => {
+                let pem = std::fs::read(file).with_context(|| {
+                    format!("the certificates in {} cannot be read", file.display())
+                })?;
+                let certificates: Vec<_> = ureq::tls::parse_pem(&pem)
+                    .filter_map(|item| match item {
+                        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                        _ => None,
+                    })
+                    .collect();
+                anyhow::ensure!(
+                    !certificates.is_empty(),
+                    "{} holds no PEM certificate; it begins with -----BEGIN CERTIFICATE-----",
+                    file.display()
+                );
+                RootCerts::from(certificates)
+            }
+        };
         let config = Agent::config_builder()
             .http_status_as_error(false)
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .timeout_connect(Some(Duration::from_secs(10)))
             // A deploy may compile for a while; the platform bounds it.
             .timeout_recv_response(Some(Duration::from_secs(1000)))
             .build();
-        let server = connection.server.trim_end_matches('/');
-        let server = if server.contains("://") {
-            server.to_owned()
-        } else {
-            format!("http://{server}")
-        };
-        Self {
+        Ok(Self {
             agent: config.new_agent(),
-            server,
-            token: connection.token.clone(),
-        }
+            server: target.server.clone(),
+            token: target.token.clone(),
+            origin: target.origin.clone(),
+        })
+    }
+
+    /// The platform's address, without a slash at the end.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
     }
 
     /// Sends a request of the admin API; a refusal is an error.
@@ -89,14 +165,58 @@ impl Client {
             .method(method)
             .uri(format!("{}/api/v1/{path}", self.server));
         if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
+            request = request.header("authorization", format!("Bearer {}", token.reveal()));
         }
         let response = self.send(request.body(body)?)?;
         if response.status().is_success() {
             Ok(response)
         } else {
-            Err(self.refused(response).into())
+            Err(self.refused(response, Subject::of_api(path), false).into())
         }
+    }
+
+    /// The functions' names, if the platform tells them soon.
+    pub(crate) fn function_names(&self) -> Option<Vec<String>> {
+        let functions: Vec<Name> = self.soon("functions")?;
+        Some(
+            functions
+                .into_iter()
+                .map(|function| function.name)
+                .collect(),
+        )
+    }
+
+    /// A function's versions and aliases, if the platform tells them soon.
+    pub(crate) fn selectors(&self, function: &str) -> Option<(Vec<u64>, Vec<String>)> {
+        let Selectors {
+            mut versions,
+            aliases,
+        } = self.soon(&format!("functions/{function}"))?;
+        versions.sort_unstable();
+        Some((versions, aliases.into_keys().collect()))
+    }
+
+    fn soon<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
+        let mut request = self
+            .agent
+            .get(format!("{}/api/v1/{path}", self.server))
+            .config()
+            .timeout_global(Some(SUGGESTION))
+            .build();
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {}", token.reveal()));
+        }
+        let mut response = request
+            .call()
+            .ok()
+            .filter(|response| response.status().is_success())?;
+        let text = response
+            .body_mut()
+            .with_config()
+            .limit(16 << 20)
+            .read_to_string()
+            .ok()?;
+        serde_json::from_str(&text).ok()
     }
 
     /// Sends a request of the admin API that answers with JSON.
@@ -121,7 +241,7 @@ impl Client {
         match self.api("GET", &format!("artifacts/{digest}"), SendBody::none()) {
             Ok(_) => Ok(true),
             Err(error) => match error.downcast_ref::<ClientError>() {
-                Some(ClientError::Refused { status: 404, .. }) => Ok(false),
+                Some(ClientError::Refused(refusal)) if refusal.status == 404 => Ok(false),
                 _ => Err(error),
             },
         }
@@ -148,45 +268,98 @@ impl Client {
         self.send(request.body(owned(body))?)
     }
 
+    /// The error of an invocation that did not succeed.
+    pub(crate) fn invocation_failed(&self, target: &str, response: Response<Body>) -> ClientError {
+        self.refused(response, Some(Subject::of_target(target)), true)
+    }
+
     fn send(&self, request: Request<SendBody<'_>>) -> anyhow::Result<Response<Body>> {
         self.agent.run(request).map_err(|error| match error {
-            ureq::Error::Io(cause) if matches!(cause.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => {
-                anyhow::anyhow!("the platform ended the connection while it was being sent to; the file may be over its gateway.max_artifact")
+            ureq::Error::Io(cause)
+                if matches!(
+                    cause.kind(),
+                    ErrorKind::BrokenPipe
+                        | ErrorKind::ConnectionReset
+                        | ErrorKind::ConnectionAborted
+                ) =>
+            {
+                anyhow::anyhow!(
+                    "the platform ended the connection while it was being sent to; \
+                     the file may be over its gateway.max_artifact"
+                )
             }
-            ureq::Error::Io(cause) => ClientError::Unreachable { server: self.server.clone(), cause: cause.to_string() }.into(),
-            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
-                ClientError::Unreachable { server: self.server.clone(), cause: error.to_string() }.into()
-            }
+            ureq::Error::Io(cause) => self.unreachable(&cause),
+            ureq::Error::HostNotFound
+            | ureq::Error::ConnectionFailed
+            | ureq::Error::Timeout(_)
+            | ureq::Error::Tls(_)
+            | ureq::Error::Rustls(_) => self.unreachable(&error),
             other => anyhow::Error::new(other),
         })
     }
 
-    /// The error that a response tells of.
-    pub(crate) fn refused(&self, mut response: Response<Body>) -> ClientError {
-        let status: StatusCode = response.status();
+    fn unreachable(&self, cause: &dyn std::fmt::Display) -> anyhow::Error {
+        ClientError::Unreachable {
+            server: format!("{} ({})", self.server, self.origin),
+            cause: cause.to_string(),
+        }
+        .into()
+    }
+
+    /// The error that a response tells of. What a guest answers need not look like fnctl's errors.
+    fn refused(
+        &self,
+        mut response: Response<Body>,
+        subject: Option<Subject>,
+        is_invocation: bool,
+    ) -> ClientError {
+        let status = response.status().as_u16();
+        let header = |headers: &HeaderMap, name: &str| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let retry_after =
+            header(response.headers(), "retry-after").and_then(|seconds| seconds.parse().ok());
+        let of_guest = is_invocation && response.headers().contains_key("x-fnctl-version");
+        let request_id = header(response.headers(), "x-request-id");
         let body = response
             .body_mut()
             .with_config()
-            .limit(1 << 20)
-            .read_to_string()
+            .limit(MAX_ERROR)
+            .read_to_vec()
             .unwrap_or_default();
-        match serde_json::from_str::<ErrorBody>(&body) {
+        match serde_json::from_slice::<ErrorBody>(&body) {
             Ok(ErrorBody {
                 code,
                 message,
                 request_id,
-            }) => ClientError::Refused {
-                status: status.as_u16(),
+            }) => ClientError::Refused(Box::new(Refusal {
+                status,
+                kind: kind_of(&code),
                 code,
                 message,
                 request_id,
+                retry_after,
+                subject,
+            })),
+            Err(_) if of_guest => ClientError::FunctionAnswered {
+                status,
+                request_id,
+                body,
             },
             Err(_) => ClientError::NotFnctl {
                 server: self.server.clone(),
-                status: status.as_u16(),
+                status,
             },
         }
     }
+}
+
+/// The kind whose code this is.
+pub(crate) fn kind_of(code: &str) -> Option<Kind> {
+    Kind::ALL.iter().copied().find(|kind| kind.code() == code)
 }
 
 /// A body of bytes at hand.
@@ -195,5 +368,34 @@ fn owned(bytes: Vec<u8>) -> SendBody<'static> {
         SendBody::none()
     } else {
         SendBody::from_owned_reader(Cursor::new(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_tells_what_it_is_about() {
+        let subject = |function: &str, selector: Option<&str>| Subject {
+            function: function.to_owned(),
+            selector: selector.map(str::to_owned),
+        };
+        for (path, expected) in [
+            ("functions", None),
+            ("status", None),
+            ("functions/fraud", Some(subject("fraud", None))),
+            ("functions/fraud/versions?x=1", Some(subject("fraud", None))),
+            (
+                "functions/fraud/aliases/canary",
+                Some(subject("fraud", Some("canary"))),
+            ),
+        ] {
+            assert_eq!(Subject::of_api(path), expected, "{path}");
+        }
+        assert_eq!(
+            Subject::of_target("fraud:canary"),
+            subject("fraud", Some("canary"))
+        );
     }
 }

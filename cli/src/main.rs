@@ -1,34 +1,46 @@
 //! The `fnctl` command. `serve` starts a platform; every other command talks to a running one over HTTP.
 
+mod app;
 mod args;
 mod client;
 mod commands;
+mod contexts;
+mod exit;
 mod function_file;
+mod help;
 mod logging;
 mod output;
+mod report;
+mod suggest;
+mod target;
 mod upload;
 
+use app::App;
 use args::{Cli, Command};
-use clap::Parser;
+use clap::FromArgMatches;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = help::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let app = App::new(cli.output, cli.connection);
     let outcome = match cli.command {
-        Command::Serve(serve) => commands::serve::run(&serve),
-        Command::Config(config) => commands::config::run(&config),
-        Command::Completions { shell } => commands::completions(shell),
-        Command::Deploy(deploy) => commands::deploy::run(&cli.connection, &deploy),
-        Command::Invoke(invoke) => commands::invoke::run(&cli.connection, &invoke),
-        Command::Ls { json } => commands::show::list(&cli.connection, json),
-        Command::Get { name, json } => commands::show::get(&cli.connection, &name, json),
-        Command::Versions { name, json } => commands::show::versions(&cli.connection, &name, json),
-        Command::Rollback { name, to } => commands::change::rollback(&cli.connection, &name, to),
-        Command::Alias(alias) => commands::change::alias(&cli.connection, &alias),
-        Command::Rm { names } => commands::change::remove(&cli.connection, &names),
+        Command::Serve(serve) => commands::serve::run(&app, &serve),
+        Command::Config(config) => commands::config::run(&app, &config),
+        Command::Context(context) => commands::context::run(&app, &context),
+        Command::Completions(completions) => commands::shell::completions(&app, &completions),
+        Command::Man(man) => commands::shell::man(&app, &man),
+        Command::Deploy(deploy) => commands::deploy::run(&app, &deploy),
+        Command::Invoke(invoke) => commands::invoke::run(&app, &invoke),
+        Command::Ls => commands::show::list(&app),
+        Command::Get { name } => commands::show::get(&app, &name),
+        Command::Versions { name } => commands::show::versions(&app, &name),
+        Command::Rollback { name, to } => commands::change::rollback(&app, &name, to),
+        Command::Alias(alias) => commands::change::alias(&app, &alias),
+        Command::Rm { names } => commands::change::remove(&app, &names),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => output::report(&error),
+        Err(error) => app.fail(&error),
     }
 }

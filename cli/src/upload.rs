@@ -1,9 +1,10 @@
 //! Uploading an artifact, unless the platform has it already.
 
 use crate::client::Client;
+use crate::output::Steps;
 use anyhow::Context;
 use fnctl_core::Digest;
-use indicatif::{ProgressBar, ProgressStyle};
+use fnctl_core::units::ByteSize;
 use serde::Deserialize;
 use std::fs::File;
 use std::io::Seek;
@@ -23,8 +24,8 @@ pub(crate) struct Upload {
     pub(crate) known: bool,
 }
 
-/// Makes sure that the platform has the file's bytes. `quiet` shows no progress bar.
-pub(crate) fn upload(client: &Client, path: &Path, quiet: bool) -> anyhow::Result<Upload> {
+/// Makes sure that the platform has the file's bytes.
+pub(crate) fn upload(client: &Client, path: &Path, steps: &mut Steps) -> anyhow::Result<Upload> {
     let mut file = File::open(path).with_context(|| {
         format!(
             "{} cannot be opened; build the function first (see its README), or correct the path",
@@ -42,15 +43,11 @@ pub(crate) fn upload(client: &Client, path: &Path, quiet: bool) -> anyhow::Resul
         });
     }
     file.rewind()?;
-    let bar = if quiet {
-        ProgressBar::hidden()
-    } else {
-        ProgressBar::new(size)
-    };
-    bar.set_style(
-        ProgressStyle::with_template("  upload {wide_bar} {bytes}/{total_bytes}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
+    let name = path
+        .file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy();
+    let bar = steps.transfer(format!("upload {name}"), ByteSize(size));
     let mut reader = bar.wrap_read(file);
     let mut response = client.api("POST", "artifacts", SendBody::from_reader(&mut reader))?;
     bar.finish_and_clear();

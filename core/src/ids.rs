@@ -201,7 +201,8 @@ impl fmt::Debug for Digest {
 }
 
 /// Names one request in responses, logs and errors: what the caller sent in `X-Request-Id`, or one made here.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct RequestId(Arc<str>);
 
 static NEXT_REQUEST: AtomicU64 = AtomicU64::new(0);
@@ -240,6 +241,23 @@ impl RequestId {
         self.0.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         })
+    }
+}
+
+impl TryFrom<String> for RequestId {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        Self::from_caller(&text).ok_or_else(|| IdError::Invalid {
+            what: "request id",
+            text: text.chars().take(80).collect(),
+            rule: "use 1 to 128 letters, digits, '-', '_', '.' and ':'",
+        })
+    }
+}
+
+impl From<RequestId> for String {
+    fn from(id: RequestId) -> String {
+        id.0.as_ref().to_owned()
     }
 }
 

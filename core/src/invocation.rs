@@ -3,6 +3,7 @@
 use crate::body::Body;
 use crate::error::{ErrorKind, Failure};
 use crate::ids::RequestId;
+use crate::trace::Trace;
 use crate::version::Version;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -27,6 +28,17 @@ pub struct Invocation {
     pub deadline: Instant,
     /// Set when nobody waits for the answer any more; stops the guest and its inference.
     pub cancelled: CancellationToken,
+    /// Where it stands in a trace, if it is sampled.
+    pub trace: Trace,
+    /// Whether what it took is to be told as a line of the function's log.
+    pub report: bool,
+}
+
+impl Invocation {
+    /// Whether somebody wants to know what it takes, so that measuring is worth its price.
+    pub const fn is_observed(&self) -> bool {
+        self.report || self.trace.is_sampled()
+    }
 }
 
 /// How the instance that served an invocation came to be.
@@ -204,6 +216,8 @@ pub struct RunReport {
     pub end: RunEnd,
     /// Linear memory of the sandbox after the run, in bytes.
     pub memory: u64,
+    /// CPU time of the guest, if the invocation was observed; host calls are included, inference is not.
+    pub cpu: Option<Duration>,
     /// Wall time inside `compute` calls.
     pub inference: Duration,
     /// Number of `compute` calls.

@@ -11,8 +11,10 @@ pub mod error;
 pub mod ids;
 pub mod inference;
 pub mod invocation;
+pub mod log;
 pub mod ports;
 pub mod task;
+pub mod trace;
 pub mod units;
 pub mod version;
 

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use fnctl_core::body::{Body, BodyError};
 use fnctl_core::invocation::StartKind;
+use fnctl_core::trace::Step;
 use fnctl_core::{FunctionName, RequestId, VersionNumber};
 use http::{Method, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -24,6 +25,9 @@ pub(crate) struct AccessLine {
     pub(crate) start: Option<StartKind>,
     pub(crate) code: Option<&'static str>,
     pub(crate) received: Instant,
+    /// The span of the whole, and of answering: both end with the body.
+    pub(crate) root: Step,
+    pub(crate) respond: Step,
 }
 
 impl AccessLine {
@@ -58,7 +62,10 @@ impl AccessLine {
 
 /// Ties the line to the response's body.
 pub(crate) fn logged(response: http::Response<Body>, line: AccessLine) -> http::Response<Body> {
-    if line.is_ordinary() && !tracing::enabled!(target: "access", tracing::Level::DEBUG) {
+    if line.is_ordinary()
+        && !line.root.trace().is_sampled()
+        && !tracing::enabled!(target: "access", tracing::Level::DEBUG)
+    {
         return response;
     }
     let length = response
@@ -119,5 +126,13 @@ impl Drop for LoggedBody {
         let complete =
             self.complete || self.inner.is_end_stream() || self.length == Some(self.bytes);
         self.line.write(self.bytes, complete);
+        let (root, respond) = (&self.line.root, &self.line.respond);
+        respond.set("http.response.body.size", || {
+            i64::try_from(self.bytes).unwrap_or(i64::MAX)
+        });
+        if !complete {
+            respond.fail(|| "the response was cut off".to_owned());
+            root.fail(|| "the response was cut off".to_owned());
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 use crate::Shared;
 use crate::client_body::{BodyFate, ClientBody};
+use crate::identity;
 use crate::respond;
 use crate::service::{Answer, Context};
+use crate::trace;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::Unanswered;
 use fnctl_core::version::{Selector, Version};
@@ -25,10 +27,12 @@ pub(crate) async fn invoke(
     rest: &str,
     request: Request<Incoming>,
 ) -> Answer {
+    let step = context.root.trace().step("resolve");
     let version = shared
         .backend
         .functions
         .resolve(&function, &selector, context.request_id.draw());
+    drop(step);
     let Some(version) = version else {
         return Answer::failed(
             "fn",
@@ -37,6 +41,7 @@ pub(crate) async fn invoke(
         );
     };
     let named = Some((version.function.clone(), version.number));
+    let report = wants_report(shared, context, &request);
     let fate = BodyFate::default();
     let admitted = check_rate(shared, &version)
         .and_then(|()| guest_request(shared, context, &version, rest, request, &fate));
@@ -55,6 +60,8 @@ pub(crate) async fn invoke(
         received: context.received,
         deadline: context.received + version.config.timeout.duration(),
         cancelled: CancellationToken::new(),
+        trace: context.root.trace().clone(),
+        report,
         version: version.clone(),
     };
     match shared.backend.invoker.invoke(invocation).await {
@@ -112,6 +119,19 @@ pub(crate) async fn invoke(
             }
         }
     }
+}
+
+/// Whether the caller asks for a report of what the invocation took, and may. It costs a line of the function's log,
+/// so it is for those who may read that log.
+fn wants_report(shared: &Shared, context: &Context, request: &Request<Incoming>) -> bool {
+    request.headers().contains_key(respond::REPORT)
+        && identity::admin(
+            &shared.config,
+            context.peer.ip(),
+            request.uri().authority().map(http::uri::Authority::as_str),
+            request.headers(),
+        )
+        .is_ok()
 }
 
 fn unknown(shared: &Shared, function: &FunctionName, selector: &Selector) -> Failure {
@@ -259,6 +279,16 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 fn add_own(headers: &mut HeaderMap, context: &Context) {
     if let Ok(value) = HeaderValue::from_str(context.request_id.as_str()) {
         headers.insert(respond::REQUEST_ID, value);
+    }
+    headers.remove(respond::REPORT);
+    // The guest's own calls belong below this span.
+    if let Some(Ok(parent)) = context
+        .root
+        .trace()
+        .traceparent()
+        .map(|text| HeaderValue::from_str(&text))
+    {
+        headers.insert(trace::TRACEPARENT, parent);
     }
     headers
         .entry(header::HOST)

@@ -18,11 +18,14 @@ mod rate;
 mod respond;
 mod router;
 mod service;
+mod trace;
 
 pub use config::Config;
 pub use respond::status_of;
+pub use trace::Tracing;
 
 use fnctl_core::deploy::Deployer;
+use fnctl_core::log::LogStore;
 use fnctl_core::ports::{ArtifactStore, FunctionStore, Invoker};
 use fnctl_core::task::Tasks;
 use metrics::Metrics;
@@ -45,6 +48,10 @@ pub struct Backend {
     pub artifacts: Arc<dyn ArtifactStore>,
     /// Deploys, rolls back and removes.
     pub deployer: Deployer,
+    /// Keeps what functions said.
+    pub logs: Arc<dyn LogStore>,
+    /// Records invocations, if somebody wants them recorded.
+    pub tracing: Option<Tracing>,
     /// Everything that `/metrics` shows.
     pub registry: Registry,
 }

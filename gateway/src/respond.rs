@@ -10,6 +10,8 @@ use std::time::Duration;
 pub(crate) const START: HeaderName = HeaderName::from_static("x-fnctl-start");
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("x-fnctl-version");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Asks for a report of the invocation in the function's log.
+pub(crate) const REPORT: HeaderName = HeaderName::from_static("x-fnctl-report");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// The status of a kind of error.

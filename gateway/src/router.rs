@@ -31,6 +31,7 @@ pub(crate) enum Api<'a> {
     Function(FunctionName),
     Versions(FunctionName),
     Rollback(FunctionName),
+    Logs(FunctionName),
     Alias(FunctionName, &'a str),
     Artifacts,
     Artifact(Digest),
@@ -87,6 +88,7 @@ fn api(path: &str) -> Result<Api<'_>, RouteError> {
         (Some("functions"), Some(name), None, ..) => Api::Function(name.parse()?),
         (Some("functions"), Some(name), Some("versions"), None, _) => Api::Versions(name.parse()?),
         (Some("functions"), Some(name), Some("rollback"), None, _) => Api::Rollback(name.parse()?),
+        (Some("functions"), Some(name), Some("logs"), None, _) => Api::Logs(name.parse()?),
         (Some("functions"), Some(name), Some("aliases"), Some(alias), None) => {
             Api::Alias(name.parse()?, alias)
         }

@@ -3,8 +3,9 @@
 use crate::Shared;
 use crate::access::{self, AccessLine};
 use crate::router::{self, Route, RouteError};
-use crate::{api, identity, invoke, metrics, respond};
+use crate::{api, identity, invoke, metrics, respond, trace};
 use fnctl_core::invocation::StartKind;
+use fnctl_core::trace::Step;
 use fnctl_core::{Body, ErrorKind, Failure, FunctionName, RequestId, VersionNumber};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -19,6 +20,8 @@ pub(crate) struct Context {
     pub(crate) peer: SocketAddr,
     pub(crate) request_id: RequestId,
     pub(crate) received: Instant,
+    /// The root span of an invocation that is recorded.
+    pub(crate) root: Step,
 }
 
 /// A response, and what its log line says of it.
@@ -55,14 +58,24 @@ pub(crate) async fn handle_request(
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let request_id = request_id(request.headers(), shared.seed);
+    let root = trace::begin(
+        &shared,
+        request_id.draw(),
+        request.method(),
+        request.uri().path(),
+        request.headers(),
+    );
     let context = Context {
         peer,
-        request_id: request_id(request.headers(), shared.seed),
+        request_id,
         received: Instant::now(),
+        root,
     };
     let method = request.method().clone();
     let traceparent = traceparent(request.headers());
     let answer = dispatch(&shared, &context, request).await;
+    trace::note(&context.root, &context, &answer);
     let mut response = answer.response;
     respond::with_request_id(&mut response, &context.request_id);
     shared.metrics.answered(answer.route, response.status());
@@ -75,6 +88,8 @@ pub(crate) async fn handle_request(
         start: answer.start,
         code: answer.code,
         received: context.received,
+        respond: context.root.trace().step("respond"),
+        root: context.root,
     };
     Ok(access::logged(response, line))
 }

@@ -16,6 +16,10 @@ pub struct Config {
     pub worker: fnctl_worker::Config,
     /// Models.
     pub inference: fnctl_inference::Config,
+    /// What functions said.
+    pub logs: fnctl_logs::Config,
+    /// Spans of invocations.
+    pub traces: crate::traces::Config,
     /// Versions and artifacts.
     pub store: fnctl_store::Config,
 }
@@ -33,6 +37,11 @@ impl Config {
                 ..fnctl_worker::Config::default()
             },
             inference: fnctl_inference::Config::default(),
+            logs: fnctl_logs::Config {
+                folder: data.join("logs"),
+                ..fnctl_logs::Config::default()
+            },
+            traces: crate::traces::Config::default(),
             store: fnctl_store::Config::new(data),
         }
     }
@@ -41,6 +50,7 @@ impl Config {
     pub fn set_data(&mut self, data: impl Into<PathBuf>) {
         let data = data.into();
         self.worker.cache = data.join("cache");
+        self.logs.folder = data.join("logs");
         self.store.folder = data;
     }
 }

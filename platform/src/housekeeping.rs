@@ -1,8 +1,9 @@
 //! What has to happen from time to time: reaping instances, templates and sessions, giving memory back, collecting
-//! artifacts.
+//! artifacts, forgetting old log lines.
 
 use fnctl_core::ports::ArtifactStore;
 use fnctl_inference::OnnxHost;
+use fnctl_logs::Logs;
 use fnctl_scheduler::Scheduler;
 use fnctl_store::Store;
 use fnctl_worker::Worker;
@@ -20,6 +21,7 @@ pub(crate) struct Keeper {
     pub(crate) worker: Worker,
     pub(crate) inference: OnnxHost,
     pub(crate) store: Store,
+    pub(crate) logs: Logs,
 }
 
 impl Keeper {
@@ -44,6 +46,7 @@ impl Keeper {
             }
             if now.duration_since(collected) >= COLLECT {
                 collected = now;
+                self.logs.expire();
                 let removed = self.worker.collect().await;
                 if removed > 0 {
                     tracing::info!(removed, "compiled code of removed artifacts deleted");

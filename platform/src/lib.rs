@@ -3,6 +3,7 @@
 mod config;
 mod housekeeping;
 pub mod settings;
+pub mod traces;
 
 pub use config::Config;
 pub use fnctl_store::{PauseAt, WriteSteps};
@@ -13,6 +14,7 @@ use fnctl_core::ports::{FunctionStore, Invoker};
 use fnctl_core::task::Tasks;
 use fnctl_gateway::{Backend, Gateway};
 use fnctl_inference::OnnxHost;
+use fnctl_logs::Logs;
 use fnctl_scheduler::Scheduler;
 use fnctl_store::Store;
 use fnctl_worker::Worker;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use traces::Traces;
 
 /// Why a platform could not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +51,19 @@ pub enum StartError {
     /// A metric is registered twice.
     #[error("the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The logs did not start.
+    #[error(transparent)]
+    Logs(#[from] fnctl_logs::StartError),
+    /// Spans cannot be sent.
+    #[error(
+        "traces cannot be sent to {endpoint}: {source}; correct traces.endpoint or traces.protocol"
+    )]
+    Traces {
+        /// Where to.
+        endpoint: String,
+        /// What is wrong.
+        source: opentelemetry_otlp::ExporterBuildError,
+    },
     /// The gateway did not start.
     #[error(transparent)]
     Gateway(#[from] fnctl_gateway::GatewayError),
@@ -61,6 +77,8 @@ pub struct Platform {
     inference: OnnxHost,
     worker: Worker,
     store: Store,
+    logs: Logs,
+    traces: Option<Traces>,
     tasks: Tasks,
     stop: CancellationToken,
     grace: Duration,
@@ -81,21 +99,27 @@ impl Platform {
                 source,
             })?;
         let store_port = Arc::new(store.clone());
+        let logs = Logs::start(config.logs, &registry)?;
+        let traces = Traces::start(&config.traces)?;
         let inference = OnnxHost::new(config.inference, &registry)?;
         let worker_config = config.worker;
         let max_memory = worker_config.max_memory;
         let (artifacts, host) = (store_port.clone(), Arc::new(inference.clone()));
+        let log_sink = Arc::new(logs.clone());
+        let guest_logs = log_sink.clone();
         // Reserving the engine's address space takes a moment.
-        let worker =
-            tokio::task::spawn_blocking(move || Worker::new(worker_config, artifacts, host))
-                .await
-                .map_err(Failure::internal)??;
+        let worker = tokio::task::spawn_blocking(move || {
+            Worker::new(worker_config, artifacts, host, guest_logs)
+        })
+        .await
+        .map_err(Failure::internal)??;
         let sandboxes = Arc::new(worker.clone());
         let scheduler = Scheduler::new(
             config.scheduler,
             sandboxes.clone(),
             tasks.clone(),
             &registry,
+            log_sink.clone(),
         )?;
         let invoker = Arc::new(scheduler.clone());
         let deployer = Deployer {
@@ -118,6 +142,8 @@ impl Platform {
             functions: store_port.clone(),
             artifacts: store_port,
             deployer,
+            logs: log_sink,
+            tracing: traces.as_ref().map(Traces::tracing),
             registry,
         };
         let gateway = Gateway::start(config.gateway, backend, listener, tasks.clone())?;
@@ -128,6 +154,8 @@ impl Platform {
             inference,
             worker,
             store,
+            logs,
+            traces,
             tasks,
             stop,
             grace: config.grace.duration(),
@@ -169,6 +197,7 @@ impl Platform {
         // While invocations finish, whoever asks is still answered: `/readyz` says so, new invocations are sent elsewhere.
         self.gateway.set_draining();
         let finished = self.scheduler.drain(self.grace).await;
+        self.logs.end_followers().await;
         self.gateway.stop();
         self.stop.cancel();
         if !finished {
@@ -176,6 +205,10 @@ impl Platform {
         }
         // What is left are responses on their way out.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.join()).await;
+        self.logs.stop().await;
+        if let Some(traces) = self.traces {
+            traces.stop().await;
+        }
         finished
     }
 
@@ -185,6 +218,7 @@ impl Platform {
             worker: self.worker.clone(),
             inference: self.inference.clone(),
             store: self.store.clone(),
+            logs: self.logs.clone(),
         };
         self.tasks
             .spawn("housekeeping", keeper.run(self.stop.clone()));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// One started sandbox.
 pub(crate) struct Instance {
@@ -17,6 +18,8 @@ pub(crate) struct Instance {
     pub(crate) uses: u64,
     /// What starting it took.
     pub(crate) phases: ColdStart,
+    /// When its start began.
+    pub(crate) began: Instant,
     /// The pool's generation when its start ended.
     pub(crate) generation: u64,
     /// Its slot on the node.
@@ -28,6 +31,7 @@ pub(crate) struct Started {
     pub(crate) id: InstanceId,
     sandbox: Box<dyn Sandbox>,
     phases: ColdStart,
+    began: Instant,
     slot: OwnedSemaphorePermit,
 }
 
@@ -38,6 +42,7 @@ impl Started {
             sandbox: self.sandbox,
             uses: 0,
             phases: self.phases,
+            began: self.began,
             generation,
             _slot: self.slot,
         }
@@ -73,13 +78,14 @@ impl Instances {
         version: &Arc<Version>,
         evict: impl Fn() -> bool,
     ) -> Result<Started, Failure> {
-        let (created, slot) = loop {
+        let (created, began, slot) = loop {
+            let began = Instant::now();
             let attempt = match self.slots.clone().try_acquire_owned() {
                 Ok(slot) => self
                     .factory
                     .create(version)
                     .await
-                    .map(|created| (created, slot)),
+                    .map(|created| (created, began, slot)),
                 Err(_) => Err(node_full()),
             };
             match attempt {
@@ -93,6 +99,7 @@ impl Instances {
             id,
             sandbox: created.sandbox,
             phases: created.phases,
+            began,
             slot,
         })
     }

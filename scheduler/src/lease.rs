@@ -5,6 +5,7 @@ use crate::lane::VersionPool;
 use fnctl_core::invocation::{ColdStart, StartKind};
 use fnctl_core::{Invocation, ReplySender, RunReport};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 pub(crate) struct Lease {
     pool: Arc<VersionPool>,
@@ -41,6 +42,16 @@ impl Lease {
         }
     }
 
+    /// The instance's id.
+    pub(crate) fn id(&self) -> u64 {
+        self.instance.as_ref().map_or(0, |instance| instance.id.0)
+    }
+
+    /// When the instance's start began.
+    pub(crate) fn began(&self) -> Option<Instant> {
+        self.instance.as_ref().map(|instance| instance.began)
+    }
+
     /// Runs one invocation.
     pub(crate) async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport {
         self.reusable = false;
@@ -52,6 +63,7 @@ impl Lease {
             None => RunReport {
                 end: fnctl_core::RunEnd::Unbegun(Box::new(invocation)),
                 memory: 0,
+                cpu: None,
                 inference: std::time::Duration::ZERO,
                 computes: 0,
             },

@@ -12,6 +12,7 @@ mod lane;
 mod lease;
 pub mod limit;
 mod metrics;
+mod observe;
 pub mod pool;
 #[cfg(test)]
 mod tests;
@@ -21,11 +22,12 @@ pub use config::Config;
 use async_trait::async_trait;
 use dashmap::DashMap;
 use fnctl_core::ids::FunctionName;
-use fnctl_core::invocation::{ColdStart, Unanswered};
+use fnctl_core::invocation::{ColdStart, StartKind, Unanswered};
+use fnctl_core::log::LogSink;
 use fnctl_core::ports::{InstanceStatus, Invoker, SandboxFactory};
 use fnctl_core::task::Tasks;
 use fnctl_core::version::{Version, VersionKey};
-use fnctl_core::{ErrorKind, Failure, Invocation, Reply, ReplySender, RunEnd};
+use fnctl_core::{ErrorKind, Failure, Invocation, Reply, ReplySender, RequestId, RunEnd};
 use instance::Instances;
 use lane::{Lane, VersionPool};
 use lease::Lease;
@@ -53,6 +55,7 @@ struct Inner {
     instances: Arc<Instances>,
     lanes: DashMap<FunctionName, Arc<Lane>>,
     metrics: Metrics,
+    logs: Arc<dyn LogSink>,
     tasks: Tasks,
     draining: AtomicBool,
     in_flight: AtomicUsize,
@@ -67,6 +70,7 @@ impl Scheduler {
         factory: Arc<dyn SandboxFactory>,
         tasks: Tasks,
         registry: &prometheus::Registry,
+        logs: Arc<dyn LogSink>,
     ) -> prometheus::Result<Self> {
         let metrics = Metrics::register(registry, config.max_tracked_versions)?;
         let instances = Arc::new(Instances::new(factory, config.max_instances));
@@ -75,6 +79,7 @@ impl Scheduler {
                 instances,
                 lanes: DashMap::new(),
                 metrics,
+                logs,
                 tasks,
                 draining: AtomicBool::new(false),
                 in_flight: AtomicUsize::new(0),
@@ -205,7 +210,7 @@ impl Inner {
                 Ok(started) => pool.started(started),
                 Err(failure) => {
                     pool.metrics.start_failed(failure.kind);
-                    log_failure(&pool.version.key(), None, &failure);
+                    this.log_failure(&pool.version.key(), None, &failure);
                     pool.start_failed(failure);
                 }
             }
@@ -232,11 +237,24 @@ impl Inner {
         let metrics = work.lease.pool().metrics.clone();
         let key = work.lease.pool().version.key();
         let deadline = work.invocation.deadline;
+        let trace = work.invocation.trace.clone();
         let mut attempts = 0;
         let report = loop {
             let request_id = work.invocation.request_id.clone();
+            let wants_report = work.invocation.report;
+            let step = trace.step("run");
+            step.set("fnctl.instance", || {
+                i64::try_from(work.lease.id()).unwrap_or(i64::MAX)
+            });
+            work.invocation.trace = step.trace().clone();
             let since = Instant::now();
             let report = work.lease.run(work.invocation, work.reply.clone()).await;
+            let took = since.elapsed();
+            observe::note_run(step, &report);
+            if wants_report && !matches!(report.end, RunEnd::Unbegun(_)) {
+                self.logs
+                    .write(observe::report_line(&key, &request_id, took, &report));
+            }
             match report.end {
                 RunEnd::Unbegun(invocation) if attempts == 0 => {
                     attempts += 1;
@@ -262,9 +280,9 @@ impl Inner {
                 end => {
                     if let RunEnd::Failed(failure) = &end {
                         metrics.failed(failure.kind);
-                        log_failure(&key, Some(request_id.as_str()), failure);
+                        self.log_failure(&key, Some(&request_id), failure);
                     }
-                    metrics.ran(since.elapsed(), report.inference, report.memory);
+                    metrics.ran(took, report.inference, report.memory);
                     break end;
                 }
             }
@@ -356,29 +374,12 @@ fn draining() -> Failure {
     .retry_after(Duration::from_secs(5))
 }
 
-fn log_failure(key: &VersionKey, request_id: Option<&str>, failure: &Failure) {
-    let (function, version, kind) = (key.function.as_str(), key.number.0, failure.kind.code());
-    match failure.kind.fault() {
-        fnctl_core::Fault::Platform if !failure.kind.retryable() => {
-            tracing::error!(
-                function,
-                version,
-                request_id,
-                kind,
-                cause = failure.cause,
-                "{}",
-                failure.message
-            );
-        }
-        _ => tracing::warn!(
-            function,
-            version,
-            request_id,
-            kind,
-            cause = failure.cause,
-            "{}",
-            failure.message
-        ),
+impl Inner {
+    /// Tells the platform's log and the function's own.
+    fn log_failure(&self, key: &VersionKey, request_id: Option<&RequestId>, failure: &Failure) {
+        self.logs
+            .write(observe::failure_line(key, request_id, failure));
+        observe::log_failure(key, request_id, failure);
     }
 }
 
@@ -405,10 +406,12 @@ impl Invoker for Scheduler {
         };
 
         let since = Instant::now();
+        let step = invocation.trace.step("admit");
         let permit = lane
             .admit(&version.config, invocation.deadline, metrics)
             .await;
         phases.queue = since.elapsed();
+        observe::note_outcome(step, permit.as_ref().err());
         metrics.queued(phases.queue);
         let permit = permit.map_err(|failure| unanswered(failure, phases))?;
 
@@ -416,10 +419,16 @@ impl Invoker for Scheduler {
         // response's body.
         let guard = body::CancelGuard::new(invocation.cancelled.clone());
         let is_head = invocation.request.method() == http::Method::HEAD;
-        let lease = inner
-            .acquire(&pool, invocation.deadline)
-            .await
-            .map_err(|failure| unanswered(failure, phases))?;
+        let step = invocation.trace.step("acquire");
+        let lease = inner.acquire(&pool, invocation.deadline).await;
+        if let Ok(lease) = &lease
+            && lease.start_kind() == StartKind::Cold
+            && let Some(began) = lease.began()
+        {
+            observe::record_phases(step.trace(), began, &lease.phases());
+        }
+        observe::note_outcome(step, lease.as_ref().err());
+        let lease = lease.map_err(|failure| unanswered(failure, phases))?;
         let start = lease.start_kind();
         let started = lease.phases();
         phases = ColdStart {
@@ -427,6 +436,14 @@ impl Invoker for Scheduler {
             ..started
         };
         metrics.started(start, &phases);
+        if start == StartKind::Cold {
+            let request_id = &invocation.request_id;
+            inner.logs.write(observe::cold_start_line(
+                &version.key(),
+                request_id,
+                &phases,
+            ));
+        }
 
         let (reply, head) = ReplySender::new();
         let since = Instant::now();

@@ -25,6 +25,7 @@ fn scheduler(plan: &Arc<Plan>) -> Scheduler {
         factory(plan),
         Tasks::default(),
         &prometheus::Registry::new(),
+        Arc::new(fnctl_core::log::NoLogs),
     )
     .unwrap()
 }

@@ -34,6 +34,21 @@ impl Error {
         Self::new(404, message)
     }
 
+    /// 413: the input is larger than this function takes.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(413, message)
+    }
+
+    /// 415: the body is of another format than this function takes.
+    pub fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self::new(415, message)
+    }
+
+    /// 422: the body has the right format, and what it holds cannot be used.
+    pub fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(422, message)
+    }
+
     /// 500: the function failed.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(500, message)

@@ -37,6 +37,48 @@ impl Request {
         std::str::from_utf8(value).ok()
     }
 
+    /// Adds a header, for tests.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers
+            .push((name.to_ascii_lowercase(), value.as_bytes().to_vec()));
+        self
+    }
+
+    /// The media type that the caller gave its body: the first part of `Content-Type`, in lower case, without
+    /// parameters like `charset` (RFC 9110, section 8.3.1). Empty if the caller gave none.
+    pub fn media_type(&self) -> String {
+        let value = self.header("content-type").unwrap_or_default();
+        let essence = value.split(';').next().unwrap_or_default();
+        essence.trim().to_ascii_lowercase()
+    }
+
+    /// For handlers of raw bodies: 400 if there is no body, 415 if the caller calls it something else than one of
+    /// `types`, which are lower case.
+    ///
+    /// A body that is called nothing in particular passes, and the handler's own parser decides: no `Content-Type`,
+    /// `application/octet-stream`, or `application/x-www-form-urlencoded`, which `curl --data-binary` calls every file.
+    pub fn require_body(&self, types: &[&str]) -> Result<&[u8], Error> {
+        let wanted = types.join(" or ");
+        if self.body.is_empty() {
+            return Err(Error::bad_request(format!(
+                "the request has no body; send {wanted}"
+            )));
+        }
+        let unlabelled = [
+            "",
+            "application/octet-stream",
+            "application/x-www-form-urlencoded",
+        ];
+        let given = self.media_type();
+        if types.contains(&given.as_str()) || unlabelled.contains(&given.as_str()) {
+            return Ok(&self.body);
+        }
+        Err(Error::unsupported_media_type(format!(
+            "the Content-Type is {given}; send {wanted}"
+        )))
+    }
+
     /// The body as JSON.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         Ok(serde_json::from_slice(&self.body)?)
@@ -178,6 +220,37 @@ mod tests {
             Ok(Response::new(201).with_body(request.body))
         });
         assert_eq!((answer.status, answer.body.as_slice()), (201, &b"abc"[..]));
+    }
+
+    #[test]
+    fn a_media_type_is_compared_without_case_and_parameters() {
+        let labelled = |label: &str| Request::post("x").with_header("Content-Type", label);
+        let png = labelled("Image/PNG; q=1");
+        assert_eq!(png.media_type(), "image/png");
+        assert_eq!(png.require_body(&["image/png"]).unwrap(), b"x");
+        for unlabelled in [
+            "application/octet-stream",
+            "application/x-www-form-urlencoded",
+        ] {
+            assert!(labelled(unlabelled).require_body(&["image/png"]).is_ok());
+        }
+        assert!(Request::post("x").require_body(&["image/png"]).is_ok());
+    }
+
+    #[test]
+    fn a_body_of_another_media_type_or_none_at_all_is_refused_with_the_way_out() {
+        let jpeg = Request::post("x").with_header("content-type", "image/jpeg");
+        let error = jpeg.require_body(&["audio/wav", "audio/wave"]).unwrap_err();
+        assert_eq!(error.status(), 415);
+        assert_eq!(
+            error.message(),
+            "the Content-Type is image/jpeg; send audio/wav or audio/wave"
+        );
+        let error = Request::post("").require_body(&["image/png"]).unwrap_err();
+        assert_eq!(
+            (error.status(), error.message()),
+            (400, "the request has no body; send image/png")
+        );
     }
 
     #[test]

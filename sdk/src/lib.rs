@@ -28,8 +28,9 @@
 //! # fn main() {}
 //! ```
 //!
-//! A handler that takes a [`Request`] and returns a [`Response`] works on raw bodies. A handler without state takes its
-//! input alone. On the host, `cargo test` runs handlers against models that the test supplies: see [`testing`].
+//! A handler that takes a [`Request`] and returns a [`Response`] works on raw bodies; [`Request::require_body`]
+//! refuses an empty one and one of another media type. A handler without state takes its input alone. On the host,
+//! `cargo test` runs handlers against models that the test supplies: see [`testing`].
 //!
 //! The SDK shares only the WIT files with the platform; a function built with it is an ordinary `wasi:http` component.
 

@@ -18,7 +18,7 @@ pub(crate) fn program() -> std::path::PathBuf {
     program
 }
 
-async fn fnctl(server: &str, arguments: &[&str]) -> Output {
+pub(crate) async fn fnctl(server: &str, arguments: &[&str]) -> Output {
     let (server, arguments) = (
         server.to_owned(),
         arguments
@@ -39,11 +39,11 @@ async fn fnctl(server: &str, arguments: &[&str]) -> Output {
     .unwrap()
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -218,7 +218,7 @@ async fn errors_say_what_to_do_and_exit_codes_tell_them_apart() {
         stderr(&missing)
     );
     let unreachable = fnctl("http://127.0.0.1:1", &["ls"]).await;
-    assert_eq!(unreachable.status.code(), Some(4));
+    assert_eq!(unreachable.status.code(), Some(5));
     assert!(
         stderr(&unreachable).contains("fnctl serve"),
         "{}",
@@ -273,7 +273,9 @@ fn every_command_has_help_with_examples_and_there_are_completions() {
         "alias",
         "rm",
         "config",
+        "context",
         "completions",
+        "man",
     ] {
         assert!(run(&[command, "--help"]).contains("Examples:"), "{command}");
     }

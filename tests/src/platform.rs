@@ -156,7 +156,30 @@ impl TestPlatform {
         event["version"].as_u64().expect("a number")
     }
 
-    /// Deploys one of the examples as its function.toml says, with its models.
+    /// Deploys a folder of the repository as its function.toml says, with its models and all its settings.
+    pub async fn deploy_folder(&self, folder: &str) -> u64 {
+        let text = crate::file(&format!("{folder}/function.toml"));
+        let text = String::from_utf8(text).expect("function.toml is text");
+        let table: toml::Table = text.parse().expect("function.toml is TOML");
+        let mut config = serde_json::to_value(table).expect("a table is an object");
+        let keys = config.as_object_mut().expect("a table is an object");
+        let mut take = |key: &str| keys.remove(key).unwrap_or_default();
+        let name = take("name");
+        let artifact = take("artifact");
+        let models = take("models");
+        let path = |file: &Value| format!("{folder}/{}", file.as_str().expect("a path"));
+        let mut deployment = Deployment::new(
+            name.as_str().expect("a name"),
+            crate::file(&path(&artifact)),
+        );
+        for (model, file) in models.as_object().into_iter().flatten() {
+            deployment = deployment.model(model, crate::file(&path(file)));
+        }
+        deployment.config = config;
+        self.deploy(deployment).await
+    }
+
+    /// Deploys the artifact of an example with one of its models, and the defaults.
     pub async fn deploy_example(&self, name: &str, artifact: &str, model: Option<(&str, &str)>) {
         let mut deployment =
             Deployment::new(name, crate::file(&format!("examples/{name}/{artifact}")));

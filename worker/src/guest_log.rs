@@ -1,7 +1,9 @@
-//! Guest output becomes structured log lines of the invocation it belongs to, up to a limit of bytes.
+//! Guest output becomes log lines of the invocation it belongs to, up to a limit of bytes: they go to the function's
+//! ring, and to the platform's own log.
 
 use bytes::Bytes;
 use fnctl_core::ids::RequestId;
+use fnctl_core::log::{LogLevel, LogLine, LogSink, LogSource, now_ms};
 use fnctl_core::version::VersionKey;
 use parking_lot::Mutex;
 use std::pin::Pin;
@@ -14,6 +16,14 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 /// Longest line before it is cut into several.
 const MAX_LINE: usize = 8 << 10;
 
+/// Longest context of a line.
+const MAX_CONTEXT: usize = 128;
+
+/// The first `max` bytes of a text, or a little less, so that it stays text.
+fn cut(text: &str, max: usize) -> &str {
+    text.get(..text.floor_char_boundary(max)).unwrap_or(text)
+}
+
 /// Which of the guest's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
@@ -22,20 +32,28 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    const fn as_str(self) -> &'static str {
+    /// Programs write to stderr what somebody should see.
+    const fn level(self) -> LogLevel {
         match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
+            Self::Stdout => LogLevel::Info,
+            Self::Stderr => LogLevel::Warn,
+        }
+    }
+
+    const fn source(self) -> LogSource {
+        match self {
+            Self::Stdout => LogSource::Stdout,
+            Self::Stderr => LogSource::Stderr,
         }
     }
 }
 
 /// The log of one sandbox; both streams and all their handles share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct GuestLog(Arc<Mutex<LogState>>);
 
-#[derive(Debug)]
 struct LogState {
+    sink: Arc<dyn LogSink>,
     version: VersionKey,
     request: Option<RequestId>,
     limit: u64,
@@ -45,8 +63,9 @@ struct LogState {
 }
 
 impl GuestLog {
-    pub(crate) fn new(version: VersionKey, limit: u64) -> Self {
+    pub(crate) fn new(version: VersionKey, limit: u64, sink: Arc<dyn LogSink>) -> Self {
         let state = LogState {
+            sink,
             version,
             request: None,
             limit,
@@ -55,6 +74,12 @@ impl GuestLog {
             stderr: Vec::new(),
         };
         Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// A log for another sandbox of the same instance.
+    pub(crate) fn fork(&self) -> Self {
+        let state = self.0.lock();
+        Self::new(state.version.clone(), state.limit, state.sink.clone())
     }
 
     /// From now on the lines belong to this invocation, which has the whole limit to itself.
@@ -70,7 +95,7 @@ impl GuestLog {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(state.buffer(stream));
             if !rest.is_empty() {
-                state.line(stream, &rest);
+                state.output(stream, &rest);
             }
         }
     }
@@ -86,6 +111,22 @@ impl GuestLog {
     pub(crate) fn note(&self, text: &str) {
         self.write(Stream::Stderr, text.as_bytes());
         self.write(Stream::Stderr, b"\n");
+    }
+
+    /// A line of `wasi:logging`. It counts towards the limit, and its line ends do not make it several.
+    pub(crate) fn levelled(&self, level: LogLevel, context: &str, message: &str) {
+        let mut state = self.0.lock();
+        if state.left == 0 {
+            return;
+        }
+        let context = cut(context, MAX_CONTEXT);
+        let allowed = usize::try_from(state.left).unwrap_or(usize::MAX);
+        let message = cut(message, MAX_LINE.min(allowed));
+        // At least one byte each, or empty lines would be free.
+        let cost = (context.len() + message.len()).max(1) as u64;
+        state.left = state.left.saturating_sub(cost);
+        state.line(level, LogSource::Logging, context, message);
+        state.note_cut();
     }
 
     fn write(&self, stream: Stream, bytes: &[u8]) {
@@ -118,33 +159,53 @@ impl LogState {
             for part in piece.chunks(MAX_LINE) {
                 buffer.extend_from_slice(part);
                 if buffer.ends_with(b"\n") || buffer.len() >= MAX_LINE {
-                    self.line(stream, &buffer);
+                    self.output(stream, &buffer);
                     buffer.clear();
                 }
             }
             *self.buffer(stream) = buffer;
         }
+        self.note_cut();
+    }
+
+    /// Says once, when the limit is met, that nothing more will come.
+    fn note_cut(&self) {
         if self.left == 0 {
-            tracing::warn!(
-                target: "guest", function = %self.version.function, version = self.version.number.0,
-                request_id = self.request.as_ref().map(RequestId::as_str), limit = self.limit,
-                "guest output cut off at log_bytes"
+            let text = format!(
+                "the output of this invocation is cut off after log_bytes ({} bytes)",
+                self.limit
             );
+            self.line(LogLevel::Warn, LogSource::Platform, "", &text);
         }
     }
 
-    fn line(&self, stream: Stream, bytes: &[u8]) {
+    fn output(&self, stream: Stream, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes);
+        self.line(stream.level(), stream.source(), "", text.trim_end());
+    }
+
+    fn line(&self, level: LogLevel, source: LogSource, context: &str, text: &str) {
         tracing::info!(
             target: "guest", function = %self.version.function, version = self.version.number.0,
-            request_id = self.request.as_ref().map(RequestId::as_str), stream = stream.as_str(),
-            "{}", text.trim_end()
+            request_id = self.request.as_ref().map(RequestId::as_str), stream = source.as_str(),
+            level = level.as_str(), "{text}"
         );
+        self.sink.write(LogLine {
+            time_ms: now_ms(),
+            level,
+            source,
+            function: self.version.function.clone(),
+            version: self.version.number,
+            request_id: self.request.clone(),
+            context: context.to_owned(),
+            text: text.to_owned(),
+            report: None,
+        });
     }
 }
 
 /// One handle of a guest on its stdout or stderr.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct LogStream {
     log: GuestLog,
     stream: Stream,

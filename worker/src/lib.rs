@@ -12,6 +12,7 @@ mod engine;
 mod failure;
 mod guest_log;
 mod limits;
+mod logging;
 mod machine;
 mod nn;
 mod outgoing;
@@ -19,6 +20,7 @@ mod sandbox;
 mod state;
 mod template;
 mod templates;
+mod thread_time;
 
 pub use check::WasmCheck;
 pub use config::Config;
@@ -26,9 +28,11 @@ pub use config::Config;
 use async_trait::async_trait;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::ColdStart;
+use fnctl_core::log::LogSink;
 use fnctl_core::ports::{ArtifactStore, Created, InferenceHost, Sandbox, SandboxFactory};
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
+use guest_log::GuestLog;
 use nn::ModelLease;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,6 +47,7 @@ pub struct Worker {
     templates: Arc<Templates>,
     inference: Arc<dyn InferenceHost>,
     artifacts: Arc<dyn ArtifactStore>,
+    logs: Arc<dyn LogSink>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -57,12 +62,14 @@ impl Worker {
         config: Config,
         artifacts: Arc<dyn ArtifactStore>,
         inference: Arc<dyn InferenceHost>,
+        logs: Arc<dyn LogSink>,
     ) -> Result<Self, Failure> {
         let templates = Arc::new(Templates::new(config, artifacts.clone())?);
         Ok(Self {
             templates,
             inference,
             artifacts,
+            logs,
         })
     }
 
@@ -168,12 +175,15 @@ impl Worker {
             phases.model = models_took;
         }
         let nn = nn::NnContext::new(self.inference.clone(), models, version);
+        let limit = version.config.log_bytes.bytes();
+        let log = GuestLog::new(version.key(), limit, self.logs.clone());
         let sandbox: Box<dyn Sandbox> = match &template.template.kind {
             TemplateKind::Command(command) => Box::new(sandbox::command::CommandSandbox::new(
                 command.clone(),
                 template.template.clone(),
                 version.clone(),
                 nn,
+                log,
             )),
             TemplateKind::Component(component) => {
                 let since = Instant::now();
@@ -182,6 +192,7 @@ impl Worker {
                     template.template.clone(),
                     version.clone(),
                     nn,
+                    log,
                 )
                 .await?;
                 phases.instantiate = since.elapsed();

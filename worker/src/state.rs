@@ -6,6 +6,7 @@ use crate::guest_log::{GuestLog, Stream};
 use crate::limits::SandboxLimits;
 use crate::nn::NnContext;
 use crate::outgoing::AllowedHosts;
+use fnctl_core::Invocation;
 use fnctl_core::version::Version;
 use std::time::Duration;
 use wasmtime::component::ResourceTable;
@@ -26,16 +27,22 @@ pub(crate) struct GuestState {
 }
 
 impl GuestState {
-    pub(crate) fn new(version: &Version, nn: NnContext, tick: Duration) -> Self {
+    pub(crate) fn new(version: &Version, nn: NnContext, log: GuestLog, tick: Duration) -> Self {
         let ticks = version.config.cpu.duration().as_nanos() / tick.as_nanos().max(1);
         Self {
             limits: SandboxLimits::new(&version.config),
             nn,
-            log: GuestLog::new(version.key(), version.config.log_bytes.bytes()),
+            log,
             ticks: 0,
             max_ticks: u32::try_from(ticks).unwrap_or(u32::MAX).max(1),
             meter: None,
         }
+    }
+
+    /// From now on what the guest does belongs to this invocation.
+    pub(crate) fn begin(&mut self, invocation: &Invocation) {
+        self.log.begin(&invocation.request_id);
+        self.nn.begin(invocation.deadline, invocation.trace.clone());
     }
 
     /// Whether a limit was met, so that a trap is its doing and the sandbox must not be used again.
@@ -111,8 +118,8 @@ pub(crate) struct ComponentState {
 }
 
 impl ComponentState {
-    pub(crate) fn new(version: &Version, nn: NnContext, tick: Duration) -> Self {
-        let guest = GuestState::new(version, nn, tick);
+    pub(crate) fn new(version: &Version, nn: NnContext, log: GuestLog, tick: Duration) -> Self {
+        let guest = GuestState::new(version, nn, log, tick);
         let wasi = wasi(version, &guest.log)
             .stdout(guest.log.stream(Stream::Stdout))
             .build();
@@ -126,8 +133,14 @@ impl ComponentState {
             table,
             wasi,
             http,
-            outgoing: AllowedHosts(version.config.allow_hosts.clone().into()),
+            outgoing: AllowedHosts::new(&version.config.allow_hosts),
         }
+    }
+
+    /// From now on what the guest does belongs to this invocation.
+    pub(crate) fn begin(&mut self, invocation: &Invocation) {
+        self.guest.begin(invocation);
+        self.outgoing.begin(invocation.trace.clone());
     }
 }
 

@@ -113,6 +113,7 @@ impl Linkers {
                 wasmtime_wasi_http::p3::add_to_linker(&mut component)?;
             }
             crate::nn::wit::add_to_linker(&mut component)?;
+            crate::logging::add_to_linker(&mut component)?;
             let mut command = wasmtime::Linker::new(engine);
             wasmtime_wasi::p1::add_to_linker_async(&mut command, CommandState::wasi)?;
             crate::nn::witx::add_to_linker(&mut command)?;
@@ -125,7 +126,8 @@ impl Linkers {
         let pre = self.component.instantiate_pre(component).map_err(|error| {
             invalid(
                 "the component imports something this platform does not offer; it has wasi:cli, wasi:clocks, wasi:filesystem, \
-                 wasi:http, wasi:random, wasi:sockets (all 0.2 and 0.3), wasi:io 0.2 and wasi:nn 0.2.0-rc-2024-10-28",
+                 wasi:http, wasi:random, wasi:sockets (all 0.2 and 0.3), wasi:io 0.2, wasi:nn 0.2.0-rc-2024-10-28 and \
+                 wasi:logging 0.1.0-draft",
                 &error,
             )
         })?;

@@ -18,6 +18,12 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &["-d", "@examples/file-type/samples/magika_python.bin"],
     ),
     ("embeddings", &["-d", "@examples/embeddings/request.json"]),
+    ("sentiment", &["-d", "@examples/sentiment/request.json"]),
+    (
+        "image-orientation",
+        &["-d", "@examples/image-orientation/samples/ocr_line_180.png"],
+    ),
+    ("speech", &["-d", "@examples/speech/samples/speech16k.wav"]),
 ];
 
 pub(crate) fn run(listen: &str, stop: bool) -> anyhow::Result<()> {
@@ -156,14 +162,14 @@ fn show(program: &Path, listen: &str) -> anyhow::Result<()> {
         rows.push((*example, times));
     }
     println!(
-        "\n{:<12} {:>10} {:>12}   phases of the cold start (ms)",
+        "\n{:<18} {:>10} {:>12}   phases of the cold start (ms)",
         "function", "cold (ms)", "warm (ms)"
     );
     for (example, times) in rows {
         let [(_, cold, phases), (_, warm, _)] = times.as_slice() else {
             continue;
         };
-        println!("{example:<12} {cold:>10.2} {warm:>12.2}   {phases}");
+        println!("{example:<18} {cold:>10.2} {warm:>12.2}   {phases}");
     }
     Ok(())
 }

@@ -74,6 +74,9 @@ pub(crate) fn build_examples() -> anyhow::Result<()> {
         ("fraud-stream", "fraud_stream.wasm"),
         ("file-type", "file_type.wasm"),
         ("embeddings", "embeddings.wasm"),
+        ("sentiment", "sentiment.wasm"),
+        ("image-orientation", "image_orientation.wasm"),
+        ("speech", "speech.wasm"),
     ] {
         println!("building the example '{package}'");
         cargo(&folder, package, Kind::Component)?;

@@ -1,47 +1,51 @@
 //! `fnctl deploy`.
 
-use crate::args::{Connection, DeployArgs};
-use crate::client::{Client, ClientError};
+use crate::app::App;
+use crate::args::DeployArgs;
+use crate::client::{ClientError, Refusal};
+use crate::exit::usage;
 use crate::function_file::Deployment;
-use crate::{output, upload};
+use crate::output::{Output, Steps};
+use crate::upload;
 use anyhow::bail;
 use fnctl_core::FunctionName;
 use fnctl_core::deploy::{DeployRequest, Progress, Step};
 use fnctl_core::units::ByteSize;
-use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use ureq::SendBody;
 
-pub(crate) fn run(connection: &Connection, args: &DeployArgs) -> anyhow::Result<()> {
+pub(crate) fn run(app: &App, args: &DeployArgs) -> anyhow::Result<()> {
     let mut deployment = Deployment::read(&args.path)?;
     override_with(&mut deployment, args);
     let Some(name) = &deployment.name else {
-        bail!("the function needs a name: pass --name, or deploy a folder with function.toml");
+        return Err(usage(
+            "the function needs a name: pass --name, or deploy a folder with function.toml",
+        ));
     };
     let name: FunctionName = name.parse()?;
-    let client = Client::new(connection);
-    let mut steps = Steps::new(args.json);
+    let client = app.client()?;
+    let mut steps = app.out.steps();
 
-    steps.begin(Step::Upload);
     let since = Instant::now();
-    let artifact = upload::upload(&client, &deployment.artifact, args.json)?;
+    let artifact = upload::upload(&client, &deployment.artifact, &mut steps)?;
     let mut models = BTreeMap::new();
     let (mut bytes, mut sent) = (artifact.size, u32::from(!artifact.known));
     for (model, path) in &deployment.models {
-        let uploaded = upload::upload(&client, path, args.json)?;
+        let uploaded = upload::upload(&client, path, &mut steps)?;
         bytes += uploaded.size;
         sent += u32::from(!uploaded.known);
         models.insert(model.clone(), uploaded.digest);
     }
     let detail = format!("{} file(s), {}, {sent} new", 1 + models.len(), size(bytes));
-    steps.event(&Progress::Finished {
+    let uploaded = Progress::Finished {
         step: Step::Upload,
         ms: since.elapsed().as_secs_f64() * 1e3,
         detail,
-    })?;
+    };
+    tell(&app.out, &mut steps, client.server(), &uploaded)?;
 
     let request = DeployRequest {
         artifact: artifact.digest,
@@ -63,32 +67,26 @@ pub(crate) fn run(connection: &Connection, args: &DeployArgs) -> anyhow::Result<
         .to_owned();
     for line in BufReader::new(response.body_mut().as_reader()).lines() {
         let event: Progress = serde_json::from_str(&line?)?;
-        steps.event(&event)?;
+        tell(&app.out, &mut steps, client.server(), &event)?;
         match event {
-            Progress::Deployed { function, version } => {
-                if !args.json {
-                    output::line(format!(
-                        "{function} version {version} is live at {}/fn/{function}",
-                        connection.server.trim_end_matches('/')
-                    ))?;
-                }
-                return Ok(());
-            }
+            Progress::Deployed { .. } => return Ok(()),
             Progress::Failed {
                 step,
                 code,
                 message,
             } => {
-                let message = format!(
-                    "the deploy failed at '{}' and changed nothing: {message}",
-                    step.as_str()
-                );
-                return Err(ClientError::Refused {
+                return Err(ClientError::Refused(Box::new(Refusal {
                     status: 422,
                     code: code.code().to_owned(),
-                    message,
+                    kind: Some(code),
+                    message: format!(
+                        "the deploy failed at '{}' and changed nothing: {message}",
+                        step.as_str()
+                    ),
                     request_id,
-                }
+                    retry_after: None,
+                    subject: None,
+                }))
                 .into());
             }
             Progress::Started { .. } | Progress::Finished { .. } => {}
@@ -128,49 +126,23 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// Shows the steps: a spinner while one runs, a line when it is done. In a pipe there are only the lines.
-struct Steps {
-    json: bool,
-    spinner: ProgressBar,
-}
-
-impl Steps {
-    fn new(json: bool) -> Self {
-        let spinner = if json {
-            ProgressBar::hidden()
-        } else {
-            ProgressBar::new_spinner()
-        };
-        spinner.set_style(
-            ProgressStyle::with_template("{spinner} {msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-        );
-        spinner.enable_steady_tick(Duration::from_millis(100));
-        Self { json, spinner }
+/// Tells an event: for programs each is a result, for people only the last.
+fn tell(out: &Output, steps: &mut Steps, server: &str, event: &Progress) -> anyhow::Result<()> {
+    if out.is_for_programs() {
+        return out.item(event, |_| {});
     }
-
-    fn begin(&self, step: Step) {
-        self.spinner.set_message(step.as_str());
-    }
-
-    fn event(&mut self, event: &Progress) -> anyhow::Result<()> {
-        if self.json {
-            return output::line(serde_json::to_string(event)?);
+    match event {
+        Progress::Started { step } => steps.begin(step.as_str()),
+        Progress::Finished { step, ms, detail } => steps.finished(step.as_str(), *ms, detail),
+        Progress::Deployed { function, version } => {
+            steps.end();
+            return out.item(event, |page| {
+                page.done(format!(
+                    "{function} version {version} is live at {server}/fn/{function}"
+                ));
+            });
         }
-        match event {
-            Progress::Started { step } => self.begin(*step),
-            Progress::Finished { step, ms, detail } => {
-                let line = format!("  {:<10} {ms:>8.1} ms  {detail}", step.as_str());
-                self.spinner.suspend(|| output::note(line));
-            }
-            Progress::Deployed { .. } | Progress::Failed { .. } => self.spinner.finish_and_clear(),
-        }
-        Ok(())
+        Progress::Failed { .. } => steps.end(),
     }
-}
-
-impl Drop for Steps {
-    fn drop(&mut self) {
-        self.spinner.finish_and_clear();
-    }
+    Ok(())
 }

@@ -1,17 +1,72 @@
 //! `fnctl invoke`.
 
-use crate::args::{Connection, InvokeArgs};
-use crate::client::{Client, ClientError};
-use crate::output;
-use anyhow::{Context, bail};
+use crate::app::App;
+use crate::args::InvokeArgs;
+use crate::client::ClientError;
+use crate::exit::usage;
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::Read;
+use ureq::http::HeaderMap;
 
-pub(crate) fn run(connection: &Connection, args: &InvokeArgs) -> anyhow::Result<()> {
+/// Most bytes of an answer that becomes part of JSON or YAML; a plain answer is streamed and has no limit here.
+const MAX_BODY: u64 = 64 << 20;
+
+/// What one invocation came to, for programs.
+#[derive(Serialize)]
+struct Invocation {
+    status: u16,
+    version: Option<u64>,
+    /// `cold`, `prewarmed` or `warm`.
+    start: Option<String>,
+    request_id: Option<String>,
+    content_type: Option<String>,
+    /// The phases of `Server-Timing` in milliseconds.
+    timing: BTreeMap<String, f64>,
+    /// Length of the answer.
+    bytes: usize,
+    /// JSON as it is, other text as a string; null if it is neither.
+    body: Value,
+}
+
+impl Invocation {
+    fn new(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+        let header = |name: &str| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let timing = header("server-timing").unwrap_or_default();
+        let phase = |entry: &str| {
+            let (name, duration) = entry.trim().split_once(";dur=")?;
+            Some((name.to_owned(), duration.parse().ok()?))
+        };
+        let text = std::str::from_utf8(body).ok();
+        Self {
+            status,
+            version: header("x-fnctl-version").and_then(|version| version.parse().ok()),
+            start: header("x-fnctl-start"),
+            request_id: header("x-request-id"),
+            content_type: header("content-type"),
+            timing: timing.split(',').filter_map(phase).collect(),
+            bytes: body.len(),
+            body: serde_json::from_slice(body)
+                .unwrap_or_else(|_| text.map_or(Value::Null, Value::from)),
+        }
+    }
+}
+
+pub(crate) fn run(app: &App, args: &InvokeArgs) -> anyhow::Result<()> {
     let body = body(args.data.as_deref())?;
     let mut headers = Vec::new();
     for header in &args.header {
         let Some((name, value)) = header.split_once(':') else {
-            bail!("--header '{header}' has no colon; write it like 'Accept: text/plain'")
+            return Err(usage(format!(
+                "--header '{header}' has no colon; write it like 'Accept: text/plain'"
+            )));
         };
         headers.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
     }
@@ -32,35 +87,55 @@ pub(crate) fn run(connection: &Connection, args: &InvokeArgs) -> anyhow::Result<
     } else {
         format!("/{}", args.path)
     };
-    let client = Client::new(connection);
+    let client = app.client()?;
     let mut response = client.invoke(&args.target, &path, &method, &headers, body)?;
     if args.verbose {
-        output::note(format!("status         {}", response.status()));
-        for name in [
-            "x-fnctl-start",
-            "x-fnctl-version",
-            "x-request-id",
-            "server-timing",
-            "content-type",
-        ] {
-            if let Some(value) = response
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-            {
-                output::note(format!("{name:<15}{value}"));
+        measured(app, response.status().as_u16(), response.headers());
+    }
+    let (status, head) = (response.status().as_u16(), response.headers().clone());
+    if response.status().is_success() {
+        if app.out.is_for_programs() {
+            let body = response
+                .body_mut()
+                .with_config()
+                .limit(MAX_BODY)
+                .read_to_vec()
+                .context(
+                    "the answer broke off, or is too long for JSON; without --json it is streamed",
+                )?;
+            return app.out.show(&Invocation::new(status, &head, &body), |_| {});
+        }
+        return stream(app, &mut response.body_mut().as_reader());
+    }
+    let failed = client.invocation_failed(&args.target, response);
+    if let ClientError::FunctionAnswered { body, .. } = &failed {
+        // The function's own error answer is its answer all the same.
+        if app.out.is_for_programs() {
+            app.out
+                .show(&Invocation::new(status, &head, body), |_| {})?;
+        } else {
+            app.out.raw(body)?;
+            if !body.is_empty() && !body.ends_with(b"\n") {
+                app.out.break_line();
             }
         }
     }
-    if response.status().is_success() {
-        return stream(&mut response.body_mut().as_reader());
-    }
-    match client.refused(response) {
-        // The function's own error answer, or nothing of ours.
-        ClientError::NotFnctl { status, .. } => {
-            bail!("the function answered with status {status}; -v shows more")
+    Err(failed.into())
+}
+
+/// What was measured, on stderr.
+fn measured(app: &App, status: u16, headers: &HeaderMap) {
+    app.out.note(format!("status         {status}"));
+    for name in [
+        "x-fnctl-start",
+        "x-fnctl-version",
+        "x-request-id",
+        "server-timing",
+        "content-type",
+    ] {
+        if let Some(value) = headers.get(name).and_then(|value| value.to_str().ok()) {
+            app.out.note(format!("{name:<15}{value}"));
         }
-        refused => Err(refused.into()),
     }
 }
 
@@ -79,13 +154,39 @@ fn body(data: Option<&str>) -> anyhow::Result<Vec<u8>> {
     }
 }
 
-fn stream(reader: &mut impl Read) -> anyhow::Result<()> {
+fn stream(app: &App, reader: &mut impl Read) -> anyhow::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         let count = reader.read(&mut buffer).context("the answer broke off")?;
         match buffer.get(..count) {
-            Some(read) if count > 0 => output::write(read)?,
+            Some(read) if count > 0 => app.out.raw(read)?,
             _ => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invocation_tells_its_measures_and_keeps_json_as_json() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-fnctl-version", "3".parse().unwrap());
+        headers.insert(
+            "server-timing",
+            "queue;dur=0.003, model;dur=1.5, odd".parse().unwrap(),
+        );
+        let told = Invocation::new(200, &headers, b"{\"a\":1}");
+        assert_eq!(
+            (told.version, told.timing["model"], told.timing.len()),
+            (Some(3), 1.5, 2)
+        );
+        assert_eq!(told.body["a"], 1);
+        assert_eq!(Invocation::new(200, &headers, b"plain").body, "plain");
+        assert_eq!(
+            Invocation::new(200, &headers, &[0xff, 0xfe]).body,
+            Value::Null
+        );
     }
 }

@@ -1,14 +1,15 @@
 //! `fnctl serve`.
 
+use crate::app::App;
 use crate::args::{ServeArgs, SettingsArgs};
-use crate::{logging, output};
+use crate::logging;
 use anyhow::Context;
 use fnctl_platform::settings::{self, Loaded};
 use fnctl_platform::{Config, Platform};
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
+pub(crate) fn run(app: &App, args: &ServeArgs) -> anyhow::Result<()> {
     let loaded = load(&args.settings, &args.flags())?;
     logging::init(&args.log, args.log_format)?;
     let mut config = loaded.config;
@@ -17,7 +18,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime cannot start")?;
-    let finished = runtime.block_on(serve(config))?;
+    let finished = runtime.block_on(serve(app, config))?;
     // Blocking work of what was cut off must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     anyhow::ensure!(
@@ -43,7 +44,7 @@ pub(crate) fn load(args: &SettingsArgs, flags: &[(&str, String)]) -> anyhow::Res
     })
 }
 
-async fn serve(config: Config) -> anyhow::Result<bool> {
+async fn serve(app: &App, config: Config) -> anyhow::Result<bool> {
     // Both are caught before anything starts: a signal in between must not be lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -51,9 +52,12 @@ async fn serve(config: Config) -> anyhow::Result<bool> {
     let platform = Platform::start(config).await?;
     let address = platform.address();
     tracing::info!(%address, data, "fnctl is ready");
-    output::line(format!(
-        "fnctl is ready on http://{address} (data in {data}); stop it with Ctrl-C"
-    ))?;
+    let ready = serde_json::json!({ "address": format!("http://{address}"), "data": data });
+    app.out.item(&ready, |page| {
+        page.line(format!(
+            "fnctl is ready on http://{address} (data in {data}); stop it with Ctrl-C"
+        ));
+    })?;
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM"),
         _ = interrupt.recv() => tracing::info!("SIGINT"),

@@ -1,8 +1,7 @@
 //! `fnctl ls`, `get` and `versions`.
 
-use crate::args::Connection;
-use crate::client::Client;
-use crate::output;
+use crate::app::App;
+use crate::output::{Table, Tone};
 use serde_json::Value;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,55 +22,56 @@ fn text(value: &Value, key: &str) -> String {
     }
 }
 
-pub(crate) fn list(connection: &Connection, json: bool) -> anyhow::Result<()> {
-    let functions: Vec<Value> = Client::new(connection).json("GET", "functions", None)?;
-    if json {
-        return output::json(&functions);
-    }
-    if functions.is_empty() {
-        return output::line("no functions yet; deploy one with `fnctl deploy examples/echo`");
-    }
-    let rows = functions.iter().map(|function| {
-        [
-            "name",
-            "live",
-            "versions",
-            "instances",
-            "busy",
-            "memory",
-            "keep_alive",
-            "models",
-        ]
-        .iter()
-        .map(|key| text(function, key))
-        .collect()
-    });
-    output::table(
-        &[
-            "NAME",
-            "LIVE",
-            "VERSIONS",
-            "INSTANCES",
-            "BUSY",
-            "MEMORY",
-            "KEEP-ALIVE",
-            "MODELS",
-        ],
-        rows.collect(),
-    )
+/// The columns of `ls`: header, key of the API.
+const COLUMNS: [(&str, &str); 8] = [
+    ("NAME", "name"),
+    ("LIVE", "live"),
+    ("VERSIONS", "versions"),
+    ("INSTANCES", "instances"),
+    ("BUSY", "busy"),
+    ("MEMORY", "memory"),
+    ("KEEP-ALIVE", "keep_alive"),
+    ("MODELS", "models"),
+];
+
+pub(crate) fn list(app: &App) -> anyhow::Result<()> {
+    let functions: Vec<Value> = app.client()?.json("GET", "functions", None)?;
+    app.out.show(&functions, |page| {
+        if functions.is_empty() {
+            page.line("no functions yet; deploy one with `fnctl deploy examples/echo`");
+            return;
+        }
+        let mut table = Table::new(&COLUMNS.map(|(header, _)| header));
+        for function in &functions {
+            table.row(COLUMNS.map(|(_, key)| {
+                let value = text(function, key);
+                let tone = match key {
+                    "name" => Tone::Strong,
+                    "instances" | "busy" if value != "0" => Tone::Good,
+                    _ => Tone::Plain,
+                };
+                (value, tone)
+            }));
+        }
+        page.table(table);
+    })
 }
 
-pub(crate) fn get(connection: &Connection, name: &str, json: bool) -> anyhow::Result<()> {
-    let function: Value =
-        Client::new(connection).json("GET", &format!("functions/{name}"), None)?;
-    if json {
-        return output::json(&function);
-    }
+pub(crate) fn get(app: &App, name: &str) -> anyhow::Result<()> {
+    let function: Value = app
+        .client()?
+        .json("GET", &format!("functions/{name}"), None)?;
+    app.out
+        .show(&function, |page| page.fields(details(&function)))
+}
+
+/// A function as people read it.
+fn details(function: &Value) -> Vec<(&'static str, String)> {
     let version = function.get("version").cloned().unwrap_or_default();
     let config = version.get("config").cloned().unwrap_or_default();
     let mut lines = vec![
-        ("name", text(&function, "name")),
-        ("live version", text(&function, "live")),
+        ("name", text(function, "name")),
+        ("live version", text(function, "live")),
         ("deployed", age(&version)),
         ("artifact", text(&version, "artifact")),
     ];
@@ -109,14 +109,12 @@ pub(crate) fn get(connection: &Connection, name: &str, json: bool) -> anyhow::Re
                     text(split, "version")
                 )
             });
-            lines.push((
-                "alias",
-                format!(
-                    "{alias} -> version {}{}",
-                    text(to, "version"),
-                    split.unwrap_or_default()
-                ),
-            ));
+            let line = format!(
+                "{alias} -> version {}{}",
+                text(to, "version"),
+                split.unwrap_or_default()
+            );
+            lines.push(("alias", line));
         }
     }
     let instances = function
@@ -124,53 +122,55 @@ pub(crate) fn get(connection: &Connection, name: &str, json: bool) -> anyhow::Re
         .and_then(Value::as_array)
         .cloned()
         .unwrap_or_default();
-    let state = |name: &str| {
+    let count = |state: &str| {
         instances
             .iter()
-            .filter(|instance| instance.get("state").and_then(Value::as_str) == Some(name))
+            .filter(|instance| instance.get("state").and_then(Value::as_str) == Some(state))
             .count()
     };
     lines.push((
         "instances",
         format!(
             "{} idle, {} busy, {} starting",
-            state("idle"),
-            state("busy"),
-            state("starting")
+            count("idle"),
+            count("busy"),
+            count("starting")
         ),
     ));
-    for (name, value) in lines {
-        output::line(format!("{name:<14} {value}"))?;
-    }
-    Ok(())
+    lines
 }
 
-pub(crate) fn versions(connection: &Connection, name: &str, json: bool) -> anyhow::Result<()> {
+pub(crate) fn versions(app: &App, name: &str) -> anyhow::Result<()> {
     let versions: Vec<Value> =
-        Client::new(connection).json("GET", &format!("functions/{name}/versions"), None)?;
-    if json {
-        return output::json(&versions);
-    }
-    let rows = versions.iter().map(|version| {
-        let artifact: String = text(version, "artifact").chars().take(12).collect();
-        let models = version
-            .get("models")
-            .and_then(Value::as_object)
-            .map(|models| models.keys().cloned().collect::<Vec<_>>().join(", "));
-        vec![
-            text(version, "version"),
-            text(version, "aliases"),
-            age(version),
-            artifact,
-            models
-                .filter(|text| !text.is_empty())
-                .unwrap_or_else(|| "-".into()),
-        ]
-    });
-    output::table(
-        &["VERSION", "ALIASES", "DEPLOYED", "ARTIFACT", "MODELS"],
-        rows.collect(),
-    )
+        app.client()?
+            .json("GET", &format!("functions/{name}/versions"), None)?;
+    app.out.show(&versions, |page| {
+        let mut table = Table::new(&["VERSION", "ALIASES", "DEPLOYED", "ARTIFACT", "MODELS"]);
+        for version in &versions {
+            let artifact: String = text(version, "artifact").chars().take(12).collect();
+            let models = version.get("models").and_then(Value::as_object);
+            let models: Vec<_> = models
+                .into_iter()
+                .flat_map(serde_json::Map::keys)
+                .cloned()
+                .collect();
+            let models = if models.is_empty() {
+                "-".to_owned()
+            } else {
+                models.join(", ")
+            };
+            let is_live = version.get("live").and_then(Value::as_bool) == Some(true);
+            let tone = if is_live { Tone::Good } else { Tone::Plain };
+            table.row([
+                (text(version, "version"), tone),
+                (text(version, "aliases"), tone),
+                (age(version), Tone::Plain),
+                (artifact, Tone::Dim),
+                (models, Tone::Plain),
+            ]);
+        }
+        page.table(table);
+    })
 }
 
 /// How long ago a version was deployed.

@@ -1,5 +1,6 @@
 //! The admin API under `/api/v1`. JSON in, JSON out; a deploy answers with one JSON object a line while it works.
 
+mod logs;
 mod views;
 
 use crate::Shared;
@@ -52,6 +53,7 @@ async fn dispatch(shared: &Arc<Shared>, route: Api<'_>, request: Request<Incomin
         (Method::DELETE, Api::Function(name)) => remove(shared, &name).await,
         (Method::GET, Api::Versions(name)) => versions(shared, &name),
         (Method::POST, Api::Versions(name)) => deploy(shared, name, request).await,
+        (Method::GET, Api::Logs(name)) => logs::logs(shared, name, request.uri().query()).await,
         (Method::POST, Api::Rollback(name)) => rollback(shared, name, request).await,
         (Method::PUT, Api::Alias(name, alias)) => {
             let to: Alias = json_body(request).await?;
@@ -109,6 +111,7 @@ async fn remove(shared: &Shared, name: &FunctionName) -> Outcome {
     shared.backend.deployer.remove(name).await?;
     shared.rates.forget(name);
     shared.metrics.forget(name);
+    shared.backend.logs.forget(name);
     Ok(respond::json(
         StatusCode::OK,
         &serde_json::json!({ "removed": name }),

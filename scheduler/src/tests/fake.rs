@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use fnctl_core::config::FunctionConfig;
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ports::{Created, Sandbox, SandboxFactory};
+use fnctl_core::trace::Trace;
 use fnctl_core::version::Version;
 use fnctl_core::{
     Digest, ErrorKind, Failure, Invocation, ReplySender, RequestId, RunEnd, RunReport,
@@ -120,6 +121,7 @@ impl Sandbox for Fake {
             end,
             memory: 0,
             inference: Duration::ZERO,
+            cpu: None,
             computes: 0,
         };
         if take(&self.plan.unbegun) {
@@ -173,5 +175,7 @@ pub(super) fn invocation(version: &Arc<Version>) -> Invocation {
         received: now,
         deadline: now + version.config.timeout.duration(),
         cancelled: CancellationToken::new(),
+        trace: Trace::none(),
+        report: false,
     }
 }

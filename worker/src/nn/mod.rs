@@ -12,6 +12,7 @@ use fnctl_core::inference::{
     SessionId, Tensor,
 };
 use fnctl_core::ports::InferenceHost;
+use fnctl_core::trace::{Step, Trace};
 use fnctl_core::version::Version;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -108,6 +109,8 @@ pub(crate) struct NnContext {
     /// Set when a tensor was refused for that: a trap after it is the limit's doing.
     pub(crate) refused: bool,
     deadline: Instant,
+    /// The invocation's; inference is part of it.
+    trace: Trace,
     /// Wall time inside `compute` since [`NnContext::begin`].
     pub(crate) spent: Duration,
     /// `compute` calls since [`NnContext::begin`].
@@ -131,6 +134,7 @@ impl NnContext {
             max_held: version.config.memory.bytes(),
             refused: false,
             deadline: Instant::now(),
+            trace: Trace::none(),
             spent: Duration::ZERO,
             computes: 0,
             waited: false,
@@ -148,6 +152,7 @@ impl NnContext {
             max_held: self.max_held,
             refused: false,
             deadline: self.deadline,
+            trace: Trace::none(),
             spent: Duration::ZERO,
             computes: 0,
             waited: false,
@@ -155,8 +160,9 @@ impl NnContext {
     }
 
     /// From now on inference belongs to this invocation.
-    pub(crate) fn begin(&mut self, deadline: Instant) {
+    pub(crate) fn begin(&mut self, deadline: Instant, trace: Trace) {
         self.deadline = deadline;
+        self.trace = trace;
         self.spent = Duration::ZERO;
         self.computes = 0;
     }
@@ -230,7 +236,13 @@ impl NnContext {
             function: self.function.clone(),
             deadline: self.deadline,
         };
-        ModelLease::load(&self.host, request).await.map(Arc::new)
+        let step = self.trace.step("load");
+        step.set("fnctl.model.bytes", || {
+            i64::try_from(size).unwrap_or(i64::MAX)
+        });
+        let loaded = ModelLease::load(&self.host, request).await;
+        note_failure(&step, loaded.as_ref().err());
+        loaded.map(Arc::new)
     }
 
     /// wasi-nn `compute`.
@@ -239,6 +251,8 @@ impl NnContext {
         model: &ModelLease,
         inputs: Vec<(String, Tensor)>,
     ) -> Result<Computed, InferenceError> {
+        let step = self.trace.step("compute");
+        step.set_words("fnctl.inputs", inputs.iter().map(describe));
         let since = Instant::now();
         let request = Compute {
             session: model.session,
@@ -249,8 +263,21 @@ impl NnContext {
         self.spent += since.elapsed();
         self.computes = self.computes.saturating_add(1);
         self.waited = true;
+        note_failure(&step, computed.as_ref().err());
         computed
     }
+}
+
+fn note_failure(step: &Step, error: Option<&InferenceError>) {
+    if let Some(error) = error {
+        step.fail(|| error.to_string());
+    }
+}
+
+/// An input as a trace shows it: name, type and shape, no values.
+fn describe((name, tensor): &(String, Tensor)) -> String {
+    let name: String = name.chars().take(64).collect();
+    format!("{name} {} {:?}", tensor.ty.as_str(), tensor.dimensions)
 }
 
 /// Which encodings and targets this host serves. A GPU that is asked for and absent is refused, not replaced.

@@ -3,10 +3,12 @@
 
 use super::{RunBounds, SyncBody, bounded};
 use crate::failure::{self, run_failure, start_failure};
+use crate::guest_log::GuestLog;
 use crate::nn::NnContext;
 use crate::nn::witx::{WitxHandles, WitxHost};
 use crate::state::{self, Guest, GuestState};
 use crate::template::Template;
+use crate::thread_time::metered;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use fnctl_core::inference::InferenceError;
@@ -17,6 +19,7 @@ use parking_lot::Mutex;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio_util::io::StreamReader;
 use wasmtime::Store;
@@ -58,6 +61,7 @@ pub(crate) struct CommandSandbox {
     template: Arc<Template>,
     version: Arc<Version>,
     nn: NnContext,
+    log: GuestLog,
 }
 
 impl CommandSandbox {
@@ -66,26 +70,23 @@ impl CommandSandbox {
         template: Arc<Template>,
         version: Arc<Version>,
         nn: NnContext,
+        log: GuestLog,
     ) -> Self {
         Self {
             command,
             template,
             version,
             nn,
+            log,
         }
     }
 
-    async fn serve(
-        &self,
-        invocation: Invocation,
-        memory: &mut u64,
-        nn: &mut NnUse,
-    ) -> Result<Bytes, Failure> {
+    async fn serve(&self, invocation: Invocation, used: &mut Used) -> Result<Bytes, Failure> {
         let bounds = RunBounds::of(&invocation);
-        let mut context = self.nn.fork();
-        context.begin(bounds.deadline);
-        let guest = GuestState::new(&self.version, context, self.template.engine.tick);
-        guest.log.begin(&invocation.request_id);
+        let tick = self.template.engine.tick;
+        let mut guest = GuestState::new(&self.version, self.nn.fork(), self.log.fork(), tick);
+        guest.begin(&invocation);
+        used.cpu = invocation.is_observed().then_some(Duration::ZERO);
         let output = Output::new(self.version.config.response_body.as_usize());
         let mut wasi = state::wasi(&self.version, &guest.log);
         for (name, value) in cgi(&invocation) {
@@ -115,14 +116,13 @@ impl CommandSandbox {
                 .map_err(|error| start_failure(&error, None))?;
             Ok::<_, Failure>(start.call_async(&mut store, ()).await)
         };
+        let run = metered(used.cpu.as_mut(), run);
         let outcome = bounded(run, bounds.deadline, &bounds.cancelled).await;
         let guest = &store.data().guest;
         guest.log.end();
-        *memory = guest.limits.memory as u64;
-        *nn = NnUse {
-            spent: guest.nn.spent,
-            computes: guest.nn.computes,
-        };
+        used.memory = guest.limits.memory as u64;
+        used.inference = guest.nn.spent;
+        used.computes = guest.nn.computes;
         if output.overflowed() {
             return Err(failure::response_too_large());
         }
@@ -147,10 +147,12 @@ impl CommandSandbox {
     }
 }
 
-/// What a run inferred.
+/// What a run used.
 #[derive(Default)]
-struct NnUse {
-    spent: std::time::Duration,
+struct Used {
+    memory: u64,
+    cpu: Option<Duration>,
+    inference: Duration,
     computes: u32,
 }
 
@@ -212,8 +214,8 @@ fn cgi(invocation: &Invocation) -> Vec<(String, String)> {
 #[async_trait]
 impl Sandbox for CommandSandbox {
     async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport {
-        let (mut memory, mut nn) = (0, NnUse::default());
-        let end = match self.serve(invocation, &mut memory, &mut nn).await {
+        let mut used = Used::default();
+        let end = match self.serve(invocation, &mut used).await {
             Ok(body) => {
                 let kind = if std::str::from_utf8(&body).is_ok() {
                     "text/plain; charset=utf-8"
@@ -235,9 +237,10 @@ impl Sandbox for CommandSandbox {
         };
         RunReport {
             end,
-            memory,
-            inference: nn.spent,
-            computes: nn.computes,
+            memory: used.memory,
+            cpu: used.cpu,
+            inference: used.inference,
+            computes: used.computes,
         }
     }
 }

@@ -3,18 +3,22 @@
 use super::{BodyFate, GuestBody, RunBounds, Stopped, bounded, p2, p3};
 use crate::cpu::CpuMeter;
 use crate::failure::{self, run_failure, start_failure};
+use crate::guest_log::GuestLog;
 use crate::nn::NnContext;
 use crate::state::{self, ComponentState};
 use crate::template::{ComponentTemplate, HandlerIndices, Template};
+use crate::thread_time::metered;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fnctl_core::body::BodyError;
 use fnctl_core::ports::Sandbox;
+use fnctl_core::trace::Trace;
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure, Invocation, ReplySender, RunEnd, RunReport};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 use wasmtime::Store;
@@ -69,6 +73,8 @@ pub(crate) struct ComponentSandbox {
     instance: Instance,
     template: Arc<Template>,
     version: Arc<Version>,
+    /// CPU time of the last run, if it was measured.
+    cpu: Option<Duration>,
 }
 
 impl ComponentSandbox {
@@ -77,8 +83,9 @@ impl ComponentSandbox {
         template: Arc<Template>,
         version: Arc<Version>,
         nn: NnContext,
+        log: GuestLog,
     ) -> Result<Self, Failure> {
-        let state = ComponentState::new(&version, nn, template.engine.tick);
+        let state = ComponentState::new(&version, nn, log, template.engine.tick);
         let mut store = Store::new(&template.engine.engine, state);
         state::arm(&mut store, version.config.memory.as_usize());
         if let HandlerIndices::P3(_) = component.handler {
@@ -101,6 +108,7 @@ impl ComponentSandbox {
             instance,
             template,
             version,
+            cpu: None,
         })
     }
 
@@ -114,7 +122,11 @@ impl ComponentSandbox {
             return Ok(());
         };
         state::begin_cpu(&mut self.store);
-        self.store.data_mut().guest.nn.begin(deadline);
+        self.store
+            .data_mut()
+            .guest
+            .nn
+            .begin(deadline, Trace::none());
         let failed = |cause: String| {
             Failure::new(
                 ErrorKind::StartFailed,
@@ -151,9 +163,8 @@ impl ComponentSandbox {
     ) -> Result<(), Failure> {
         let bounds = RunBounds::of(&invocation);
         state::begin_cpu(&mut self.store);
-        let guest = &mut self.store.data_mut().guest;
-        guest.log.begin(&invocation.request_id);
-        guest.nn.begin(bounds.deadline);
+        self.store.data_mut().begin(&invocation);
+        self.cpu = invocation.is_observed().then_some(Duration::ZERO);
 
         let config = &self.version.config;
         let answer = Answer {
@@ -161,16 +172,16 @@ impl ComponentSandbox {
             fate: fate.clone(),
             limit: config.response_body.bytes(),
         };
-        let (store, request) = (&mut self.store, invocation.request);
+        let (store, request, cpu) = (&mut self.store, invocation.request, self.cpu.as_mut());
         let running = self.template.engine.running();
         let outcome = match &self.handler {
             Handler::P2(proxy) => {
-                let handle = p2::handle(store, proxy, request, &answer);
+                let handle = metered(cpu, p2::handle(store, proxy, request, &answer));
                 bounded(handle, bounds.deadline, &bounds.cancelled).await
             }
             Handler::P3(service) => {
                 let meter = CpuMeter::new(config.cpu.duration());
-                let handle = p3::handle(store, service, request, &answer, meter);
+                let handle = metered(cpu, p3::handle(store, service, request, &answer, meter));
                 bounded(handle, bounds.deadline, &bounds.cancelled).await
             }
         };
@@ -219,6 +230,7 @@ impl Sandbox for ComponentSandbox {
         RunReport {
             end,
             memory,
+            cpu: self.cpu,
             inference: guest.nn.spent,
             computes: guest.nn.computes,
         }

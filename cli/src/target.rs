@@ -1,0 +1,341 @@
+//! Which platform a command talks to, and with which token.
+//!
+//! A flag comes before the environment, that before the current context, that before this machine. A context's token
+//! goes to that context's platform and nowhere else.
+
+use crate::contexts::{Context, Contexts};
+use crate::exit::usage;
+use clap::Args;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where a platform is that nobody has said anything about.
+pub(crate) const DEFAULT: &str = "http://127.0.0.1:8080";
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// The text, to send or to store it.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = String;
+
+    /// One line of characters that an HTTP header may hold.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("a token is one line of printable ASCII without spaces".to_owned());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// How a client command reaches the platform.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Connection {
+    /// The platform's address [env: FNCTL_SERVER] [default: the current context's, or http://127.0.0.1:8080].
+    #[arg(long, global = true, value_name = "URL", value_parser = server_url)]
+    pub(crate) server: Option<String>,
+    /// The admin API's token [env: FNCTL_TOKEN] [default: the context's].
+    #[arg(long, global = true, value_name = "TOKEN")]
+    pub(crate) token: Option<Secret>,
+    /// The context to use; `fnctl context ls` lists them [env: FNCTL_CONTEXT] [default: the current one].
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "server")]
+    pub(crate) context: Option<String>,
+    /// PEM certificates to trust for https instead of the public ones [env: FNCTL_CA_FILE] [default: the context's].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// Who named the platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Flag,
+    Variable,
+    Context(String),
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("--server"),
+            Self::Variable => f.write_str("FNCTL_SERVER"),
+            Self::Context(name) => write!(f, "context '{name}'"),
+            Self::Default => f.write_str("the default"),
+        }
+    }
+}
+
+/// A platform as it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// `http://` or `https://`, host and port; no slash at the end.
+    pub(crate) server: String,
+    pub(crate) token: Option<Secret>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) origin: Origin,
+}
+
+/// The address of a platform, with a scheme and without a slash at the end.
+pub(crate) fn server_url(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+    if !matches!(scheme, "http" | "https") {
+        return Err("write it like http://127.0.0.1:8080 or https://fnctl.example.com".to_owned());
+    }
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.contains('@') {
+        return Err(
+            "an address holds no user or password; the token goes by --token or a context"
+                .to_owned(),
+        );
+    }
+    let parsed: Result<ureq::http::uri::Authority, _> = rest.parse();
+    match parsed {
+        Ok(authority) if !authority.host().is_empty() => Ok(format!("{scheme}://{rest}")),
+        _ => Err("write it like http://127.0.0.1:8080, with nothing behind the port".to_owned()),
+    }
+}
+
+impl Connection {
+    /// What flags, environment and contexts come to.
+    pub(crate) fn resolve(
+        &self,
+        variable: &dyn Fn(&str) -> Option<String>,
+        contexts: impl FnOnce() -> anyhow::Result<Contexts>,
+    ) -> anyhow::Result<Target> {
+        if self.server.is_some() && self.context.is_some() {
+            return Err(usage(
+                "--server and --context name two platforms; pass one of them",
+            ));
+        }
+        let token = match (&self.token, variable("FNCTL_TOKEN")) {
+            (Some(token), _) => Some(token.clone()),
+            (None, Some(text)) => Some(
+                Secret::from_str(&text)
+                    .map_err(|problem| usage(format!("FNCTL_TOKEN: {problem}")))?,
+            ),
+            (None, None) => None,
+        };
+        let ca_file = self
+            .ca_file
+            .clone()
+            .or_else(|| variable("FNCTL_CA_FILE").map(PathBuf::from));
+        let named = |server: &str, origin| Target {
+            server: server.to_owned(),
+            token: token.clone(),
+            ca_file: ca_file.clone(),
+            origin,
+        };
+        if let Some(server) = &self.server {
+            return Ok(named(server, Origin::Flag));
+        }
+        if let Some(name) = &self.context {
+            let context = contexts()?.get(name)?.clone();
+            // The flag speaks before the environment, for the token as for the address.
+            let own = match &self.token {
+                Some(token) => Some(token.clone()),
+                None => context.token()?.or(token),
+            };
+            return Ok(Target {
+                token: own,
+                ..self.of_context(name, &context, ca_file)
+            });
+        }
+        if let Some(server) = variable("FNCTL_SERVER") {
+            let server =
+                server_url(&server).map_err(|problem| usage(format!("FNCTL_SERVER: {problem}")))?;
+            return Ok(named(&server, Origin::Variable));
+        }
+        let contexts = contexts()?;
+        match variable("FNCTL_CONTEXT").or_else(|| contexts.current.clone()) {
+            Some(name) => {
+                let context = contexts.get(&name)?;
+                let own = match token {
+                    Some(token) => Some(token),
+                    None => context.token()?,
+                };
+                Ok(Target {
+                    token: own,
+                    ..self.of_context(&name, context, ca_file)
+                })
+            }
+            None => Ok(named(DEFAULT, Origin::Default)),
+        }
+    }
+
+    fn of_context(&self, name: &str, context: &Context, ca_file: Option<PathBuf>) -> Target {
+        Target {
+            server: context.server.clone(),
+            token: None,
+            ca_file: ca_file.or_else(|| context.ca_file.clone()),
+            origin: Origin::Context(name.to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contexts() -> Contexts {
+        let mut contexts = Contexts::default();
+        for name in ["prod", "lab"] {
+            let context = Context {
+                server: format!("https://{name}"),
+                token: Some(format!("{name}-token").parse().unwrap()),
+                ..Context::default()
+            };
+            contexts.contexts.insert(name.to_owned(), context);
+        }
+        contexts.current = Some("lab".to_owned());
+        contexts
+    }
+
+    /// The address and the token of a command line and an environment.
+    fn resolve(
+        flags: &[(&str, &str)],
+        environment: &[(&str, &str)],
+        contexts: Contexts,
+    ) -> (String, Option<String>) {
+        let flag = |name: &str| {
+            flags
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        let connection = Connection {
+            server: flag("server"),
+            token: flag("token").map(|text| text.parse().unwrap()),
+            context: flag("context"),
+            ca_file: None,
+        };
+        let variable = |name: &str| {
+            environment
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        let target = connection.resolve(&variable, || Ok(contexts)).unwrap();
+        (
+            target.server,
+            target.token.map(|token| token.reveal().to_owned()),
+        )
+    }
+
+    #[test]
+    fn a_flag_comes_before_the_environment_before_the_current_context_before_this_machine() {
+        let (server, context, token) = (
+            ("FNCTL_SERVER", "http://env"),
+            ("FNCTL_CONTEXT", "prod"),
+            ("FNCTL_TOKEN", "env-token"),
+        );
+        for (flags, environment, expected) in [
+            (
+                vec![("server", "http://flag")],
+                vec![server, context],
+                ("http://flag", None),
+            ),
+            (
+                vec![("server", "http://flag"), ("token", "t")],
+                vec![token],
+                ("http://flag", Some("t")),
+            ),
+            (
+                vec![("context", "prod")],
+                vec![server, token],
+                ("https://prod", Some("prod-token")),
+            ),
+            (
+                vec![("context", "prod"), ("token", "t")],
+                vec![],
+                ("https://prod", Some("t")),
+            ),
+            (vec![], vec![server, context], ("http://env", None)),
+            (
+                vec![],
+                vec![server, token],
+                ("http://env", Some("env-token")),
+            ),
+            (vec![], vec![context], ("https://prod", Some("prod-token"))),
+            (vec![], vec![token], ("https://lab", Some("env-token"))),
+            (vec![], vec![], ("https://lab", Some("lab-token"))),
+        ] {
+            let (address, token) = resolve(&flags, &environment, contexts());
+            assert_eq!(
+                (address.as_str(), token.as_deref()),
+                expected,
+                "{flags:?} {environment:?}"
+            );
+        }
+        assert_eq!(
+            resolve(&[], &[], Contexts::default()),
+            (DEFAULT.to_owned(), None)
+        );
+    }
+
+    #[test]
+    fn a_context_that_is_not_there_is_an_error_that_suggests_one() {
+        let connection = Connection {
+            context: Some("prdo".to_owned()),
+            ..Connection::default()
+        };
+        let error = connection
+            .resolve(&|_| None, || Ok(contexts()))
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("did you mean 'prod'?"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn addresses_get_a_scheme_and_hold_no_secret() {
+        assert_eq!(
+            server_url("localhost:8080/").unwrap(),
+            "http://localhost:8080"
+        );
+        assert_eq!(
+            server_url("https://[::1]:8443").unwrap(),
+            "https://[::1]:8443"
+        );
+        for wrong in [
+            "",
+            "ftp://x",
+            "http://",
+            "http://user:secret@host",
+            "http://host/path",
+            "http://ho st",
+            "http://host?x",
+        ] {
+            let error = server_url(wrong).expect_err(wrong);
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_in_debug_output_and_is_one_line() {
+        let secret: Secret = " s3cret\n".parse().unwrap();
+        assert_eq!(
+            (format!("{secret:?}").as_str(), secret.reveal()),
+            ("(hidden)", "s3cret")
+        );
+        assert!("a\r\nX-Other: 1".parse::<Secret>().is_err() && " ".parse::<Secret>().is_err());
+    }
+}
