@@ -17,8 +17,8 @@ const MAX_TABLE_ELEMENTS: usize = 1_000_000;
 
 /// Whether an engine can run what WASI 0.3 needs: tasks, streams and futures of the component model.
 ///
-/// Every store of an engine that can pays for it with each call: about a third more CPU time for a small warm request of
-/// a component of 0.2. So these, and commands, have an engine that cannot.
+/// Every call in an engine that can pays for it: measured on `echo`, a component of 0.2, it is 3 to 10 us of CPU time, 11
+/// to 37 % of a warm request. So components of 0.2, and commands, have an engine that cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Concurrency {
     Without,
