@@ -1,7 +1,9 @@
 //! The command line.
 
 use crate::commands::context::ContextArgs;
+use crate::commands::logs::LogsArgs;
 use crate::commands::shell::{CompletionsArgs, ManArgs};
+use crate::commands::status::StatusArgs;
 use crate::output::OutputArgs;
 use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     Deploy(Box<DeployArgs>),
     /// Invoke a function and print its answer.
     Invoke(InvokeArgs),
+    /// Show what a function said, and follow it.
+    Logs(LogsArgs),
     /// List the functions.
     #[command(
         visible_alias = "list",
@@ -78,6 +82,13 @@ pub(crate) enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Say whether the platform is ready; exits with 0 only if it is.
+    Status(StatusArgs),
+    /// Print the admin API's token, from --token, --token-file or the context.
+    #[command(
+        after_help = "Examples:\n  fnctl token --token-file fnctl-data/token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
+    )]
+    Token,
     /// Check or show the settings of `serve`.
     Config(ConfigArgs),
     /// Keep the addresses and tokens of platforms under names.
@@ -192,7 +203,7 @@ pub(crate) struct DeployArgs {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The answer goes to stdout, what was measured to stderr with -v. With --json or -o yaml both are one result.\n\nExamples:\n  fnctl invoke fraud -d @examples/fraud/request.json\n  fnctl invoke file-type --data-binary @photo.png -v\n  echo '{\"text\":\"hi\"}' | fnctl invoke embeddings -d @-\n  fnctl invoke fraud:2 -d '{\"features\":[...]}'"
+    after_help = "The answer goes to stdout, what was measured to stderr with -v. With --json or -o yaml both are one result.\n\nExamples:\n  fnctl invoke fraud -d @examples/fraud/request.json\n  fnctl invoke file-type --data-binary @photo.png -v\n  echo '{\"text\":\"hi\"}' | fnctl invoke embeddings -d @-\n  fnctl invoke fraud:2 -d '{\"features\":[...]}'\n  fnctl invoke fraud --stats -d @examples/fraud/request.json"
 )]
 pub(crate) struct InvokeArgs {
     /// The function, with a version or alias behind a colon if not the live one.
@@ -212,6 +223,9 @@ pub(crate) struct InvokeArgs {
     /// Say status, start kind and phases on stderr.
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    /// Say what the invocation took on stderr: phases, CPU time, inference, memory.
+    #[arg(long)]
+    pub(crate) stats: bool,
 }
 
 #[derive(Args, Debug)]

@@ -175,6 +175,43 @@ impl Client {
         }
     }
 
+    /// Opens a stream of the admin API, which goes on until its end, or for `limit`.
+    pub(crate) fn stream(
+        &self,
+        path: &str,
+        limit: Option<Duration>,
+    ) -> anyhow::Result<Response<Body>> {
+        let mut request = self
+            .agent
+            .get(format!("{}/api/v1/{path}", self.server))
+            .config()
+            .timeout_global(limit)
+            .build();
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {}", token.reveal()));
+        }
+        let response = request.call().map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(self.refused(response, Subject::of_api(path), false).into())
+        }
+    }
+
+    /// The token, to show it.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_ref().map(Secret::reveal)
+    }
+
+    /// The token, for an invocation that asks for more than its answer.
+    pub(crate) fn authorization(&self) -> Option<(String, String)> {
+        let token = self.token.as_ref()?;
+        Some((
+            "authorization".to_owned(),
+            format!("Bearer {}", token.reveal()),
+        ))
+    }
+
     /// The functions' names, if the platform tells them soon.
     pub(crate) fn function_names(&self) -> Option<Vec<String>> {
         let functions: Vec<Name> = self.soon("functions")?;
@@ -266,6 +303,28 @@ impl Client {
             request = request.header("content-length", body.len());
         }
         self.send(request.body(owned(body))?)
+    }
+
+    /// Asks a path for at most `limit`: status, and the first bytes of the answer.
+    pub(crate) fn probe(&self, path: &str, limit: Duration) -> anyhow::Result<(u16, String)> {
+        let mut request = Request::builder().uri(format!("{}{path}", self.server));
+        if let (true, Some(token)) = (path.starts_with("/api/"), &self.token) {
+            request = request.header("authorization", format!("Bearer {}", token.reveal()));
+        }
+        let request = self
+            .agent
+            .configure_request(request.body(SendBody::none())?)
+            .timeout_global(Some(limit))
+            .build();
+        let mut response = self.send(request)?;
+        let mut start = Vec::new();
+        response
+            .body_mut()
+            .as_reader()
+            .take(1024)
+            .read_to_end(&mut start)?;
+        let text = String::from_utf8_lossy(&start).into_owned();
+        Ok((response.status().as_u16(), text))
     }
 
     /// The error of an invocation that did not succeed.

@@ -91,6 +91,11 @@ pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
 #[error("{0}")]
 pub(crate) struct MissingError(pub(crate) String);
 
+/// A platform answers, but does not do what it is for.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UnavailableError(pub(crate) String);
+
 #[cfg(test)]
 mod tests {
     use super::*;

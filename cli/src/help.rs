@@ -21,7 +21,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Change", &["rollback", "alias", "rm"]),
     (
         "Configure",
-        &["context", "config", "doctor", "completions", "man"],
+        &["context", "token", "config", "doctor", "completions", "man"],
     ),
 ];
 

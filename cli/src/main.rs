@@ -26,12 +26,15 @@ fn main() -> ExitCode {
     let app = App::new(cli.output, cli.connection);
     let outcome = match cli.command {
         Command::Serve(serve) => commands::serve::run(&app, &serve),
+        Command::Status(status) => commands::status::run(&app, &status),
+        Command::Token => commands::status::token(&app),
         Command::Config(config) => commands::config::run(&app, &config),
         Command::Context(context) => commands::context::run(&app, &context),
         Command::Completions(completions) => commands::shell::completions(&app, &completions),
         Command::Man(man) => commands::shell::man(&app, &man),
         Command::Deploy(deploy) => commands::deploy::run(&app, &deploy),
         Command::Invoke(invoke) => commands::invoke::run(&app, &invoke),
+        Command::Logs(logs) => commands::logs::run(&app, &logs),
         Command::Ls => commands::show::list(&app),
         Command::Get { name } => commands::show::get(&app, &name),
         Command::Versions { name } => commands::show::versions(&app, &name),

@@ -1,7 +1,7 @@
 //! How an error is told: what happened, whether a name was misspelt, what to do next, the request's id, the exit code.
 
 use crate::client::{ClientError, Refusal};
-use crate::exit::{Exit, MissingError, UsageError};
+use crate::exit::{Exit, MissingError, UnavailableError, UsageError};
 use crate::output::{Page, Tone};
 use fnctl_core::ErrorKind;
 use serde_json::{Value, json};
@@ -55,6 +55,7 @@ impl Report {
             }
             None if error.is::<UsageError>() => report.exit = Exit::Usage,
             None if error.is::<MissingError>() => report.exit = Exit::NotFound,
+            None if error.is::<UnavailableError>() => report.exit = Exit::Unavailable,
             None => {}
         }
         report

@@ -5,9 +5,10 @@
 
 use crate::contexts::{Context, Contexts};
 use crate::exit::usage;
+use anyhow::Context as _;
 use clap::Args;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Where a platform is that nobody has said anything about.
@@ -54,6 +55,9 @@ pub(crate) struct Connection {
     /// The admin API's token [env: FNCTL_TOKEN] [default: the context's].
     #[arg(long, global = true, value_name = "TOKEN")]
     pub(crate) token: Option<Secret>,
+    /// A file with the token, for where --token is not given [env: FNCTL_TOKEN_FILE].
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
+    pub(crate) token_file: Option<PathBuf>,
     /// The context to use; `fnctl context ls` lists them [env: FNCTL_CONTEXT] [default: the current one].
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "server")]
     pub(crate) context: Option<String>,
@@ -125,13 +129,20 @@ impl Connection {
                 "--server and --context name two platforms; pass one of them",
             ));
         }
-        let token = match (&self.token, variable("FNCTL_TOKEN")) {
+        let flag = match (&self.token, &self.token_file) {
             (Some(token), _) => Some(token.clone()),
-            (None, Some(text)) => Some(
+            (None, Some(file)) => Some(token_in(file)?),
+            (None, None) => None,
+        };
+        let token = match (&flag, variable("FNCTL_TOKEN"), variable("FNCTL_TOKEN_FILE")) {
+            (Some(token), ..) => Some(token.clone()),
+            (None, Some(text), _) => Some(
                 Secret::from_str(&text)
                     .map_err(|problem| usage(format!("FNCTL_TOKEN: {problem}")))?,
             ),
-            (None, None) => None,
+            // A platform that has not started yet has not made its file yet: without a token much can be asked, too.
+            (None, None, Some(file)) => token_in(Path::new(&file)).ok(),
+            (None, None, None) => None,
         };
         let ca_file = self
             .ca_file
@@ -149,7 +160,7 @@ impl Connection {
         if let Some(name) = &self.context {
             let context = contexts()?.get(name)?.clone();
             // The flag speaks before the environment, for the token as for the address.
-            let own = match &self.token {
+            let own = match &flag {
                 Some(token) => Some(token.clone()),
                 None => context.token()?.or(token),
             };
@@ -190,6 +201,16 @@ impl Connection {
     }
 }
 
+fn token_in(file: &Path) -> anyhow::Result<Secret> {
+    let text = fnctl_platform::token_file::read(file).with_context(|| {
+        format!(
+            "{} holds no token that can be read; has the platform been started with this gateway.token_file?",
+            file.display()
+        )
+    })?;
+    Secret::from_str(&text).map_err(|problem| usage(format!("{}: {problem}", file.display())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +243,7 @@ mod tests {
         };
         let connection = Connection {
             server: flag("server"),
+            token_file: None,
             token: flag("token").map(|text| text.parse().unwrap()),
             context: flag("context"),
             ca_file: None,

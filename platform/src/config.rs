@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub struct Config {
     /// How long running invocations have to finish when the platform stops.
     pub grace: Period,
+    /// Where the admin API's token is kept if `gateway.token` is not set; made with a random one if it is missing.
+    pub token_file: Option<PathBuf>,
     /// Listener, admin API and client limits.
     pub gateway: fnctl_gateway::Config,
     /// Admission and warm pools.
@@ -30,6 +32,7 @@ impl Config {
         let data = data.into();
         Self {
             grace: Period::secs(30),
+            token_file: None,
             gateway: fnctl_gateway::Config::default(),
             scheduler: fnctl_scheduler::Config::default(),
             worker: fnctl_worker::Config {

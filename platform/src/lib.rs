@@ -2,7 +2,9 @@
 
 mod config;
 mod housekeeping;
+mod metrics;
 pub mod settings;
+pub mod token_file;
 pub mod traces;
 
 pub use config::Config;
@@ -45,6 +47,14 @@ pub enum StartError {
         /// What is wrong.
         source: fnctl_store::StoreError,
     },
+    /// The token file is unusable.
+    #[error("the token file {path}: {source}; repair it, or set gateway.token instead")]
+    TokenFile {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: std::io::Error,
+    },
     /// A part did not start.
     #[error(transparent)]
     Part(#[from] Failure),
@@ -86,10 +96,19 @@ pub struct Platform {
 
 impl Platform {
     /// Starts everything. The platform answers requests when this returns; provisioned instances start behind it.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    pub async fn start(mut config: Config) -> Result<Self, StartError> {
+        if let (None, Some(path)) = (&config.gateway.token, config.token_file.take()) {
+            let token =
+                token_file::read_or_create(&path).map_err(|source| StartError::TokenFile {
+                    path: path.display().to_string(),
+                    source,
+                })?;
+            config.gateway.token = Some(token);
+        }
         let tasks = Tasks::default();
         let registry = Registry::new();
-        register_process(&registry)?;
+        metrics::register_process(&registry)?;
+        metrics::register_limits(&registry, &config)?;
         let folder = config.store.folder.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(config.store))
             .await
@@ -98,6 +117,7 @@ impl Platform {
                 folder: folder.display().to_string(),
                 source,
             })?;
+        metrics::register_store(&registry, &store)?;
         let store_port = Arc::new(store.clone());
         let logs = Logs::start(config.logs, &registry)?;
         let traces = Traces::start(&config.traces)?;
@@ -249,17 +269,4 @@ impl Platform {
             }
         });
     }
-}
-
-fn register_process(registry: &Registry) -> prometheus::Result<()> {
-    #[cfg(target_os = "linux")]
-    registry.register(Box::new(
-        prometheus::process_collector::ProcessCollector::for_self(),
-    ))?;
-    let build = prometheus::IntGaugeVec::new(
-        prometheus::Opts::new("fnctl_build_info", "Always 1; the label is the version."),
-        &["version"],
-    )?;
-    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-    registry.register(Box::new(build))
 }

@@ -272,6 +272,8 @@ fn every_command_has_help_with_examples_and_there_are_completions() {
         "rollback",
         "alias",
         "rm",
+        "status",
+        "token",
         "config",
         "context",
         "completions",

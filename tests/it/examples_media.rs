@@ -7,13 +7,16 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+/// Posts a body of a media type, and waits until the instance is free again.
 async fn post(platform: &TestPlatform, name: &str, kind: &str, body: Vec<u8>) -> Reply {
     let path = format!("/fn/{name}");
     let headers = [("content-type", kind)];
-    platform
+    let reply = platform
         .client
         .send(Method::POST, &path, &headers, body)
-        .await
+        .await;
+    platform.settle().await;
+    reply
 }
 
 /// The platform's answer to a body of so many bytes, of which none is sent: only its length is told. (A client that goes
@@ -50,19 +53,12 @@ fn assert_verdict(verdict: &Value, label: &str, score: f64) {
 async fn sentiment() {
     let platform = TestPlatform::start().await;
     platform.deploy_folder("examples/sentiment").await;
-    let reply = platform
-        .client
-        .post("/fn/sentiment", file("examples/sentiment/request.json"))
-        .await
-        .ok();
+    let send = |body: Vec<u8>| post(&platform, "sentiment", "application/json", body);
+    let reply = send(file("examples/sentiment/request.json")).await.ok();
     assert_eq!(reply.start(), "cold");
     // What scikit-learn's own classifier says, from which the model was made.
     assert_verdict(&reply.json(), "positive", 0.883_407_6);
-    let reply = platform
-        .client
-        .post("/fn/sentiment", file("examples/sentiment/batch.json"))
-        .await
-        .ok();
+    let reply = send(file("examples/sentiment/batch.json")).await.ok();
     assert_eq!(reply.start(), "warm");
     let results = &reply.json()["results"];
     assert_verdict(&results[0], "positive", 0.883_407_6);
@@ -70,7 +66,7 @@ async fn sentiment() {
     assert_verdict(&results[2], "positive", 0.995_886_4);
     assert_verdict(&results[3], "negative", 1.0 - 0.150_691_2);
 
-    let send = |body: String| platform.client.post("/fn/sentiment", body);
+    let send = |body: String| send(body.into_bytes());
     let nothing = json!({ "text": "12345 \u{597d}" }).to_string();
     assert_verdict(&send(nothing).await.ok().json(), "unknown", 0.0);
     assert_refused(&send(String::new()).await, 400, "JSON");

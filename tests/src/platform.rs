@@ -200,17 +200,22 @@ impl TestPlatform {
         line.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
-    /// Invokes a function's path. A guest may go on for a moment after its answer: that is waited for, shortly, so that
-    /// the next call finds its instance free.
+    /// Invokes a function's path, and waits until its guest has returned.
     pub async fn call(&self, target: &str) -> Reply {
         let reply = self.client.get(&format!("/fn/{target}")).await;
+        self.settle().await;
+        reply
+    }
+
+    /// A guest may go on for a moment after its answer: that is waited for, shortly, so that the next call finds its
+    /// instance free.
+    pub async fn settle(&self) {
         for _ in 0..50 {
             if self.platform().in_flight() == 0 {
                 break;
             }
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
-        reply
     }
 }
 

@@ -7,8 +7,11 @@
 
 mod bench;
 mod ci;
+mod compose;
+mod dashboards;
 mod demo;
 mod gates;
+mod guest_languages;
 mod guests;
 mod process;
 mod setup;
@@ -32,7 +35,11 @@ enum Task {
     /// Install what is missing: ONNX Runtime, a Wasm target, models. Nothing system-wide.
     Setup,
     /// Build the example functions and put each beside its function.toml.
-    BuildExamples,
+    BuildExamples {
+        /// Rust alone by default; Python, JavaScript and C need python3 and Node.js, and fetch their compilers once.
+        #[arg(long, value_enum, default_value = "rust")]
+        language: guest_languages::Language,
+    },
     /// Set up, build, start a platform, deploy the examples, invoke them, and leave it running.
     Demo {
         /// Where the platform listens.
@@ -52,19 +59,25 @@ enum Task {
     Ci,
     /// The gates of the house style alone.
     Gates,
+    /// The image and compose.yaml on a real Docker Engine: up, healthy, deploy, invoke, scraped, down, up, data there.
+    ComposeTest(compose::ComposeArgs),
     /// Measure against the numbers in docs/specification.md and print a table.
     Bench(bench::BenchArgs),
+    /// Check the dashboards and alerts with a real Prometheus on a platform under load.
+    DashboardsCheck(dashboards::CheckArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Setup => setup::all(),
-        Task::BuildExamples => setup::all().and_then(|()| guests::build_examples()),
+        Task::BuildExamples { language } => build_examples(language),
         Task::Demo { listen, stop } => demo::run(&listen, stop),
         Task::Test { rest } => test(&rest),
         Task::Ci => ci::run(),
         Task::Gates => gates::run(),
+        Task::ComposeTest(args) => compose::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::DashboardsCheck(args) => dashboards::run(&args),
     }
 }
 
@@ -76,14 +89,25 @@ fn root() -> PathBuf {
         .unwrap_or_default()
 }
 
+fn build_examples(language: guest_languages::Language) -> anyhow::Result<()> {
+    use guest_languages::Language;
+    if matches!(language, Language::Rust | Language::All) {
+        setup::all()?;
+        guests::build_examples()?;
+    }
+    guest_languages::build_examples(language)
+}
+
 fn test(rest: &[String]) -> anyhow::Result<()> {
     setup::all()?;
     guests::build_examples()?;
     guests::build_fixtures()?;
+    guest_languages::build_examples(guest_languages::Language::All)?;
     // The tests start the real program; it must be there and be this one.
     process::cargo(&["build", "-p", "fnctl-cli"])?;
     let rest: Vec<_> = rest.iter().map(String::as_str).collect();
     if rest.is_empty() {
+        guest_languages::test()?;
         process::cargo(&["test", "--doc", "-p", "fnctl-sdk"])?;
         process::cargo(&["test", "--manifest-path", "examples/Cargo.toml", "--lib"])?;
     }

@@ -2,9 +2,13 @@
 
 use crate::app::App;
 use crate::args::InvokeArgs;
-use crate::client::ClientError;
+use crate::client::{Client, ClientError};
+use crate::commands::logs;
 use crate::exit::usage;
 use anyhow::Context;
+use fnctl_core::Phase;
+use fnctl_core::log::{InvocationReport, LogLine};
+use fnctl_core::units::ByteSize;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -25,6 +29,9 @@ struct Invocation {
     content_type: Option<String>,
     /// The phases of `Server-Timing` in milliseconds.
     timing: BTreeMap<String, f64>,
+    /// What the guest took, with `--stats`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stats: Option<InvocationReport>,
     /// Length of the answer.
     bytes: usize,
     /// JSON as it is, other text as a string; null if it is neither.
@@ -52,6 +59,7 @@ impl Invocation {
             request_id: header("x-request-id"),
             content_type: header("content-type"),
             timing: timing.split(',').filter_map(phase).collect(),
+            stats: None,
             bytes: body.len(),
             body: serde_json::from_slice(body)
                 .unwrap_or_else(|_| text.map_or(Value::Null, Value::from)),
@@ -88,6 +96,12 @@ pub(crate) fn run(app: &App, args: &InvokeArgs) -> anyhow::Result<()> {
         format!("/{}", args.path)
     };
     let client = app.client()?;
+    if args.stats {
+        headers.push(("x-fnctl-report".to_owned(), "1".to_owned()));
+        // The report is for those who may read the function's log.
+        let named = headers.iter().any(|(name, _)| name == "authorization");
+        headers.extend(client.authorization().filter(|_| !named));
+    }
     let mut response = client.invoke(&args.target, &path, &method, &headers, body)?;
     if args.verbose {
         measured(app, response.status().as_u16(), response.headers());
@@ -103,9 +117,18 @@ pub(crate) fn run(app: &App, args: &InvokeArgs) -> anyhow::Result<()> {
                 .context(
                     "the answer broke off, or is too long for JSON; without --json it is streamed",
                 )?;
-            return app.out.show(&Invocation::new(status, &head, &body), |_| {});
+            let mut told = Invocation::new(status, &head, &body);
+            if args.stats {
+                told.stats = report(&client, &args.target, &head)?.report;
+            }
+            return app.out.show(&told, |_| {});
         }
-        return stream(app, &mut response.body_mut().as_reader());
+        stream(app, &mut response.body_mut().as_reader())?;
+        if args.stats {
+            app.out.break_line();
+            stats(app, &client, &args.target, &head)?;
+        }
+        return Ok(());
     }
     let failed = client.invocation_failed(&args.target, response);
     if let ClientError::FunctionAnswered { body, .. } = &failed {
@@ -120,7 +143,59 @@ pub(crate) fn run(app: &App, args: &InvokeArgs) -> anyhow::Result<()> {
             }
         }
     }
+    if args.stats && !app.out.is_for_programs() {
+        stats(app, &client, &args.target, &head)?;
+    }
     Err(failed.into())
+}
+
+/// The report of an invocation that was asked for with it.
+fn report(client: &Client, target: &str, headers: &HeaderMap) -> anyhow::Result<LogLine> {
+    let function = target.split(':').next().unwrap_or(target);
+    let id = headers
+        .get("x-request-id")
+        .and_then(|value| value.to_str().ok())
+        .context("the answer carries no X-Request-Id, so its report cannot be found")?;
+    logs::report_of(client, function, id)?
+        .context("there is no report of this invocation: it did not reach the function, or --stats needs the platform's token (--token)")
+}
+
+/// Says what an invocation took, on stderr: what the caller waited for by phase, then what the guest used.
+fn stats(app: &App, client: &Client, target: &str, headers: &HeaderMap) -> anyhow::Result<()> {
+    let told = Invocation::new(0, headers, b"");
+    let line = report(client, target, headers)?;
+    let Some(report) = line.report else {
+        return Ok(());
+    };
+    let ms = |value: f64| format!("{value:.3} ms");
+    let note = |name: &str, value: String| app.out.note(format!("{name:<12} {value}"));
+    note("outcome", report.outcome);
+    note(
+        "start",
+        format!(
+            "{} (version {})",
+            told.start.unwrap_or_default(),
+            line.version
+        ),
+    );
+    for phase in Phase::ALL {
+        let took = told.timing.get(phase.as_str()).copied().unwrap_or_default();
+        note(phase.as_str(), ms(took));
+    }
+    note("run", ms(report.run_ms));
+    if let Some(cpu) = report.cpu_ms {
+        note("cpu", ms(cpu));
+    }
+    note(
+        "inference",
+        format!(
+            "{} in {} computes",
+            ms(report.inference_ms),
+            report.computes
+        ),
+    );
+    note("memory", ByteSize(report.memory_bytes).to_string());
+    Ok(())
 }
 
 /// What was measured, on stderr.

@@ -5,6 +5,8 @@ pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod deploy;
 pub(crate) mod invoke;
+pub(crate) mod logs;
 pub(crate) mod serve;
 pub(crate) mod shell;
 pub(crate) mod show;
+pub(crate) mod status;

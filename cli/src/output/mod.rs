@@ -159,7 +159,7 @@ impl Output {
 }
 
 fn yaml<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<String> {
-    let mut text = serde_saphyr::to_string(value)?;
+    let mut text = serde_saphyr::to_string(&value)?;
     if !text.ends_with('\n') {
         text.push('\n');
     }

@@ -130,6 +130,7 @@ pub fn load(
         let key = match setting {
             Some(setting) => setting.key,
             None if name == "FNCTL_TOKEN" => "gateway.token",
+            None if name == "FNCTL_TOKEN_FILE" => "gateway.token_file",
             None if name == "FNCTL_DATA" => "platform.data",
             None if [
                 "FNCTL_PLATFORM_",
@@ -254,7 +255,7 @@ mod tests {
         let loaded = load(Some(&file), variables.into_iter(), &flags).unwrap();
         assert_eq!(loaded.config.gateway.listen, "3.3.3.3:3");
         assert_eq!(loaded.config.gateway.max_connections, 7);
-        assert_eq!(loaded.config.grace, Period::secs(5));
+        assert_eq!(loaded.config.grace, fnctl_core::Period::secs(5));
         assert_eq!(loaded.origins["gateway.listen"], Origin::Flag);
         assert_eq!(loaded.origins["platform.grace"], Origin::File(file));
     }

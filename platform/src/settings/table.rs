@@ -100,6 +100,21 @@ pub static SETTINGS: &[Setting] = &[
             Ok(())
         },
     },
+    Setting {
+        key: "gateway.token_file",
+        help: "Where the token is kept if gateway.token is empty; made with a random one if it is missing. FNCTL_TOKEN_FILE sets it too.",
+        get: |config| {
+            config
+                .token_file
+                .as_ref()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default()
+        },
+        set: |config, text| {
+            config.token_file = (!text.is_empty()).then(|| PathBuf::from(text));
+            Ok(())
+        },
+    },
     setting!(
         "gateway.max_connections",
         "Most connections at once.",

@@ -7,7 +7,7 @@ mod http;
 mod load;
 mod memory;
 mod report;
-mod server;
+pub(crate) mod server;
 
 use crate::{demo, guests, process, setup};
 use anyhow::{Context, ensure};

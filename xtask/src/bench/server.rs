@@ -22,18 +22,19 @@ impl Drop for Server {
     }
 }
 
-fn free_address() -> anyhow::Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
-}
-
 impl Server {
+    /// An address that nobody listens on at the moment.
+    pub(crate) fn free_address() -> anyhow::Result<String> {
+        Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+    }
+
     /// fnctl with the defaults and some settings, as `key=value`.
     pub(crate) fn fnctl(program: &Path, settings: &[&str]) -> anyhow::Result<Self> {
         Self::fnctl_in(program, settings, tempfile::tempdir()?)
     }
 
     fn fnctl_in(program: &Path, settings: &[&str], folder: TempDir) -> anyhow::Result<Self> {
-        let address = free_address()?;
+        let address = Self::free_address()?;
         let mut command = Command::new(program);
         command
             .args(["serve", "--listen", &address, "--log", "warn", "--data"])
@@ -55,7 +56,7 @@ impl Server {
 
     /// `wasmtime serve` of the echo example.
     pub(crate) fn wasmtime(program: &Path, flags: &[&str]) -> anyhow::Result<Self> {
-        let address = free_address()?;
+        let address = Self::free_address()?;
         let mut command = Command::new(program);
         command
             .args(["serve", "--addr", &address, "-Scli"])
@@ -66,7 +67,7 @@ impl Server {
 
     /// fastify with onnxruntime-node on the fraud model.
     pub(crate) fn node() -> anyhow::Result<Self> {
-        let address = free_address()?;
+        let address = Self::free_address()?;
         let folder = crate::root().join("bench/peers/fastify");
         if !folder.join("node_modules").is_dir() {
             process::check(
@@ -87,7 +88,12 @@ impl Server {
         Self::spawn(command, address, tempfile::tempdir()?)
     }
 
-    fn spawn(mut command: Command, address: String, folder: TempDir) -> anyhow::Result<Self> {
+    /// Starts a server and waits until it listens.
+    pub(crate) fn spawn(
+        mut command: Command,
+        address: String,
+        folder: TempDir,
+    ) -> anyhow::Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         let process = command
             .stdin(Stdio::null())

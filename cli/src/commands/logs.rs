@@ -1,0 +1,264 @@
+//! `fnctl logs`: what a function said, and what the platform said about it.
+
+use crate::app::App;
+use crate::client::Client;
+use crate::exit::usage;
+use crate::output::{Page, Tone};
+use anyhow::Context;
+use clap::Args;
+use fnctl_core::log::{LogLevel, LogLine, LogSource, now_ms};
+use fnctl_core::units::Period;
+use jiff::Timestamp;
+use serde::Deserialize;
+use std::io::{BufRead, BufReader};
+use std::time::Duration;
+
+/// Lines shown where nothing else says how many.
+const DEFAULT_TAIL: usize = 200;
+/// Most time to wait for the report of an invocation whose answer is here: its guest may still be at work.
+const REPORT_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Stdout counts as info, stderr as warn; wasi:logging has levels of its own. What the platform says (cold starts, failures with \
+their causes) stands among the lines.\n\nExamples:\n  fnctl logs fraud\n  fnctl logs fraud -f --since 10m\n  fnctl logs fraud --request 7f3a52c0d1e84b96    # the id is in X-Request-Id and in every error\n  fnctl logs fraud --level warn --json | jq -r .text"
+)]
+pub(crate) struct LogsArgs {
+    /// The function.
+    name: String,
+    /// Go on with new lines as they come.
+    #[arg(short, long)]
+    follow: bool,
+    /// Lines since then: a period back from now, as in 10m, or a time, as in 2026-11-22T03:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Lines of one invocation.
+    #[arg(long, value_name = "ID")]
+    request: Option<String>,
+    /// Lines of at least this level: trace, debug, info, warn, error or critical.
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<LogLevel>,
+    /// Lines of one version.
+    #[arg(long, value_name = "VERSION")]
+    version: Option<u32>,
+    /// The last so many stored lines; 200 unless --since or --request is given.
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    tail: Option<usize>,
+}
+
+/// A line of the stream, or word of what it left out.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Item {
+    Line(Box<LogLine>),
+    Skipped { skipped: u64 },
+}
+
+pub(crate) fn run(app: &App, args: &LogsArgs) -> anyhow::Result<()> {
+    let path = path(args, now_ms())?;
+    let client = app.client()?;
+    let mut shown = false;
+    each(&client, &path, None, |item| {
+        shown = true;
+        match item {
+            Item::Line(line) => app.out.item(&line, |page| write(page, &line))?,
+            Item::Skipped { skipped } => app.out.note(format!(
+                "{skipped} lines were left out here: they came faster than they were read"
+            )),
+        }
+        Ok(true)
+    })?;
+    if args.follow {
+        app.out
+            .note("the stream ended: the platform stops, or the function was removed");
+    } else if !shown {
+        app.out.note(format!(
+            "no lines; invoke it, or follow with `fnctl logs {} -f`",
+            args.name
+        ));
+    }
+    Ok(())
+}
+
+/// The line that reports what one invocation took, once its guest has returned.
+pub(crate) fn report_of(
+    client: &Client,
+    function: &str,
+    request_id: &str,
+) -> anyhow::Result<Option<LogLine>> {
+    let path = format!("functions/{function}/logs?follow=true&request={request_id}");
+    let mut found = None;
+    let read = each(client, &path, Some(REPORT_WAIT), |item| {
+        if let Item::Line(line) = item
+            && line.report.is_some()
+        {
+            found = Some(*line);
+            return Ok(false);
+        }
+        Ok(true)
+    });
+    match (&found, read) {
+        (None, Err(error)) => Err(error),
+        _ => Ok(found),
+    }
+}
+
+/// Calls `visit` with each item of a log stream until it says false or the stream ends.
+fn each(
+    client: &Client,
+    path: &str,
+    limit: Option<Duration>,
+    mut visit: impl FnMut(Item) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let mut response = client.stream(path, limit)?;
+    let mut reader = BufReader::new(response.body_mut().as_reader());
+    let mut text = String::new();
+    loop {
+        text.clear();
+        if reader
+            .read_line(&mut text)
+            .context("the log stream broke off")?
+            == 0
+        {
+            return Ok(());
+        }
+        // Empty lines say that the stream is alive.
+        if text.trim().is_empty() {
+            continue;
+        }
+        let item = serde_json::from_str(&text).context("the platform sent a log line that this fnctl does not understand; are both of the same version?")?;
+        if !visit(item)? {
+            return Ok(());
+        }
+    }
+}
+
+/// The stream's path and query.
+fn path(args: &LogsArgs, now_ms: u64) -> anyhow::Result<String> {
+    let mut query = Vec::new();
+    if args.follow {
+        query.push("follow=true".to_owned());
+    }
+    if let Some(since) = &args.since {
+        query.push(format!("since_ms={}", since_ms(since, now_ms)?));
+    }
+    if let Some(request) = &args.request {
+        let Some(id) = fnctl_core::RequestId::from_caller(request) else {
+            return Err(usage(format!(
+                "--request '{request}' is no request id; it is in X-Request-Id and in every error"
+            )));
+        };
+        query.push(format!("request={id}"));
+    }
+    if let Some(level) = args.level {
+        query.push(format!("level={}", level.as_str()));
+    }
+    if let Some(version) = args.version {
+        query.push(format!("version={version}"));
+    }
+    let default = (args.since.is_none() && args.request.is_none()).then_some(DEFAULT_TAIL);
+    if let Some(tail) = args.tail.or(default) {
+        query.push(format!("tail={tail}"));
+    }
+    Ok(format!("functions/{}/logs?{}", args.name, query.join("&")))
+}
+
+fn since_ms(text: &str, now_ms: u64) -> anyhow::Result<u64> {
+    if let Ok(period) = text.parse::<Period>() {
+        let back = u64::try_from(period.duration().as_millis()).unwrap_or(u64::MAX);
+        return Ok(now_ms.saturating_sub(back));
+    }
+    match text.parse::<Timestamp>() {
+        Ok(time) => Ok(u64::try_from(time.as_millisecond()).unwrap_or(0)),
+        Err(_) => Err(usage(format!(
+            "--since '{text}' is no time; write it like 10m, 2h or 2026-11-22T03:00:00Z"
+        ))),
+    }
+}
+
+/// One line for people: when, how serious, which version and invocation, and the text.
+pub(crate) fn write(page: &mut Page, line: &LogLine) {
+    let time = i64::try_from(line.time_ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| line.time_ms.to_string(), |time| format!("{time:.3}"));
+    let level = match line.level {
+        LogLevel::Trace | LogLevel::Debug => Tone::Dim,
+        LogLevel::Info => Tone::Plain,
+        LogLevel::Warn => Tone::Warn,
+        LogLevel::Error | LogLevel::Critical => Tone::Bad,
+    };
+    let from = line.request_id.as_ref().map_or("-", |id| id.as_str());
+    let context = if line.context.is_empty() {
+        String::new()
+    } else {
+        format!("{}: ", line.context)
+    };
+    let text = match line.source {
+        LogSource::Platform => (
+            format!("[{}] {}", line.source.as_str(), line.text),
+            Tone::Dim,
+        ),
+        _ => (format!("{context}{}", line.text), Tone::Plain),
+    };
+    page.pieces([
+        (time, Tone::Dim),
+        (format!(" {:<8}", line.level.as_str()), level),
+        (format!(" v{} {from} ", line.version), Tone::Dim),
+        text,
+    ]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> LogsArgs {
+        LogsArgs {
+            name: "fraud".to_owned(),
+            follow: false,
+            since: None,
+            request: None,
+            level: None,
+            version: None,
+            tail: None,
+        }
+    }
+
+    #[test]
+    fn the_query_says_what_the_flags_say() {
+        let path = |change: fn(&mut LogsArgs)| {
+            let mut args = args();
+            change(&mut args);
+            super::path(&args, 1_000_000).unwrap()
+        };
+        assert_eq!(path(|_| {}), "functions/fraud/logs?tail=200");
+        assert_eq!(
+            path(|args| {
+                args.follow = true;
+                args.since = Some("10m".to_owned());
+                args.level = Some(LogLevel::Warn);
+            }),
+            "functions/fraud/logs?follow=true&since_ms=400000&level=warn"
+        );
+        assert_eq!(
+            path(|args| {
+                args.request = Some("abc".to_owned());
+                args.tail = Some(5);
+                args.version = Some(3);
+            }),
+            "functions/fraud/logs?request=abc&version=3&tail=5"
+        );
+    }
+
+    #[test]
+    fn since_is_a_period_or_a_time() {
+        assert_eq!(since_ms("1s", 5_000).unwrap(), 4_000);
+        assert_eq!(since_ms("1h", 5_000).unwrap(), 0);
+        assert_eq!(since_ms("1970-01-01T00:00:01.5Z", 0).unwrap(), 1_500);
+        for bad in ["yesterday", "10", "2026-11-22"] {
+            let error = since_ms(bad, 0).unwrap_err().to_string();
+            assert!(error.contains("10m"), "{error}");
+        }
+    }
+}

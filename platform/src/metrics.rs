@@ -1,0 +1,73 @@
+//! What the platform as a whole tells: its version, its process, its limits, and what the store keeps. The parts
+//! register their own; docs/metrics.md lists all.
+
+use crate::Config;
+use fnctl_core::ports::FunctionStore;
+use fnctl_store::Store;
+use prometheus::{IntGauge, IntGaugeVec, Opts, PullingGauge, Registry};
+
+/// The process and the version.
+pub(crate) fn register_process(registry: &Registry) -> prometheus::Result<()> {
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(
+        prometheus::process_collector::ProcessCollector::for_self(),
+    ))?;
+    let build = IntGaugeVec::new(
+        Opts::new("fnctl_build_info", "Always 1; the label is the version."),
+        &["version"],
+    )?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    registry.register(Box::new(build))
+}
+
+/// The settings that "how full is it" is asked against: without them an alert could only repeat the defaults.
+pub(crate) fn register_limits(registry: &Registry, config: &Config) -> prometheus::Result<()> {
+    let limits = [
+        (
+            "fnctl_instances_limit",
+            "Most instances at once, over all functions (worker.max_instances).",
+            config.scheduler.max_instances as u64,
+        ),
+        (
+            "fnctl_inference_memory_limit_bytes",
+            "Most bytes that ONNX Runtime may allocate (inference.memory).",
+            config.inference.memory.bytes(),
+        ),
+        (
+            "fnctl_http_connections_limit",
+            "Most client connections at once (gateway.max_connections).",
+            config.gateway.max_connections as u64,
+        ),
+    ];
+    for (name, help, value) in limits {
+        let gauge = IntGauge::new(name, help)?;
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(Box::new(gauge))?;
+    }
+    Ok(())
+}
+
+/// What is stored, counted when somebody asks.
+pub(crate) fn register_store(registry: &Registry, store: &Store) -> prometheus::Result<()> {
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "nobody has 2^53 versions, and a gauge is a float"
+    )]
+    let count = |of: fn(&Store) -> usize| {
+        let store = store.clone();
+        Box::new(move || of(&store) as f64)
+    };
+    registry.register(Box::new(PullingGauge::new(
+        "fnctl_store_functions",
+        "Functions in the store.",
+        count(|store| store.functions(None).len()),
+    )?))?;
+    registry.register(Box::new(PullingGauge::new(
+        "fnctl_store_versions",
+        "Versions in the store, over all functions.",
+        count(|store| {
+            let functions = store.functions(None);
+            functions.iter().map(|one| one.versions.len()).sum()
+        }),
+    )?))
+}
