@@ -164,13 +164,19 @@ async fn an_error_instead_of_a_response_is_a_bad_response() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_short_visits_cost_no_cpu_time_that_was_not_used() {
-    // A hundred pieces, each after a wait: in steps of the epoch tick that were a hundred ticks of 10 ms.
-    let platform = platform_with(|probe| probe.with("cpu", "500ms")).await;
+    // Sixty pieces, each after a wait: in steps of this epoch tick that were 1.2 s.
+    let platform = TestPlatform::start_with(|config| {
+        config.worker.epoch_tick = fnctl_core::Period(Duration::from_millis(20));
+    })
+    .await;
+    platform
+        .deploy(Deployment::new("probe", probe3()).with("cpu", "500ms"))
+        .await;
     let mut exchange = Exchange::open(&platform, "POST /fn/probe/echo-stream HTTP/1.1").await;
-    for number in 0..100 {
+    for number in 0..60 {
         exchange.send(format!("{number}\n").as_bytes()).await;
         assert_eq!(exchange.line().await, number.to_string());
-        tokio::time::sleep(Duration::from_millis(12)).await;
+        tokio::time::sleep(Duration::from_millis(25)).await;
     }
     exchange.finish().await;
 }
