@@ -61,11 +61,14 @@ impl Fields {
         let get = |name| self.get(name).unwrap_or("-");
         let message = self.get("message").unwrap_or_default();
         match target {
-            "guest" => Some(format!(
-                "  {} v{} | {message}",
-                get("function"),
-                get("version")
-            )),
+            "guest" => {
+                // A version that is only being tried has the number 0.
+                let version = match get("version") {
+                    "0" => "warm-up".to_owned(),
+                    number => format!("v{number}"),
+                };
+                Some(format!("  {} {version} | {message}", get("function")))
+            }
             // What is no function's request is this command's own deploying.
             "access" => self.get("function").map(|function| {
                 let mut line = format!(
@@ -111,6 +114,11 @@ mod tests {
         assert_eq!(
             guest.line("guest", Level::INFO).unwrap(),
             "  iris v2 | hello"
+        );
+        let candidate = fields(&[("function", "iris"), ("version", "0"), ("message", "hi")]);
+        assert_eq!(
+            candidate.line("guest", Level::INFO).unwrap(),
+            "  iris warm-up | hi"
         );
         let access = [
             ("method", "POST"),

@@ -9,7 +9,7 @@ use glob::Pattern;
 use notify::event::EventKind;
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::{Condvar, Mutex};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,12 +112,13 @@ fn fingerprint(file: &Path) -> Option<Fingerprint> {
 /// What the system has told and nobody has looked at yet.
 #[derive(Debug, Default)]
 struct Pending {
-    paths: BTreeSet<PathBuf>,
+    /// Each with when it was first told.
+    paths: BTreeMap<PathBuf, Instant>,
     /// Too much happened to tell: everything is looked at.
-    all: bool,
-    /// When the first of it arrived.
-    since: Option<Instant>,
+    all: Option<Instant>,
     events: u64,
+    /// Of the events, those that somebody has waited for.
+    settled: u64,
     closed: bool,
 }
 
@@ -130,14 +131,18 @@ struct Inbox {
 impl Inbox {
     fn receive(&self, event: notify::Result<Event>) {
         let mut pending = self.pending.lock();
+        let now = Instant::now();
         match event {
             Ok(event) if matches!(event.kind, EventKind::Access(_)) => return,
             Ok(event) if !event.need_rescan() && pending.paths.len() < MAX_PENDING => {
-                pending.paths.extend(event.paths);
+                for path in event.paths {
+                    pending.paths.entry(path).or_insert(now);
+                }
             }
-            _ => pending.all = true,
+            _ => {
+                pending.all.get_or_insert(now);
+            }
         }
-        pending.since.get_or_insert_with(Instant::now);
         pending.events += 1;
         self.arrived.notify_all();
     }
@@ -229,28 +234,29 @@ impl Watch {
     /// Waits for the next save. None when closed.
     pub(crate) fn next(&mut self) -> anyhow::Result<Option<Saved>> {
         loop {
-            let Some((since, paths, all)) = self.settle() else {
+            let Some((paths, all)) = self.settle() else {
                 return Ok(None);
             };
             let files = self.changed(paths, all)?;
-            if !files.is_empty() {
-                return Ok(Some(Saved { since, files }));
+            if let Some(since) = files.values().min() {
+                return Ok(Some(Saved {
+                    since: *since,
+                    files: files.into_keys().collect(),
+                }));
             }
         }
     }
 
     /// Waits until something happened and then nothing for a while.
-    fn settle(&self) -> Option<(Instant, BTreeSet<PathBuf>, bool)> {
+    fn settle(&self) -> Option<(BTreeMap<PathBuf, Instant>, Option<Instant>)> {
         let mut pending = self.inbox.pending.lock();
-        let since = loop {
+        while pending.events == pending.settled {
             if pending.closed {
                 return None;
             }
-            if let Some(since) = pending.since {
-                break since;
-            }
             self.inbox.arrived.wait(&mut pending);
-        };
+        }
+        let since = Instant::now();
         loop {
             let events = pending.events;
             self.inbox.arrived.wait_for(&mut pending, QUIET);
@@ -261,35 +267,34 @@ impl Watch {
                 break;
             }
         }
-        pending.since = None;
-        Some((
-            since,
-            std::mem::take(&mut pending.paths),
-            std::mem::take(&mut pending.all),
-        ))
+        pending.settled = pending.events;
+        Some((std::mem::take(&mut pending.paths), pending.all.take()))
     }
 
-    fn changed(&mut self, paths: BTreeSet<PathBuf>, all: bool) -> anyhow::Result<Vec<PathBuf>> {
-        let mut files = BTreeSet::new();
-        if all {
+    /// The files whose content is another, each with when that was told.
+    fn changed(
+        &mut self,
+        paths: BTreeMap<PathBuf, Instant>,
+        all: Option<Instant>,
+    ) -> anyhow::Result<BTreeMap<PathBuf, Instant>> {
+        let mut files = BTreeMap::new();
+        if let Some(since) = all {
             for root in self.rules.roots.clone() {
-                files.extend(self.enter(&root)?);
+                files.extend(self.enter(&root)?.into_iter().map(|file| (file, since)));
             }
-            files.extend(self.seen.keys().cloned());
+            files.extend(self.seen.keys().map(|file| (file.clone(), since)));
         }
-        for path in paths {
+        for (path, since) in paths {
             if path.is_dir() {
                 if self.rules.enters(&path) && !self.rules.roots.contains(&path) {
-                    files.extend(self.enter(&path)?);
+                    files.extend(self.enter(&path)?.into_iter().map(|file| (file, since)));
                 }
             } else if self.rules.matters(&path) {
-                files.insert(path);
+                files.insert(path, since);
             }
         }
-        Ok(files
-            .into_iter()
-            .filter(|file| self.has_changed(file))
-            .collect())
+        files.retain(|file, _| self.has_changed(file));
+        Ok(files)
     }
 
     fn has_changed(&mut self, file: &Path) -> bool {
