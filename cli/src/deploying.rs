@@ -2,8 +2,9 @@
 //!
 //! Owns the sequence; how it is shown belongs to the caller.
 
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Refusal};
 use crate::function_file::Deployment;
+use crate::output::Steps;
 use crate::upload;
 use anyhow::bail;
 use fnctl_core::FunctionName;
@@ -15,31 +16,31 @@ use std::io::{BufRead, BufReader};
 use std::time::Instant;
 use ureq::SendBody;
 
-/// Deploys, and returns the version that is live. `quiet` shows no upload bars.
+/// Deploys, and returns the version that is live. `steps` shows the uploads, `event` whatever else is told.
 pub(crate) fn deploy(
     client: &Client,
     name: &FunctionName,
     deployment: &Deployment,
-    quiet: bool,
-    mut event: impl FnMut(&Progress) -> anyhow::Result<()>,
+    steps: &mut Steps,
+    mut event: impl FnMut(&mut Steps, &Progress) -> anyhow::Result<()>,
 ) -> anyhow::Result<VersionNumber> {
     deployment.check_built()?;
-    event(&Progress::Started { step: Step::Upload })?;
     let since = Instant::now();
-    let artifact = upload::upload(client, &deployment.artifact, quiet)?;
+    let artifact = upload::upload(client, &deployment.artifact, steps)?;
     let mut models = BTreeMap::new();
     let (mut bytes, mut sent) = (artifact.size, u32::from(!artifact.known));
     for (model, path) in &deployment.models {
-        let uploaded = upload::upload(client, path, quiet)?;
+        let uploaded = upload::upload(client, path, steps)?;
         bytes += uploaded.size;
         sent += u32::from(!uploaded.known);
         models.insert(model.clone(), uploaded.digest);
     }
-    event(&Progress::Finished {
+    let uploaded = Progress::Finished {
         step: Step::Upload,
         ms: since.elapsed().as_secs_f64() * 1e3,
         detail: format!("{} file(s), {}, {sent} new", 1 + models.len(), size(bytes)),
-    })?;
+    };
+    event(steps, &uploaded)?;
 
     let request = DeployRequest {
         artifact: artifact.digest,
@@ -61,7 +62,7 @@ pub(crate) fn deploy(
         .to_owned();
     for line in BufReader::new(response.body_mut().as_reader()).lines() {
         let progress: Progress = serde_json::from_str(&line?)?;
-        event(&progress)?;
+        event(steps, &progress)?;
         match progress {
             Progress::Deployed { version, .. } => return Ok(version),
             Progress::Failed {
@@ -69,15 +70,18 @@ pub(crate) fn deploy(
                 code,
                 message,
             } => {
-                return Err(ClientError::Refused {
+                return Err(ClientError::Refused(Box::new(Refusal {
                     status: 422,
                     code: code.code().to_owned(),
+                    kind: Some(code),
                     message: format!(
                         "the deploy failed at '{}' and changed nothing: {message}",
                         step.as_str()
                     ),
                     request_id,
-                }
+                    retry_after: None,
+                    subject: None,
+                }))
                 .into());
             }
             Progress::Started { .. } | Progress::Finished { .. } => {}

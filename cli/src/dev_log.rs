@@ -1,6 +1,6 @@
 //! What `fnctl dev` shows while it serves: the guest's lines and one line per request, for a person at a terminal.
 
-use crate::output;
+use crate::output::Output;
 use std::fmt::{Debug, Write};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -9,24 +9,24 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Installs it.
-pub(crate) fn init(filter: &str) -> anyhow::Result<()> {
+pub(crate) fn init(out: Output, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         anyhow::anyhow!("--log '{filter}' cannot be read: {error}; write it like warn,guest=info")
     })?;
     tracing_subscriber::registry()
-        .with(Show.with_filter(filter))
+        .with(Show(out).with_filter(filter))
         .init();
     Ok(())
 }
 
-struct Show;
+struct Show(Output);
 
 impl<S: Subscriber> Layer<S> for Show {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
         if let Some(line) = fields.line(event.metadata().target(), *event.metadata().level()) {
-            output::note(line);
+            self.0.note(line);
         }
     }
 }

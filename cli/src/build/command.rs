@@ -1,7 +1,7 @@
 //! Projects that say themselves how they are built: what their command needs, and how to get it.
 
 use super::{Missing, is_executable, on_path};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A command for `sh` in a folder.
@@ -17,6 +17,9 @@ const BUILT_IN: [&str; 16] = [
     "set", "test", "true", "umask",
 ];
 
+/// How a project gets the virtual environment that its command names.
+const VENV: &str = "run `python3 -m venv .venv && .venv/bin/pip install -r requirements.txt` in the project's folder";
+
 /// What a build command needs and this machine does not have.
 pub(super) fn missing(command: &str, folder: &Path) -> Vec<Missing> {
     let mut missing = Vec::new();
@@ -29,7 +32,8 @@ pub(super) fn missing(command: &str, folder: &Path) -> Vec<Missing> {
         } else {
             BUILT_IN.contains(program) || on_path(program).is_some()
         };
-        let found = match (*program, rest) {
+        let name = program.rsplit('/').next().unwrap_or(program);
+        let found = match (name, rest) {
             _ if !is_there => Some(Missing {
                 what: (*program).to_owned(),
                 fix: tool_advice(program, folder),
@@ -70,14 +74,23 @@ fn missing_module(python: &str, module: &str, folder: &Path) -> Option<Missing> 
     let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     // A module of the project itself is found from its folder.
     let found = !is_plain
-        || Command::new(python)
-            .args(["-c", &format!("import importlib.util, sys; sys.exit(importlib.util.find_spec('{name}') is None)")])
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success());
+        || Command::new(if python.contains('/') {
+            folder.join(python)
+        } else {
+            PathBuf::from(python)
+        })
+        .args([
+            "-c",
+            &format!(
+                "import importlib.util, sys; sys.exit(importlib.util.find_spec('{name}') is None)"
+            ),
+        ])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
     (!found).then(|| Missing {
         what: format!("the Python module {name}"),
         fix: tool_advice(&name.replace('_', "-"), folder),
@@ -97,19 +110,21 @@ fn missing_packages(folder: &Path) -> Option<Missing> {
 pub(crate) fn tool_advice(program: &str, folder: &Path) -> String {
     let name = program.rsplit('/').next().unwrap_or(program);
     let pip = |package: &str| {
-        let pinned = folder.join("requirements.txt").is_file();
-        let from_there =
+        let is_pinned =
             std::fs::read_to_string(folder.join("requirements.txt")).is_ok_and(|text| {
                 text.lines()
                     .any(|line| line.trim_start().starts_with(package))
             });
-        if pinned && from_there {
+        if is_pinned && program.starts_with(".venv/") {
+            VENV.to_owned()
+        } else if is_pinned {
             "run `pip install -r requirements.txt` in the project's folder (in a virtual environment)".to_owned()
         } else {
             format!("run `pip install {package}`")
         }
     };
     match name {
+        "python" | "python3" if program.starts_with(".venv/") => VENV.to_owned(),
         "cargo" | "rustc" | "rustup" => "install Rust from https://rustup.rs".to_owned(),
         "componentize-py" => pip("componentize-py"),
         "ziglang" => pip("ziglang"),
@@ -178,5 +193,11 @@ mod tests {
         );
         std::fs::write(at.join("requirements.txt"), "componentize-py==0.1\n").unwrap();
         assert!(tool_advice("componentize-py", at).contains("-r requirements.txt"));
+        for program in [".venv/bin/componentize-py", ".venv/bin/python"] {
+            assert!(
+                missing(program, at)[0].fix.contains("-m venv .venv"),
+                "{program}"
+            );
+        }
     }
 }

@@ -3,8 +3,6 @@
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
-use std::io::stderr;
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -35,7 +33,7 @@ impl Children {
     /// Runs a program to its end. Its output goes to stderr: stdout belongs to answers.
     pub(crate) fn run(&self, mut command: Command) -> anyhow::Result<ExitStatus> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let errors = stderr().as_fd().try_clone_to_owned()?;
+        let errors = crate::output::for_children()?;
         command.stdin(Stdio::null()).stdout(Stdio::from(errors));
         if self.own_group {
             command.process_group(0);

@@ -1,8 +1,8 @@
 //! `fnctl build`.
 
+use crate::app::App;
 use crate::build::{Children, Profile, Project};
 use crate::deploying::size;
-use crate::output;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -16,20 +16,22 @@ pub(crate) struct BuildArgs {
     pub(crate) folder: PathBuf,
 }
 
-pub(crate) fn run(args: &BuildArgs) -> anyhow::Result<()> {
+pub(crate) fn run(app: &App, args: &BuildArgs) -> anyhow::Result<()> {
     let project = Project::open(&args.folder)?;
     let plan = project.plan(Profile::Release)?;
-    output::note(format!("building with {}", plan.describe()));
+    app.out.note(format!("building with {}", plan.describe()));
     let built = plan.run(&Children::default())?;
-    output::line(format!(
-        "built {} ({}) in {:.1} s; next: fnctl deploy{}",
-        project.deployment.artifact.display(),
-        size(built.size),
-        built.took.as_secs_f64(),
-        if args.folder.as_os_str() == "." {
-            String::new()
-        } else {
-            format!(" {}", args.folder.display())
-        }
-    ))
+    let artifact = project.deployment.artifact.display().to_string();
+    let seconds = built.took.as_secs_f64();
+    let value = serde_json::json!({ "artifact": artifact, "size": built.size, "seconds": seconds });
+    app.out.show(&value, |page| {
+        let next = match args.folder.as_os_str() {
+            here if here == "." => "fnctl deploy".to_owned(),
+            _ => format!("fnctl deploy {}", args.folder.display()),
+        };
+        page.done(format!(
+            "built {artifact} ({}) in {seconds:.1} s; next: {next}",
+            size(built.size)
+        ));
+    })
 }

@@ -3,12 +3,15 @@
 //! The platform runs in this process on a runtime; everything that follows a save happens on one thread, one save after
 //! another, so builds never overlap. A build or deploy that fails leaves the version before it serving.
 
-use crate::args::{Connection, SettingsArgs};
+use crate::app::App;
+use crate::args::SettingsArgs;
 use crate::build::{Built, Children, Plan, Profile, Project};
 use crate::client::Client;
 use crate::deploying;
+use crate::dev_log;
+use crate::output::{Output, Tone};
+use crate::target::{Origin, Target};
 use crate::watch::{Rules, Watch};
-use crate::{dev_log, output};
 use anyhow::Context;
 use clap::Args;
 use fnctl_core::FunctionName;
@@ -16,6 +19,7 @@ use fnctl_core::ids::VersionNumber;
 use fnctl_core::units::Period;
 use fnctl_platform::{Config, Platform};
 use glob::Pattern;
+use serde::Serialize;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -61,7 +65,7 @@ pub(crate) struct DevArgs {
     pub(crate) log: String,
 }
 
-pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
+pub(crate) fn run(app: &App, args: &DevArgs) -> anyhow::Result<()> {
     let project = Project::open(&args.folder)?;
     let profile = if args.release {
         Profile::Release
@@ -75,26 +79,24 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
         .tempdir()
         .context("there is no temporary folder")?;
     let config = config(args, data.path())?;
-    dev_log::init(&args.log)?;
+    dev_log::init(app.out, &args.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the runtime cannot start")?;
     let watch = Watch::start(rules(&project, &plan)?)?;
-    let outcome = runtime.block_on(serve(config, |server, token| Developer {
+    let developer = |client: Client| Developer {
+        out: app.out,
         folder: project.folder.clone(),
         shown: args.folder.clone(),
         profile,
         children: Children::in_own_group(),
-        client: Client::new(&Connection {
-            server: server.clone(),
-            token,
-        }),
-        server,
+        client,
         plan: Some(plan),
         watch,
         live: None,
-    }));
+    };
+    let outcome = runtime.block_on(serve(app.out, config, developer));
     runtime.shutdown_timeout(Duration::from_secs(2));
     data.close().context("the temporary data was not removed")?;
     outcome
@@ -127,14 +129,26 @@ fn config(args: &DevArgs, data: &Path) -> anyhow::Result<Config> {
 
 /// Runs the platform and the developer's loop until a signal comes or the loop cannot go on.
 async fn serve(
+    out: Output,
     config: Config,
-    developer: impl FnOnce(String, Option<String>) -> Developer,
+    developer: impl FnOnce(Client) -> Developer,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let token = config.gateway.token.clone();
+    let token = match &config.gateway.token {
+        Some(text) => Some(
+            text.parse()
+                .map_err(|problem: String| anyhow::anyhow!("gateway.token: {problem}"))?,
+        ),
+        None => None,
+    };
     let platform = Platform::start(config).await?;
-    let developer = developer(format!("http://{}", platform.address()), token);
+    let developer = developer(Client::new(&Target {
+        server: format!("http://{}", platform.address()),
+        token,
+        ca_file: None,
+        origin: Origin::Default,
+    })?);
     let (children, closer) = (developer.children.clone(), developer.watch.closer());
     let (tx, mut ended) = oneshot::channel();
     std::thread::Builder::new()
@@ -158,12 +172,12 @@ async fn serve(
         // A build ends at once, a deploy within a moment; what takes longer is left behind by the end of the process.
         let _ = tokio::time::timeout(STOPPING, ended).await;
     }
-    output::note("stopping");
+    out.note("stopping");
     let drain = platform.drain();
     tokio::select! {
         finished = drain => {
             if !finished {
-                output::note("some requests did not finish in time and were ended");
+                out.note("some requests did not finish in time and were ended");
             }
         }
         // Asked twice: at once.
@@ -198,28 +212,57 @@ fn rules(project: &Project, plan: &Plan) -> anyhow::Result<Rules> {
 
 /// What follows a save.
 struct Developer {
+    out: Output,
     folder: PathBuf,
     /// The folder as it was named on the command line.
     shown: PathBuf,
     profile: Profile,
     children: Children,
     client: Client,
-    server: String,
     plan: Option<Plan>,
     watch: Watch,
     live: Option<(FunctionName, VersionNumber)>,
 }
 
-/// What came of a save.
+/// What came of a save, or of the first build.
 struct Live {
     built: Built,
     deploying: Duration,
 }
 
+/// What is told, one line each.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Told<'a> {
+    Serving {
+        address: &'a str,
+    },
+    Introduced {
+        function: &'a FunctionName,
+        url: String,
+    },
+    Live {
+        version: VersionNumber,
+        compiler_seconds: f64,
+        deploy_seconds: f64,
+        /// From the save on.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seconds: Option<f64>,
+    },
+    Failed {
+        message: String,
+        /// What still answers.
+        version: Option<VersionNumber>,
+    },
+}
+
 impl Developer {
     /// Builds and deploys now and at every save, until the watch is closed.
     fn run(mut self) -> anyhow::Result<()> {
-        output::line(format!("serving on {}; Ctrl-C stops it", self.server))?;
+        let address = self.client.server();
+        self.out.item(&Told::Serving { address }, |page| {
+            page.line(format!("serving on {address}; Ctrl-C stops it"));
+        })?;
         let first = self.redeploy();
         self.tell(first, None)?;
         while let Some(saved) = self.watch.next()? {
@@ -252,8 +295,14 @@ impl Developer {
             .context("function.toml has no name")?
             .parse::<FunctionName>()?;
         let since = Instant::now();
-        let version =
-            deploying::deploy(&self.client, &name, &project.deployment, true, |_| Ok(()))?;
+        let mut steps = self.out.steps();
+        let version = deploying::deploy(
+            &self.client,
+            &name,
+            &project.deployment,
+            &mut steps,
+            |_, _| Ok(()),
+        )?;
         let is_first = self.live.is_none();
         self.live = Some((name, version));
         if is_first {
@@ -270,52 +319,68 @@ impl Developer {
         let Some((name, _)) = &self.live else {
             return Ok(());
         };
-        let url = format!("{}/fn/{name}", self.server);
-        output::line(format!("{name} is live at {url}"))?;
+        let url = format!("{}/fn/{name}", self.client.server());
         let request = self.shown.join("request.json");
         let body = if request.is_file() {
-            format!(
-                "-d @{} ",
-                request.strip_prefix(".").unwrap_or(&request).display()
-            )
+            let path = request.strip_prefix(".").unwrap_or(&request);
+            format!("-d @{} ", path.display())
         } else {
             String::new()
         };
-        output::line(format!("  curl {body}{url}"))
+        let told = Told::Introduced {
+            function: name,
+            url: url.clone(),
+        };
+        self.out.item(&told, |page| {
+            page.line(format!("{name} is live at {url}"));
+            page.line(format!("  curl {body}{url}"));
+        })
     }
 
     fn tell(&self, outcome: anyhow::Result<Live>, saved: Option<Instant>) -> anyhow::Result<()> {
-        let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
         match outcome {
             Ok(live) => {
-                let parts = format!(
-                    "compiler {}, deploy {}",
-                    seconds(live.built.took),
-                    seconds(live.deploying)
-                );
                 let version = self
                     .live
                     .as_ref()
                     .map_or(VersionNumber(0), |(_, version)| *version);
-                match saved {
-                    Some(since) => output::line(format!(
-                        "saved -> live in {} ({parts}); version {version}",
-                        seconds(since.elapsed())
+                let seconds = saved.map(|since| since.elapsed().as_secs_f64());
+                let (compiler, deploy) =
+                    (live.built.took.as_secs_f64(), live.deploying.as_secs_f64());
+                let told = Told::Live {
+                    version,
+                    compiler_seconds: compiler,
+                    deploy_seconds: deploy,
+                    seconds,
+                };
+                let parts = format!("compiler {compiler:.2} s, deploy {deploy:.2} s");
+                self.out.item(&told, |page| match seconds {
+                    Some(seconds) => page.done(format!(
+                        "saved -> live in {seconds:.2} s ({parts}); version {version}"
                     )),
-                    None => output::line(format!(
+                    None => page.done(format!(
                         "version {version} is live ({parts}); watching for saves"
                     )),
-                }
+                })
             }
             // The command is being stopped: that a build was cut off is no news.
             Err(_) if self.children.is_stopped() => Ok(()),
             Err(error) => {
-                output::note(format!("error: {error:#}"));
-                output::line(match &self.live {
-                    Some((name, version)) => format!(
-                        "not redeployed: version {version} of {name} still answers; save again to retry"
-                    ),
-                    None => "nothing is deployed yet; save again to retry".to_owned(),
+                let told = Told::Failed {
+                    message: format!("{error:#}"),
+                    version: self.live.as_ref().map(|(_, version)| *version),
+                };
+                self.out.item(&told, |page| {
+                    page.pieces([
+                        ("error: ".to_owned(), Tone::Bad),
+                        (format!("{error:#}"), Tone::Plain),
+                    ]);
+                    page.line(match &self.live {
+                        Some((name, version)) => format!(
+                            "not redeployed: version {version} of {name} still answers; save again to retry"
+                        ),
+                        None => "nothing is deployed yet; save again to retry".to_owned(),
+                    });
                 })
             }
         }

@@ -1,8 +1,9 @@
 //! `fnctl doctor`.
 
-use crate::args::{Connection, SettingsArgs};
+use crate::app::App;
+use crate::args::SettingsArgs;
 use crate::doctor::{Finding, Level, checks, facts};
-use crate::output;
+use crate::output::Tone;
 use clap::Args;
 use fnctl_platform::{Config, cache_folder, probe_engine, probe_library, settings};
 use serde::Serialize;
@@ -16,9 +17,6 @@ use std::time::SystemTime;
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Serialize)]
@@ -27,35 +25,41 @@ struct Report {
     checks: Vec<Finding>,
 }
 
-pub(crate) fn run(connection: &Connection, args: &DoctorArgs) -> anyhow::Result<()> {
-    let checks = look(connection, args);
+pub(crate) fn run(app: &App, args: &DoctorArgs) -> anyhow::Result<()> {
+    let checks = look(app, args);
     let failed = checks
         .iter()
         .filter(|finding| finding.status == Level::Fail)
         .count();
-    if args.json {
-        output::json(&Report {
-            ok: failed == 0,
-            checks,
-        })?;
-    } else {
-        for finding in &checks {
-            let status = finding.status.as_str();
-            output::line(format!(
-                "{status:<4}  {:<13}  {}",
-                finding.check, finding.found
-            ))?;
+    let report = Report {
+        ok: failed == 0,
+        checks,
+    };
+    app.out.show(&report, |page| {
+        for finding in &report.checks {
+            let tone = match finding.status {
+                Level::Ok => Tone::Good,
+                Level::Warn => Tone::Warn,
+                Level::Fail => Tone::Bad,
+            };
+            page.pieces([
+                (format!("{:<4}", finding.status.as_str()), tone),
+                (
+                    format!("  {:<13}  {}", finding.check, finding.found),
+                    Tone::Plain,
+                ),
+            ]);
             if let Some(fix) = &finding.fix {
-                output::line(format!("{:<19}  fix: {fix}", ""))?;
+                page.line(format!("{:<19}  fix: {fix}", ""));
             }
         }
-    }
+    })?;
     anyhow::ensure!(failed == 0, "{failed} check(s) failed; the fixes are above");
     Ok(())
 }
 
 /// Every check, in the order in which problems are best solved.
-fn look(connection: &Connection, args: &DoctorArgs) -> Vec<Finding> {
+fn look(app: &App, args: &DoctorArgs) -> Vec<Finding> {
     let file = args.settings.config.as_deref().or_else(|| {
         let default = Path::new("fnctl.toml");
         default.is_file().then_some(default)
@@ -75,7 +79,7 @@ fn look(connection: &Connection, args: &DoctorArgs) -> Vec<Finding> {
     let data = &config.store.folder;
     let cache = cache_folder();
     let cache_writable = cache.as_deref().map_or(Ok(()), facts::cache_folder);
-    let (reach, date) = facts::platform(connection);
+    let (server, reach, date) = facts::platform(app);
     let mut findings = vec![
         checks::settings(&problems),
         checks::library(
@@ -89,7 +93,7 @@ fn look(connection: &Connection, args: &DoctorArgs) -> Vec<Finding> {
         checks::disk(data, facts::free_space(data)),
         checks::cache(cache.as_deref(), &cache_writable),
         checks::port(&config.gateway.listen, &facts::port(&config.gateway.listen)),
-        checks::platform(&connection.server, &reach),
+        checks::platform(&server, &reach),
         checks::clock(SystemTime::now(), date),
     ];
     findings.extend(

@@ -1,6 +1,7 @@
 //! `fnctl new`.
 
-use crate::output;
+use crate::app::App;
+use crate::output::Tone;
 use crate::templates::{self, NewFile, Template};
 use anyhow::Context;
 use clap::Args;
@@ -11,7 +12,7 @@ use std::path::Path;
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The project builds, has a passing unit test and deploys as it is. A Rust project carries the SDK of this fnctl in vendor/.\n\nExamples:\n  fnctl new iris --template rust-inference\n  fnctl new greeter -t rust-http && cd greeter && fnctl dev"
+    after_help = "The project builds, has a passing unit test and deploys as it is. A Rust project carries the SDK of this fnctl in vendor/.\n\nExamples:\n  fnctl new iris --template rust-inference\n  fnctl new greeter -t rust-http\n  fnctl new iris --template python"
 )]
 pub(crate) struct NewArgs {
     /// The function's name, and the folder that is made.
@@ -21,26 +22,40 @@ pub(crate) struct NewArgs {
     pub(crate) template: String,
 }
 
-pub(crate) fn run(args: &NewArgs) -> anyhow::Result<()> {
+pub(crate) fn run(app: &App, args: &NewArgs) -> anyhow::Result<()> {
     let template = Template::find(&args.template)?;
     let files = template.project(&args.name)?;
     let name = args.name.as_str();
     write(Path::new(name), &files)?;
     let about = &template.about;
-    output::line(format!("made {name}/ ({}); next:", about.about))?;
-    output::line(format!("  cd {name}"))?;
-    if let Some(setup) = &about.setup {
-        output::line(format!("  {setup}"))?;
-    }
-    let width = about.test.len().max("fnctl dev".len());
-    output::line(format!(
-        "  {:<width$}  # the unit test, on this machine",
-        about.test
-    ))?;
-    output::line(format!(
-        "  {:<width$}  # build, serve, redeploy at every save",
-        "fnctl dev"
-    ))
+    let cd = format!("cd {name}");
+    let mut next = vec![(cd.as_str(), "")];
+    next.extend(
+        about
+            .setup
+            .as_deref()
+            .map(|setup| (setup, "once: what it is built with")),
+    );
+    next.push((&about.test, "the unit test, on this machine"));
+    next.push(("fnctl dev", "build, serve, redeploy at every save"));
+    let commands: Vec<_> = next.iter().map(|(command, _)| *command).collect();
+    let made = serde_json::json!({ "folder": name, "template": args.template, "next": commands });
+    app.out.show(&made, |page| {
+        page.done(format!("made {name}/ ({}); next:", about.about));
+        for (command, what) in next {
+            page.pieces([
+                (format!("  {command:<11}"), Tone::Strong),
+                (
+                    if what.is_empty() {
+                        String::new()
+                    } else {
+                        format!("  # {what}")
+                    },
+                    Tone::Dim,
+                ),
+            ]);
+        }
+    })
 }
 
 /// Writes a project into a folder that must not exist, or nothing.

@@ -1,15 +1,15 @@
 //! Asking the machine. Every question is bounded in time and changes nothing that stays.
 
 use super::checks::{Folder, Port, Reach};
-use crate::args::Connection;
+use crate::app::App;
 use crate::build::{Missing, RustFacts, on_path, tool_advice};
 use crate::client::{Client, ClientError};
+use crate::target::{Origin, Target};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
-use ureq::SendBody;
 
 /// How long a platform may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -131,31 +131,36 @@ fn cgroup_limit(membership: &str, read: impl Fn(&Path) -> Option<String>) -> Opt
         .filter(|bytes| *bytes < 1 << 60)
 }
 
-/// What the platform that commands talk to says, and its clock.
-pub(crate) fn platform(connection: &Connection) -> (Reach, Option<SystemTime>) {
-    match Client::within(connection, ANSWER).api("GET", "status", SendBody::none()) {
-        Ok(response) => {
-            let date = response
-                .headers()
-                .get("date")
-                .and_then(|date| date.to_str().ok());
-            let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
-            (Reach::Answers, date)
-        }
+/// The platform that commands talk to, what it says, and its clock.
+pub(crate) fn platform(app: &App) -> (String, Reach, Option<SystemTime>) {
+    let target = match app.target() {
+        Ok(target) => target,
         Err(error) => {
-            let reach = match error.downcast_ref::<ClientError>() {
-                Some(ClientError::Refused {
-                    status: 401 | 403, ..
-                }) => Reach::Refuses,
-                Some(ClientError::Refused { .. }) => Reach::Answers,
-                Some(ClientError::Unreachable { cause, .. }) => Reach::Nobody(cause.clone()),
-                Some(ClientError::NotFnctl { status, .. }) => Reach::Nobody(format!(
-                    "something else answers there, with status {status}"
-                )),
-                None => Reach::Nobody(error.to_string()),
-            };
-            (reach, None)
+            return (
+                "the platform".to_owned(),
+                Reach::Nobody(error.to_string()),
+                None,
+            );
         }
+    };
+    let server = target.server.clone();
+    match Client::new(&target) {
+        Ok(client) => (server, reach(&client), client.clock(ANSWER)),
+        Err(error) => (server, Reach::Nobody(error.to_string()), None),
+    }
+}
+
+fn reach(client: &Client) -> Reach {
+    match client.probe("/api/v1/status", ANSWER) {
+        Ok((200, _)) => Reach::Answers,
+        Ok((401 | 403, _)) => Reach::Refuses,
+        Ok((status, _)) => Reach::Nobody(format!(
+            "something else answers there, with status {status}"
+        )),
+        Err(error) => match error.downcast_ref::<ClientError>() {
+            Some(ClientError::Unreachable { cause, .. }) => Reach::Nobody(cause.clone()),
+            _ => Reach::Nobody(error.to_string()),
+        },
     }
 }
 
@@ -164,13 +169,15 @@ pub(crate) fn port(listen: &str) -> Port {
     let Err(error) = TcpListener::bind(listen) else {
         return Port::Free;
     };
-    let connection = Connection {
+    let target = Target {
         server: format!("http://{}", listen.replace("0.0.0.0", "127.0.0.1")),
         token: None,
+        ca_file: None,
+        origin: Origin::Default,
     };
-    match platform(&connection).0 {
-        Reach::Answers | Reach::Refuses => Port::Platform,
-        Reach::Nobody(_) => Port::Taken(error.to_string()),
+    match Client::new(&target).map(|client| reach(&client)) {
+        Ok(Reach::Answers | Reach::Refuses) => Port::Platform,
+        _ => Port::Taken(error.to_string()),
     }
 }
 
