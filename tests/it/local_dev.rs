@@ -132,7 +132,7 @@ struct Dev {
 impl Dev {
     fn start(folder: &Path, temporary: &Path) -> Self {
         let mut child = command(program(), folder)
-            .args(["dev", "--listen", "127.0.0.1:0"])
+            .args(["dev", "--listen", "127.0.0.1:0", "--log", "warn"])
             .env("TMPDIR", temporary)
             .stdout(Stdio::piped())
             .spawn()
