@@ -24,6 +24,7 @@ mod inference;
 mod languages;
 mod limits;
 mod logs;
+mod local_dev;
 mod metrics;
 mod nn_lies;
 mod readme;

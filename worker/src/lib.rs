@@ -50,6 +50,11 @@ pub struct Worker {
     logs: Arc<dyn LogSink>,
 }
 
+/// Makes an engine with a worker's settings and throws it away: whether its address space can be had on this machine.
+pub fn probe_engine(config: &Config) -> Result<(), Failure> {
+    GuestEngine::new(config).map(drop)
+}
+
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").finish_non_exhaustive()
