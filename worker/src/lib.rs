@@ -52,7 +52,7 @@ pub struct Worker {
 
 /// Makes an engine with a worker's settings and throws it away: whether its address space can be had on this machine.
 pub fn probe_engine(config: &Config) -> Result<(), Failure> {
-    GuestEngine::new(config).map(drop)
+    engine::GuestEngine::new(config, engine::Concurrency::Without).map(drop)
 }
 
 impl std::fmt::Debug for Worker {
