@@ -293,7 +293,7 @@ async fn wasi_nn_computes_and_lies_are_errors() {
             line.strip_prefix("fraud_probability;")?
                 .rsplit(';')
                 .next()?
-                .parse()
+                .parse::<f64>()
                 .ok()
         })
         .unwrap_or_else(|| panic!("{computed}"));

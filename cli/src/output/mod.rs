@@ -101,10 +101,6 @@ impl Output {
     }
 
     /// Writes bytes to stdout as they are: an answer's body, a script, a man page.
-    #[allow(
-        clippy::unused_self,
-        reason = "printing goes through an Output, so that it can be found"
-    )]
     pub(crate) fn raw(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
