@@ -56,9 +56,6 @@ pub(crate) struct Connection {
     /// The admin API's token [env: FNCTL_TOKEN] [default: the context's].
     #[arg(long, global = true, value_name = "TOKEN")]
     pub(crate) token: Option<Secret>,
-    /// A file with the token, for where --token is not given [env: FNCTL_TOKEN_FILE, for a platform on this machine].
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
-    pub(crate) token_file: Option<PathBuf>,
     /// The context to use; `fnctl context ls` lists them [env: FNCTL_CONTEXT] [default: the current one].
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "server")]
     pub(crate) context: Option<String>,
@@ -144,12 +141,7 @@ impl Connection {
                 "--server and --context name two platforms; pass one of them",
             ));
         }
-        let flag = match (&self.token, &self.token_file) {
-            (Some(token), _) => Some(token.clone()),
-            (None, Some(file)) => Some(token_in(file)?),
-            (None, None) => None,
-        };
-        let token = match (&flag, variable("FNCTL_TOKEN")) {
+        let token = match (&self.token, variable("FNCTL_TOKEN")) {
             (Some(token), _) => Some(token.clone()),
             (None, Some(text)) => Some(
                 Secret::from_str(&text)
@@ -178,7 +170,7 @@ impl Connection {
         if let Some(name) = &self.context {
             let context = contexts()?.get(name)?.clone();
             // The flag speaks before the environment, for the token as for the address.
-            let own = match &flag {
+            let own = match &self.token {
                 Some(token) => Some(token.clone()),
                 None => context.token()?.or(token),
             };
@@ -261,7 +253,6 @@ mod tests {
         };
         let connection = Connection {
             server: flag("server"),
-            token_file: None,
             token: flag("token").map(|text| text.parse().unwrap()),
             context: flag("context"),
             ca_file: None,
