@@ -100,7 +100,7 @@ kinds! {
     NodeFull, "node_full", Platform, true;
     /// The platform is shutting down.
     Draining, "draining", Platform, true;
-    /// The connection limit is reached.
+    /// Too many of something are open at once, for instance log streams.
     Overloaded, "overloaded", Platform, true;
     /// Stored data is missing or does not match its digest.
     Corrupt, "corrupt", Platform, false;

@@ -36,6 +36,7 @@
 
 mod error;
 mod http;
+pub mod logging;
 mod model;
 mod state;
 mod tensor;

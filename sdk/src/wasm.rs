@@ -23,6 +23,9 @@ pub mod bindings {
     pub mod nn {
         wit_bindgen::generate!({ path: "../wit/nn/wasi-nn.wit", world: "ml", generate_all });
     }
+    pub mod logging {
+        wit_bindgen::generate!({ path: "../wit/logging", world: "imports" });
+    }
     pub mod lifecycle {
         wit_bindgen::generate!({
             path: "../wit/guest",

@@ -15,6 +15,7 @@ fn crates_use_only_whom_the_architecture_allows() {
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("fnctl-core", &[][..]),
         ("fnctl-store", &["fnctl-core"]),
+        ("fnctl-logs", &["fnctl-core"]),
         ("fnctl-scheduler", &["fnctl-core"]),
         ("fnctl-worker", &["fnctl-core"]),
         ("fnctl-inference", &["fnctl-core"]),
@@ -25,6 +26,7 @@ fn crates_use_only_whom_the_architecture_allows() {
                 "fnctl-core",
                 "fnctl-gateway",
                 "fnctl-inference",
+                "fnctl-logs",
                 "fnctl-scheduler",
                 "fnctl-store",
                 "fnctl-worker",

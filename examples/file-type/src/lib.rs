@@ -37,6 +37,8 @@ fn init() -> Result<App, Error> {
     let config: ModelConfig =
         serde_json::from_str(include_str!("../models/magika_config.min.json"))
             .map_err(|error| Error::internal(format!("the model's configuration: {error}")))?;
+    fnctl_sdk::logging::init(log::LevelFilter::Info);
+    log::info!("{} labels", config.target_labels_space.len());
     Ok(App {
         model: Model::load("magika")?,
         labels: config.target_labels_space,
