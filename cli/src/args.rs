@@ -92,9 +92,9 @@ pub(crate) enum Command {
     },
     /// Say whether the platform is ready; exits with 0 only if it is.
     Status(StatusArgs),
-    /// Print the admin API's token, from --token, --token-file or the context.
+    /// Print the admin API's token, from --token, the token file or the context.
     #[command(
-        after_help = "Examples:\n  fnctl token --token-file fnctl-data/token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
+        after_help = "Examples:\n  FNCTL_TOKEN_FILE=fnctl-data/token fnctl token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
     )]
     Token,
     /// Check or show the settings of `serve`.
