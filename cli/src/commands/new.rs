@@ -43,17 +43,14 @@ pub(crate) fn run(app: &App, args: &NewArgs) -> anyhow::Result<()> {
     app.out.show(&made, |page| {
         page.done(format!("made {name}/ ({}); next:", about.about));
         for (command, what) in next {
-            page.pieces([
-                (format!("  {command:<11}"), Tone::Strong),
-                (
-                    if what.is_empty() {
-                        String::new()
-                    } else {
-                        format!("  # {what}")
-                    },
-                    Tone::Dim,
-                ),
-            ]);
+            if what.is_empty() {
+                page.pieces([(format!("  {command}"), Tone::Strong)]);
+            } else {
+                page.pieces([
+                    (format!("  {command:<11}"), Tone::Strong),
+                    (format!("  # {what}"), Tone::Dim),
+                ]);
+            }
         }
     })
 }
