@@ -5,6 +5,10 @@ use fnctl_sdk::{Error, Request, Response};
 /// Sends the body back, with its content type.
 #[fnctl_sdk::handler]
 fn handle(request: Request) -> Result<Response, Error> {
+    // For whoever wants to see a log, or to measure what it costs.
+    if std::env::var_os("LOG").is_some() {
+        println!("{} bytes", request.body.len());
+    }
     let content_type = request
         .header("content-type")
         .unwrap_or("application/octet-stream")

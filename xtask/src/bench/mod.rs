@@ -6,6 +6,7 @@ mod cold;
 mod http;
 mod load;
 mod memory;
+mod overhead;
 mod report;
 pub(crate) mod server;
 
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let mut report = Report::default();
 
     throughput(args, &program, &mut report)?;
+    overhead::measure(&program, args.rounds, args.seconds, &mut report)?;
     cold::measure(&program, &mut report)?;
     memory::measure(&program, &mut report)?;
     report.print();
