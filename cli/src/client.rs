@@ -29,6 +29,7 @@ pub(crate) enum ClientError {
     #[error("the function answered with status {status}")]
     FunctionAnswered {
         status: u16,
+        function: Option<String>,
         request_id: Option<String>,
         body: Vec<u8>,
     },
@@ -358,7 +359,7 @@ impl Client {
             {
                 anyhow::anyhow!(
                     "the platform ended the connection while it was being sent to; \
-                     the file may be over its gateway.max_artifact"
+                     what is sent may be over a limit: gateway.max_artifact for a deploy, the function's request_body for an invocation"
                 )
             }
             ureq::Error::Io(cause) => self.unreachable(&cause),
@@ -419,6 +420,7 @@ impl Client {
             })),
             Err(_) if of_guest => ClientError::FunctionAnswered {
                 status,
+                function: subject.map(|subject| subject.function),
                 request_id,
                 body,
             },

@@ -31,12 +31,15 @@ impl Report {
         };
         match error.downcast_ref::<ClientError>() {
             Some(ClientError::Refused(refusal)) => report.refused(refusal),
-            Some(ClientError::FunctionAnswered { request_id, .. }) => {
+            Some(ClientError::FunctionAnswered {
+                function,
+                request_id,
+                ..
+            }) => {
                 report.exit = Exit::Guest;
                 report.request_id.clone_from(request_id);
-                report.next = Some(
-                    "its answer is above; what it wrote is in the platform's log under this request's id".to_owned(),
-                );
+                let logs = logs_command(function.as_deref(), request_id.as_deref());
+                report.next = Some(format!("its answer is above; {logs} shows what it wrote"));
             }
             Some(ClientError::Unreachable { cause, .. }) => {
                 report.exit = Exit::Unavailable;
@@ -68,7 +71,11 @@ impl Report {
             .kind
             .map_or(Exit::of_status(refusal.status), Exit::of_kind);
         self.next = Some(match refusal.kind {
-            Some(kind) => next_step(kind, refusal.retry_after),
+            Some(kind) => {
+                let function = refusal.subject.as_ref().map(|subject| &*subject.function);
+                let logs = logs_command(function, Some(&refusal.request_id));
+                next_step(kind, refusal.retry_after, &logs)
+            }
             None => "this platform knows errors that this fnctl does not; `fnctl --version` and \
                      `GET /api/v1/status` tell the two versions"
                 .to_owned(),
@@ -128,8 +135,17 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
+/// The command that shows the log of one request.
+fn logs_command(function: Option<&str>, request_id: Option<&str>) -> String {
+    let function = function.unwrap_or("NAME");
+    match request_id {
+        Some(id) => format!("`fnctl logs {function} --request {id}`"),
+        None => format!("`fnctl logs {function}`"),
+    }
+}
+
 /// What whoever reads an error of a kind does next.
-fn next_step(kind: ErrorKind, retry_after: Option<u64>) -> String {
+fn next_step(kind: ErrorKind, retry_after: Option<u64>, logs: &str) -> String {
     let again = match retry_after {
         Some(seconds) => format!("try again in {seconds} s"),
         None => "try again".to_owned(),
@@ -167,7 +183,9 @@ fn next_step(kind: ErrorKind, retry_after: Option<u64>) -> String {
         }
         ErrorKind::InvalidModel => "check that the model file is whole and ONNX, then deploy again",
         ErrorKind::StartFailed | ErrorKind::Trap | ErrorKind::BadResponse => {
-            "what the guest wrote is in the platform's log under this request's id; `fnctl rollback NAME` goes back a version"
+            return format!(
+                "{logs} shows what it wrote and why it failed; `fnctl rollback NAME` goes back a version"
+            );
         }
         ErrorKind::OutOfMemory => {
             "raise memory in function.toml and deploy again, or send a smaller request"
@@ -185,7 +203,10 @@ fn next_step(kind: ErrorKind, retry_after: Option<u64>) -> String {
         ErrorKind::BudgetExceeded => {
             "use smaller models, or raise inference.memory of the platform"
         }
-        ErrorKind::QueueTimeout | ErrorKind::Overloaded => {
+        ErrorKind::Overloaded => {
+            return format!("{again}, or end a `fnctl logs -f` that is not needed");
+        }
+        ErrorKind::QueueTimeout => {
             return format!("{again}; more concurrency in function.toml shortens the queue");
         }
         ErrorKind::NodeFull => {

@@ -428,6 +428,12 @@ impl Invoker for Scheduler {
             observe::record_phases(step.trace(), began, &lease.phases());
         }
         observe::note_outcome(step, lease.as_ref().err());
+        if let Err(failure) = &lease {
+            // The start itself is nobody's request: whoever waited for it finds the cause under their own id.
+            let id = Some(&invocation.request_id);
+            let line = observe::failure_line(&version.key(), id, failure);
+            inner.logs.write(line);
+        }
         let lease = lease.map_err(|failure| unanswered(failure, phases))?;
         let start = lease.start_kind();
         let started = lease.phases();

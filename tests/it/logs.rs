@@ -256,3 +256,28 @@ async fn a_report_is_made_for_whoever_may_read_it() {
     assert!(reports("page").await.is_empty());
     assert!(reports("proxied").await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sdks_logger_writes_lines_with_levels_also_in_init() {
+    let platform = TestPlatform::start().await;
+    platform.deploy_folder("examples/file-type").await;
+    let text = platform
+        .client
+        .get("/api/v1/functions/file-type/logs")
+        .await
+        .ok()
+        .text();
+    // The warm-up of the deploy has run init.
+    let line: Value = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .find(|line| line["source"] == "logging")
+        .unwrap_or_else(|| panic!("no line of the logger: {text}"));
+    assert_eq!(line["level"], "info");
+    assert_eq!(line["context"], "file_type");
+    assert!(
+        line["text"].as_str().unwrap().ends_with(" labels"),
+        "{line}"
+    );
+    assert!(line["request_id"].is_null(), "{line}");
+}

@@ -55,7 +55,7 @@ pub(crate) fn start_failure(error: &wasmtime::Error, guest: Option<&GuestState>)
     }
     Failure::new(
         ErrorKind::StartFailed,
-        "the function could not be started; see the platform's log under this request id",
+        "the function could not be started; its log (`fnctl logs`) says why under this request id",
     )
     .because(format!("{error:#}"))
 }
