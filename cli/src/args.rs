@@ -35,6 +35,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start a platform.
     Serve(ServeArgs),
+    /// Make a project from a template.
+    New(crate::commands::new::NewArgs),
+    /// Build the project in a folder.
+    Build(crate::commands::build::BuildArgs),
+    /// Build, serve and redeploy a project at every save.
+    Dev(crate::commands::dev::DevArgs),
+    /// Check this machine for what fnctl needs, and say how to repair it.
+    Doctor(crate::commands::doctor::DoctorArgs),
     /// Deploy a function as its next version and make it live.
     Deploy(Box<DeployArgs>),
     /// Invoke a function and print its answer.
@@ -84,9 +92,9 @@ pub(crate) enum Command {
     },
     /// Say whether the platform is ready; exits with 0 only if it is.
     Status(StatusArgs),
-    /// Print the admin API's token, from --token, --token-file or the context.
+    /// Print the admin API's token, from --token, the token file or the context.
     #[command(
-        after_help = "Examples:\n  fnctl token --token-file fnctl-data/token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
+        after_help = "Examples:\n  FNCTL_TOKEN_FILE=fnctl-data/token fnctl token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
     )]
     Token,
     /// Check or show the settings of `serve`.
@@ -161,10 +169,11 @@ pub(crate) enum ConfigAction {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "A folder needs a function.toml. Flags override it.\n\nExamples:\n  fnctl deploy examples/fraud\n  fnctl deploy examples/fraud --memory 256MiB --provisioned 2\n  fnctl deploy model.wasm --name fraud --model fraud=fraud_mlp16.onnx --env THRESHOLD=0.5"
+    after_help = "A folder needs a function.toml. Flags override it.\n\nExamples:\n  fnctl deploy                         # the project in this folder\n  fnctl deploy examples/fraud\n  fnctl deploy examples/fraud --memory 256MiB --provisioned 2\n  fnctl deploy model.wasm --name fraud --model fraud=fraud_mlp16.onnx --env THRESHOLD=0.5"
 )]
 pub(crate) struct DeployArgs {
     /// A folder with function.toml, or a .wasm file.
+    #[arg(default_value = ".")]
     pub(crate) path: PathBuf,
     /// The function's name.
     #[arg(long)]

@@ -327,6 +327,20 @@ impl Client {
         Ok((response.status().as_u16(), text))
     }
 
+    /// The platform's clock, if it tells it within `limit`.
+    pub(crate) fn clock(&self, limit: Duration) -> Option<std::time::SystemTime> {
+        let response = self
+            .agent
+            .get(format!("{}/healthz", self.server))
+            .config()
+            .timeout_global(Some(limit))
+            .build()
+            .call()
+            .ok()?;
+        let date = response.headers().get("date")?.to_str().ok()?;
+        httpdate::parse_http_date(date).ok()
+    }
+
     /// The error of an invocation that did not succeed.
     pub(crate) fn invocation_failed(&self, target: &str, response: Response<Body>) -> ClientError {
         self.refused(response, Some(Subject::of_target(target)), true)

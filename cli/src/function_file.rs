@@ -1,4 +1,4 @@
-//! `function.toml`: a name, the artifact's path, the models' paths, and a `FunctionConfig`.
+//! `function.toml`: a name, the artifact's path, the models' paths, how the artifact is built, and a `FunctionConfig`.
 
 use anyhow::{Context, bail};
 use fnctl_core::config::FunctionConfig;
@@ -13,15 +13,31 @@ pub(crate) struct Deployment {
     pub(crate) artifact: PathBuf,
     pub(crate) models: BTreeMap<String, PathBuf>,
     pub(crate) config: FunctionConfig,
+    pub(crate) build: BuildTable,
+}
+
+/// The `[build]` table: how `fnctl build` makes the artifact. It stays on this machine.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BuildTable {
+    /// Run by `sh -c` in the project's folder; without it the tool chain is detected.
+    pub(crate) command: Option<String>,
+    /// The file that the command writes; the artifact itself if not given.
+    pub(crate) output: Option<PathBuf>,
+    /// Which files `fnctl dev` watches, as globs relative to the folder; all of them if empty.
+    #[serde(default)]
+    pub(crate) watch: Vec<String>,
 }
 
 /// The keys of the file that are not part of the configuration.
 #[derive(Deserialize)]
 struct Paths {
     name: String,
-    artifact: PathBuf,
+    artifact: Option<PathBuf>,
     #[serde(default)]
     models: BTreeMap<String, PathBuf>,
+    #[serde(default)]
+    build: BuildTable,
 }
 
 impl Deployment {
@@ -49,7 +65,19 @@ impl Deployment {
             artifact: file,
             models: BTreeMap::new(),
             config: FunctionConfig::default(),
+            build: BuildTable::default(),
         })
+    }
+
+    /// Says what to do if the artifact has not been built.
+    pub(crate) fn check_built(&self) -> anyhow::Result<()> {
+        if !self.artifact.is_file() {
+            bail!(
+                "{} is not there; run `fnctl build` first, or correct the path",
+                self.artifact.display()
+            );
+        }
+        Ok(())
     }
 
     fn from_file(file: &Path) -> anyhow::Result<Self> {
@@ -63,7 +91,7 @@ impl Deployment {
     fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
         let mut rest: toml::Table = text.parse()?;
         let mut own = toml::Table::new();
-        for key in ["name", "artifact", "models"] {
+        for key in ["name", "artifact", "models", "build"] {
             if let Some(value) = rest.remove(key) {
                 own.insert(key.to_owned(), value);
             }
@@ -72,7 +100,11 @@ impl Deployment {
             name,
             artifact,
             models,
+            build,
         } = own.try_into()?;
+        let Some(artifact) = artifact.or_else(|| build.output.clone()) else {
+            bail!("missing field `artifact`: name the .wasm file to deploy, relative to this file")
+        };
         let config: FunctionConfig = rest.try_into()?;
         Ok(Self {
             name: Some(name),
@@ -82,6 +114,7 @@ impl Deployment {
                 .map(|(name, path)| (name, folder.join(path)))
                 .collect(),
             config,
+            build,
         })
     }
 }
@@ -110,5 +143,24 @@ mod tests {
         .unwrap_err();
         assert!(format!("{error:#}").contains("memroy"), "{error:#}");
         assert!(Deployment::parse("artifact = 'a.wasm'\n", Path::new(".")).is_err());
+        let error = Deployment::parse("name = 'a'\n", Path::new(".")).unwrap_err();
+        assert!(error.to_string().contains("artifact"), "{error}");
+        let misspelt = "name = 'a'\nartifact = 'a.wasm'\n[build]\ncomand = 'make'\n";
+        let error = Deployment::parse(misspelt, Path::new(".")).unwrap_err();
+        assert!(format!("{error:#}").contains("comand"), "{error:#}");
+    }
+
+    #[test]
+    fn the_build_table_stays_here_and_its_output_can_stand_for_the_artifact() {
+        let text =
+            "name = 'a'\n[build]\ncommand = 'make'\noutput = 'out/a.wasm'\nwatch = ['src/**']\n";
+        let deployment = Deployment::parse(text, Path::new("/x")).unwrap();
+        assert_eq!(deployment.artifact, Path::new("/x/out/a.wasm"));
+        assert_eq!(deployment.build.command.as_deref(), Some("make"));
+        assert_eq!(deployment.build.watch, ["src/**"]);
+        let error = deployment.check_built().unwrap_err().to_string();
+        assert!(error.contains("fnctl build"), "{error}");
+        let sent = serde_json::to_string(&deployment.config).unwrap();
+        assert!(!sent.contains("make"), "{sent}");
     }
 }

@@ -2,9 +2,13 @@
 
 mod app;
 mod args;
+mod build;
 mod client;
 mod commands;
 mod contexts;
+mod deploying;
+mod dev_log;
+mod doctor;
 mod exit;
 mod function_file;
 mod help;
@@ -13,7 +17,9 @@ mod output;
 mod report;
 mod suggest;
 mod target;
+mod templates;
 mod upload;
+mod watch;
 
 use app::App;
 use args::{Cli, Command};
@@ -32,6 +38,10 @@ fn main() -> ExitCode {
         Command::Context(context) => commands::context::run(&app, &context),
         Command::Completions(completions) => commands::shell::completions(&app, &completions),
         Command::Man(man) => commands::shell::man(&app, &man),
+        Command::New(new) => commands::new::run(&app, &new),
+        Command::Build(build) => commands::build::run(&app, &build),
+        Command::Dev(dev) => commands::dev::run(&app, &dev),
+        Command::Doctor(doctor) => commands::doctor::run(&app, &doctor),
         Command::Deploy(deploy) => commands::deploy::run(&app, &deploy),
         Command::Invoke(invoke) => commands::invoke::run(&app, &invoke),
         Command::Logs(logs) => commands::logs::run(&app, &logs),

@@ -8,6 +8,7 @@ use crate::exit::usage;
 use anyhow::Context as _;
 use clap::Args;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -55,9 +56,6 @@ pub(crate) struct Connection {
     /// The admin API's token [env: FNCTL_TOKEN] [default: the context's].
     #[arg(long, global = true, value_name = "TOKEN")]
     pub(crate) token: Option<Secret>,
-    /// A file with the token, for where --token is not given [env: FNCTL_TOKEN_FILE].
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
-    pub(crate) token_file: Option<PathBuf>,
     /// The context to use; `fnctl context ls` lists them [env: FNCTL_CONTEXT] [default: the current one].
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "server")]
     pub(crate) context: Option<String>,
@@ -117,6 +115,20 @@ pub(crate) fn server_url(text: &str) -> Result<String, String> {
     }
 }
 
+/// Whether an address can be nobody but this machine.
+fn is_this_machine(server: &str) -> bool {
+    let host = server
+        .parse()
+        .ok()
+        .and_then(|uri: ureq::http::Uri| uri.host().map(str::to_owned))
+        .unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
 impl Connection {
     /// What flags, environment and contexts come to.
     pub(crate) fn resolve(
@@ -129,20 +141,13 @@ impl Connection {
                 "--server and --context name two platforms; pass one of them",
             ));
         }
-        let flag = match (&self.token, &self.token_file) {
+        let token = match (&self.token, variable("FNCTL_TOKEN")) {
             (Some(token), _) => Some(token.clone()),
-            (None, Some(file)) => Some(token_in(file)?),
-            (None, None) => None,
-        };
-        let token = match (&flag, variable("FNCTL_TOKEN"), variable("FNCTL_TOKEN_FILE")) {
-            (Some(token), ..) => Some(token.clone()),
-            (None, Some(text), _) => Some(
+            (None, Some(text)) => Some(
                 Secret::from_str(&text)
                     .map_err(|problem| usage(format!("FNCTL_TOKEN: {problem}")))?,
             ),
-            // A platform that has not started yet has not made its file yet: without a token much can be asked, too.
-            (None, None, Some(file)) => token_in(Path::new(&file)).ok(),
-            (None, None, None) => None,
+            (None, None) => None,
         };
         let ca_file = self
             .ca_file
@@ -150,7 +155,12 @@ impl Connection {
             .or_else(|| variable("FNCTL_CA_FILE").map(PathBuf::from));
         let named = |server: &str, origin| Target {
             server: server.to_owned(),
-            token: token.clone(),
+            token: token.clone().or_else(|| {
+                // The variable is the server's as well: what it names belongs to this machine's platform, and no other
+                // is shown it. Before the first start there is no such file; without a token much can be asked, too.
+                let file = variable("FNCTL_TOKEN_FILE").filter(|_| is_this_machine(server))?;
+                token_in(Path::new(&file)).ok()
+            }),
             ca_file: ca_file.clone(),
             origin,
         };
@@ -160,7 +170,7 @@ impl Connection {
         if let Some(name) = &self.context {
             let context = contexts()?.get(name)?.clone();
             // The flag speaks before the environment, for the token as for the address.
-            let own = match &flag {
+            let own = match &self.token {
                 Some(token) => Some(token.clone()),
                 None => context.token()?.or(token),
             };
@@ -243,7 +253,6 @@ mod tests {
         };
         let connection = Connection {
             server: flag("server"),
-            token_file: None,
             token: flag("token").map(|text| text.parse().unwrap()),
             context: flag("context"),
             ca_file: None,
@@ -310,6 +319,40 @@ mod tests {
             resolve(&[], &[], Contexts::default()),
             (DEFAULT.to_owned(), None)
         );
+    }
+
+    #[test]
+    fn the_token_file_of_the_environment_is_for_this_machine_and_comes_after_the_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "from-file\n").unwrap();
+        let file = ("FNCTL_TOKEN_FILE", file.to_str().unwrap());
+        let token = |flags: &[(&str, &str)], environment: &[(&str, &str)], contexts| {
+            resolve(flags, environment, contexts).1
+        };
+        let from_file = Some("from-file".to_owned());
+        assert_eq!(token(&[], &[file], Contexts::default()), from_file);
+        for server in ["localhost:1", "http://127.0.0.1:1", "[::1]:1"] {
+            let environment = [file, ("FNCTL_SERVER", server)];
+            assert_eq!(token(&[], &environment, Contexts::default()), from_file);
+        }
+        for server in [
+            "http://10.0.0.1",
+            "http://localhost.example.com",
+            "http://127.0.0.1.example.com",
+        ] {
+            assert_eq!(token(&[("server", server)], &[file], contexts()), None);
+        }
+        // A context names another platform, whose token this is not.
+        let lab = Some("lab-token".to_owned());
+        assert_eq!(token(&[], &[file], contexts()), lab);
+        let both = [file, ("FNCTL_TOKEN", "env-token")];
+        assert_eq!(
+            token(&[], &both, Contexts::default()),
+            Some("env-token".to_owned())
+        );
+        let missing = [("FNCTL_TOKEN_FILE", "/nonexistent/token")];
+        assert_eq!(token(&[], &missing, Contexts::default()), None);
     }
 
     #[test]

@@ -20,7 +20,10 @@ mod threads;
 
 pub use check::ModelCheck;
 pub use config::Config;
-pub use library::{LIBRARY_NAME, candidates as library_candidates, find as find_library};
+pub use library::{
+    LIBRARY_NAME, cache_folder, candidates as library_candidates, find as find_library,
+    probe as probe_library,
+};
 
 use async_trait::async_trait;
 use fnctl_core::inference::{

@@ -11,6 +11,38 @@ pub const LIBRARY_NAME: &str = if cfg!(target_os = "macos") {
     "libonnxruntime.so"
 };
 
+/// fnctl's cache folder: `FNCTL_CACHE`, or `fnctl` under the user's cache folder. None without a home.
+pub fn cache_folder() -> Option<PathBuf> {
+    std::env::var_os("FNCTL_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| {
+            std::env::var_os("XDG_CACHE_HOME").map(|home| PathBuf::from(home).join("fnctl"))
+        })
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/fnctl")))
+}
+
+/// Version of the C API that the `api-24` feature of `ort` asks the library for.
+pub(crate) const API_VERSION: u32 = 24;
+
+/// Loads the library that the platform would use, and returns its path and its minor version: 31 of 1.31. Nothing of it
+/// is started.
+pub fn probe(config: &Config) -> Result<(PathBuf, u32), InferenceError> {
+    let path = find(config)?;
+    match ort::util::probe(&path) {
+        Some(version) if version >= API_VERSION => Ok((path, version)),
+        other => {
+            let found = other.map_or_else(String::new, |version| format!(" (it is 1.{version})"));
+            Err(InferenceError::new(
+                InferenceErrorKind::Unavailable,
+                format!(
+                    "the ONNX Runtime library {} cannot be used: it is no ONNX Runtime 1.{API_VERSION} or newer{found}",
+                    path.display()
+                ),
+            ))
+        }
+    }
+}
+
 /// Every place that is looked at, in order: the setting, `ORT_DYLIB_PATH`, next to the executable, fnctl's cache
 /// folder, the system's library folders.
 pub fn candidates(setting: Option<&Path>) -> Vec<PathBuf> {
@@ -27,13 +59,7 @@ pub fn candidates(setting: Option<&Path>) -> Vec<PathBuf> {
         places.push(folder.join(LIBRARY_NAME));
         places.push(folder.join("../lib").join(LIBRARY_NAME));
     }
-    let cache = std::env::var_os("FNCTL_CACHE")
-        .map(PathBuf::from)
-        .or_else(|| {
-            std::env::var_os("XDG_CACHE_HOME").map(|home| PathBuf::from(home).join("fnctl"))
-        })
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/fnctl")));
-    places.extend(cache.map(|cache| cache.join("onnxruntime").join(LIBRARY_NAME)));
+    places.extend(cache_folder().map(|cache| cache.join("onnxruntime").join(LIBRARY_NAME)));
     for folder in [
         "/usr/local/lib",
         "/usr/lib",

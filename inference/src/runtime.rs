@@ -2,7 +2,7 @@
 
 use crate::allocator::{self, Account};
 use crate::config::Config;
-use crate::library;
+use crate::library::{self, API_VERSION};
 use crate::session::OnnxSession;
 use fnctl_core::ids::Digest;
 use fnctl_core::inference::{InferenceError, InferenceErrorKind, LoadModel, ModelSource};
@@ -14,9 +14,6 @@ use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Arc;
-
-/// Version of the C API that the `api-24` feature of `ort` asks the library for.
-const API_VERSION: u32 = 24;
 
 pub(crate) struct Runtime {
     environment: Environment,
@@ -33,7 +30,7 @@ impl Runtime {
         if let Some(environment) = loaded.as_ref() {
             return Ok(Self::of(environment.clone(), config));
         }
-        let path = library::find(config)?;
+        let (path, _version) = library::probe(config)?;
         let unavailable = |error: String| {
             InferenceError::new(
                 InferenceErrorKind::Unavailable,
@@ -43,11 +40,6 @@ impl Runtime {
                 ),
             )
         };
-        if ort::util::probe(&path).is_none_or(|version| version < API_VERSION) {
-            return Err(unavailable(format!(
-                "it is no ONNX Runtime 1.{API_VERSION} or newer"
-            )));
-        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if config.intra_threads == 0 {
             cores

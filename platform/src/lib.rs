@@ -8,7 +8,9 @@ pub mod token_file;
 pub mod traces;
 
 pub use config::Config;
+pub use fnctl_inference::{cache_folder, probe_library};
 pub use fnctl_store::{PauseAt, WriteSteps};
+pub use fnctl_worker::probe_engine;
 
 use fnctl_core::Failure;
 use fnctl_core::deploy::Deployer;

@@ -1,11 +1,13 @@
 //! Log lines with levels, by the usual `log` crate: they become lines of the function's log, with the request's id.
 //!
 //! ```no_run
+//! struct App;
+//!
 //! #[fnctl_sdk::init]
-//! fn init() -> Result<(), fnctl_sdk::Error> {
+//! fn init() -> Result<App, fnctl_sdk::Error> {
 //!     fnctl_sdk::logging::init(log::LevelFilter::Info);
 //!     log::info!("ready");
-//!     Ok(())
+//!     Ok(App)
 //! }
 //! # fn main() {}
 //! ```

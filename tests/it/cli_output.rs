@@ -35,7 +35,7 @@ async fn on_a_terminal(server: &str, line: &str, environment: &[(&str, &str)]) -
         .stdin(Stdio::null())
         .current_dir(root());
     let output =
-        tokio::task::spawn_blocking(move || shell.output().expect("script of util-linux runs"))
+        tokio::task::spawn_blocking(move || shell.output().unwrap())
             .await
             .unwrap();
     assert!(

@@ -23,6 +23,7 @@ mod http;
 mod inference;
 mod languages;
 mod limits;
+mod local_dev;
 mod logs;
 mod metrics;
 mod nn_lies;

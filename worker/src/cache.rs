@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::Engine;
 
+/// Folder under the cache's root that is another cache's root.
+pub(crate) const NESTED: &str = "concurrent";
+
 pub(crate) struct CompileCache {
     folder: PathBuf,
 }
@@ -24,7 +27,8 @@ impl CompileCache {
         let folder = root.join(&name);
         fs::create_dir_all(&folder)?;
         for entry in fs::read_dir(root)?.flatten() {
-            if entry.file_name() != *name && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let known = entry.file_name() == *name || entry.file_name() == *NESTED;
+            if !known && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }

@@ -13,6 +13,7 @@ mod failure;
 mod guest_log;
 mod limits;
 mod logging;
+mod machine;
 mod nn;
 mod outgoing;
 mod sandbox;
@@ -25,7 +26,6 @@ pub use check::WasmCheck;
 pub use config::Config;
 
 use async_trait::async_trait;
-use engine::GuestEngine;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::log::LogSink;
@@ -50,6 +50,11 @@ pub struct Worker {
     logs: Arc<dyn LogSink>,
 }
 
+/// Makes an engine with a worker's settings and throws it away: whether its address space can be had on this machine.
+pub fn probe_engine(config: &Config) -> Result<(), Failure> {
+    engine::GuestEngine::new(config, engine::Concurrency::Without).map(drop)
+}
+
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").finish_non_exhaustive()
@@ -57,15 +62,14 @@ impl std::fmt::Debug for Worker {
 }
 
 impl Worker {
-    /// A worker with its own engine. The compile cache lies under `config.cache`.
+    /// A worker with its own engines. The compile cache lies under `config.cache`.
     pub fn new(
         config: Config,
         artifacts: Arc<dyn ArtifactStore>,
         inference: Arc<dyn InferenceHost>,
         logs: Arc<dyn LogSink>,
     ) -> Result<Self, Failure> {
-        let engine = GuestEngine::new(&config)?;
-        let templates = Arc::new(Templates::new(config, engine, artifacts.clone())?);
+        let templates = Arc::new(Templates::new(config, artifacts.clone())?);
         Ok(Self {
             templates,
             inference,

@@ -1,6 +1,6 @@
 //! A template: code that is compiled and linked, not instantiated. What kind of guest it is shows in its bytes.
 
-use crate::engine::GuestEngine;
+use crate::engine::{Concurrency, GuestEngine};
 use crate::sandbox::command::CommandState;
 use crate::state::ComponentState;
 use fnctl_core::{ErrorKind, Failure};
@@ -103,13 +103,15 @@ pub(crate) struct Linkers {
 }
 
 impl Linkers {
-    pub(crate) fn new(engine: &Engine) -> Result<Self, Failure> {
+    pub(crate) fn new(engine: &Engine, concurrency: Concurrency) -> Result<Self, Failure> {
         let build = || -> wasmtime::Result<Self> {
             let mut component = Linker::new(engine);
             wasmtime_wasi::p2::add_to_linker_async(&mut component)?;
             wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
-            wasmtime_wasi::p3::add_to_linker(&mut component)?;
-            wasmtime_wasi_http::p3::add_to_linker(&mut component)?;
+            if concurrency == Concurrency::With {
+                wasmtime_wasi::p3::add_to_linker(&mut component)?;
+                wasmtime_wasi_http::p3::add_to_linker(&mut component)?;
+            }
             crate::nn::wit::add_to_linker(&mut component)?;
             crate::logging::add_to_linker(&mut component)?;
             let mut command = wasmtime::Linker::new(engine);

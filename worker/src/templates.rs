@@ -1,21 +1,19 @@
 //! The templates in memory: each artifact is loaded once, whoever asks, and goes when unused for its time-to-live.
 
-use crate::cache::CompileCache;
 use crate::config::Config;
-use crate::engine::GuestEngine;
-use crate::template::{HandlerIndices, Linkers, Template, TemplateKind, detect};
+use crate::engine::Concurrency;
+use crate::machine::Machine;
+use crate::template::{GuestKind, HandlerIndices, Template, TemplateKind, detect};
 use dashmap::DashMap;
 use fnctl_core::ids::Digest;
 use fnctl_core::ports::ArtifactStore;
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
-use wasmtime::component::Component;
-use wasmtime::{Engine, Module};
 
 /// A template, and what getting it took this time: nothing if it was in memory.
 pub(crate) struct Loaded {
@@ -31,35 +29,25 @@ struct Slot {
 }
 
 pub(crate) struct Templates {
-    engine: GuestEngine,
-    linkers: Linkers,
-    cache: CompileCache,
+    /// For commands and components of WASI 0.2.
+    plain: Machine,
+    /// For components of WASI 0.3.
+    concurrent: OnceLock<Machine>,
+    making: Mutex<()>,
+    config: Config,
     artifacts: Arc<dyn ArtifactStore>,
-    ttl: Duration,
     slots: DashMap<Digest, Arc<Slot>>,
     compiling: Semaphore,
 }
 
 impl Templates {
-    pub(crate) fn new(
-        config: Config,
-        engine: GuestEngine,
-        artifacts: Arc<dyn ArtifactStore>,
-    ) -> Result<Self, Failure> {
-        let cache = CompileCache::open(&config.cache, &engine.engine).map_err(|error| {
-            Failure::new(
-                ErrorKind::Unavailable,
-                "the compile cache cannot be opened; check the data folder's permissions and space",
-            )
-            .because(error)
-        })?;
-        let linkers = Linkers::new(&engine.engine)?;
+    pub(crate) fn new(config: Config, artifacts: Arc<dyn ArtifactStore>) -> Result<Self, Failure> {
         Ok(Self {
-            engine,
-            linkers,
-            cache,
+            plain: Machine::open(&config, Concurrency::Without)?,
+            concurrent: OnceLock::new(),
+            making: Mutex::new(()),
+            config,
             artifacts,
-            ttl: config.template_ttl.duration(),
             slots: DashMap::new(),
             compiling: Semaphore::new(2),
         })
@@ -113,8 +101,10 @@ impl Templates {
 
     /// Removes compiled code from the disk whose artifact is no longer in the store. Blocks.
     pub(crate) fn collect(&self) -> usize {
-        self.cache
-            .retain(|digest| self.artifacts.locate(digest).is_some())
+        std::iter::once(&self.plain)
+            .chain(self.concurrent.get())
+            .map(|machine| machine.retain(|digest| self.artifacts.locate(digest).is_some()))
+            .sum()
     }
 
     /// Drops templates that were not asked for within the time-to-live. Running sandboxes keep theirs.
@@ -130,7 +120,7 @@ impl Templates {
                 // In use by a sandbox: its time-to-live begins when the last one goes.
                 *used = now;
             }
-            now.saturating_duration_since(*used) < self.ttl
+            now.saturating_duration_since(*used) < self.config.template_ttl.duration()
         });
         before.saturating_sub(self.slots.len())
     }
@@ -142,7 +132,7 @@ impl Templates {
     /// Loads a template, and says how long reading and verifying the artifact took.
     async fn load(self: &Arc<Self>, digest: Digest) -> Result<(Arc<Template>, Duration), Failure> {
         let this = self.clone();
-        if let Some(loaded) = blocking(move || this.cached(digest)).await? {
+        if let Some(loaded) = blocking(move || Ok(this.cached(digest))).await? {
             return Ok((loaded, Duration::ZERO));
         }
         let since = Instant::now();
@@ -165,50 +155,37 @@ impl Templates {
         Ok((template, artifact))
     }
 
-    fn cached(&self, digest: Digest) -> Result<Option<Arc<Template>>, Failure> {
-        let Some(code) = self.cache.read(&digest) else {
-            return Ok(None);
-        };
-        match self.deserialize(&code) {
-            Ok(template) => Ok(Some(template)),
-            Err(error) => {
-                tracing::warn!(%digest, cause = error.cause, "compiled code was refused; compiling again");
-                Ok(None)
-            }
-        }
+    fn cached(&self, digest: Digest) -> Option<Arc<Template>> {
+        self.plain
+            .cached(digest)
+            .or_else(|| self.concurrent.get()?.cached(digest))
     }
 
     fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Arc<Template>, Failure> {
-        let code = detect(bytes)?.precompile(&self.engine.engine, bytes)?;
-        let template = self.deserialize(&code)?;
-        self.cache.keep(&digest, &code);
-        Ok(template)
+        let kind = detect(bytes)?;
+        match self.plain.compile(kind, digest, bytes) {
+            // What needs WASI 0.3 does not pass the validation of an engine without it.
+            Err(refused)
+                if refused.kind == ErrorKind::InvalidArtifact && kind == GuestKind::Component =>
+            {
+                let machine = self.concurrent()?;
+                machine
+                    .cached(digest)
+                    .map_or_else(|| machine.compile(kind, digest, bytes), Ok)
+            }
+            done => done,
+        }
     }
 
-    fn deserialize(&self, code: &[u8]) -> Result<Arc<Template>, Failure> {
-        let engine = &self.engine.engine;
-        let refused = |error: wasmtime::Error| {
-            Failure::internal(format!("compiled code was refused: {error:#}"))
-        };
-        let kind = match Engine::detect_precompiled(code) {
-            Some(wasmtime::Precompiled::Component) => {
-                // SAFETY: `code` was written by this engine's own `precompile_component`: either just now, or by an
-                // engine of the same compatibility hash into the compile cache, whose seal (SHA-256) was checked over
-                // the very bytes in this vector.
-                let component = unsafe { Component::deserialize(engine, code) }.map_err(refused)?;
-                TemplateKind::Component(self.linkers.component(&component)?)
-            }
-            Some(wasmtime::Precompiled::Module) => {
-                // SAFETY: as above, with `precompile_module`.
-                let module = unsafe { Module::deserialize(engine, code) }.map_err(refused)?;
-                TemplateKind::Command(Arc::new(self.linkers.command(&module)?))
-            }
-            None => return Err(Failure::internal("compiled code of no known kind")),
-        };
-        Ok(Arc::new(Template {
-            engine: self.engine.clone(),
-            kind,
-        }))
+    /// The machine for components of WASI 0.3; made when the first of them comes, since it reserves as much address
+    /// space as the other.
+    fn concurrent(&self) -> Result<&Machine, Failure> {
+        let _one_makes_it = self.making.lock();
+        if let Some(machine) = self.concurrent.get() {
+            return Ok(machine);
+        }
+        let machine = Machine::open(&self.config, Concurrency::With)?;
+        Ok(self.concurrent.get_or_init(|| machine))
     }
 
     /// What kind of guest a version's template is, for people.

@@ -160,7 +160,7 @@ fn walk(engine: &Engine, fnctl: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()
     };
     let refused = client(None, &["deploy", "examples/fraud"])?;
     ensure!(
-        refused.status.code() == Some(5),
+        refused.status.code() == Some(4),
         "a deploy without the token was not refused: {refused:?}"
     );
     let deployed = client(Some(&token), &["deploy", "examples/fraud"])?;

@@ -14,6 +14,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("counter", &[]),
     ("fraud", &["-d", "@examples/fraud/request.json"]),
     (
+        "fraud-stream",
+        &["-d", "@examples/fraud-stream/requests.ndjson"],
+    ),
+    (
         "file-type",
         &["-d", "@examples/file-type/samples/magika_python.bin"],
     ),

@@ -13,6 +13,8 @@ const COMPONENTIZE_JS: &str = "@bytecodealliance/componentize-js@0.23.0";
 /// What componentize-js depends on is taken as it was on this day.
 const NPM_BEFORE: &str = "2026-11-15";
 
+const WARNINGS: [&str; 4] = ["-std=c11", "-Wall", "-Wextra", "-Werror"];
+
 /// What `cargo xtask build-examples` builds.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Language {
@@ -66,14 +68,11 @@ pub(crate) fn build_examples(language: Language) -> anyhow::Result<()> {
             .iter()
             .map(|guest| scope.spawn(|| guest.install()))
             .collect();
-        builds
-            .into_iter()
-            .map(|build| {
-                build
-                    .join()
-                    .unwrap_or_else(|_| anyhow::bail!("a build panicked"))
-            })
-            .collect()
+        builds.into_iter().try_for_each(|build| {
+            build
+                .join()
+                .unwrap_or_else(|_| anyhow::bail!("a build panicked"))
+        })
     })
 }
 
@@ -196,27 +195,20 @@ fn build_javascript(root: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 fn build_c(root: &Path, to: &Path) -> anyhow::Result<()> {
+    let tool = python_tool(ZIGLANG)?;
     process::check(
-        zig_cc(root)?
-            .args(["--target=wasm32-wasi", "-Oz", "-s"])
+        Command::new("python3")
+            .args(["-m", "ziglang", "cc", "--target=wasm32-wasi", "-Oz", "-s"])
             // Zig reserves 16 MiB of stack otherwise, which every instance would need as memory.
             .arg("-Wl,-z,stack-size=65536")
+            .args(WARNINGS)
             .args(["-I", "sdk/c", "examples/c-fraud/src/main.c", "-o"])
-            .arg(to),
+            .arg(to)
+            .env("PYTHONPATH", &tool)
+            // Its builds of the C library.
+            .env("ZIG_GLOBAL_CACHE_DIR", setup::cache()?.join("zig"))
+            .current_dir(root),
     )
-}
-
-/// Zig's C compiler, with its own cache of libc builds.
-fn zig_cc(root: &Path) -> anyhow::Result<Command> {
-    let tool = python_tool(ZIGLANG)?;
-    let mut command = Command::new("python3");
-    command
-        .args(["-m", "ziglang", "cc", "-std=c11"])
-        .args(["-Wall", "-Wextra", "-Werror"])
-        .env("PYTHONPATH", &tool)
-        .env("ZIG_GLOBAL_CACHE_DIR", setup::cache()?.join("zig"))
-        .current_dir(root);
-    Ok(command)
 }
 
 /// Installs a tool into a folder of its own name, at once or not at all.
@@ -329,9 +321,12 @@ pub(crate) fn test() -> anyhow::Result<()> {
         let program = tempfile::tempdir()?;
         let program = program.path().join("test");
         process::check(
-            zig_cc(&root)?
+            // Rust links with it, so it is there.
+            Command::new("cc")
+                .args(WARNINGS)
                 .args(["-I", "sdk/c", "-I", sources, test, "-o"])
-                .arg(&program),
+                .arg(&program)
+                .current_dir(&root),
         )?;
         process::check(&mut Command::new(&program))?;
     }

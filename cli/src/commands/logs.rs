@@ -18,9 +18,9 @@ const DEFAULT_TAIL: usize = 200;
 /// Most time to wait for the report of an invocation whose answer is here: its guest may still be at work.
 const REPORT_WAIT: Duration = Duration::from_secs(10);
 
-// Its --version chooses a version of the function, so it has none that tells fnctl's.
 #[derive(Args, Debug)]
 #[command(
+    // --version is a version of the function here.
     disable_version_flag = true,
     after_help = "Stdout counts as info, stderr as warn; wasi:logging has levels of its own. What the platform says (cold starts, failures with \
 their causes) stands among the lines.\n\nExamples:\n  fnctl logs fraud\n  fnctl logs fraud -f --since 10m\n  fnctl logs fraud --request 7f3a52c0d1e84b96    # the id is in X-Request-Id and in every error\n  fnctl logs fraud --level warn --json | jq -r .text"

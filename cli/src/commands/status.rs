@@ -142,7 +142,7 @@ fn sentence(status: &Status<'_>) -> String {
 pub(crate) fn token(app: &App) -> anyhow::Result<()> {
     let client = app.client()?;
     let token = client.token().context(
-        "no token is known here: pass --token-file, or set FNCTL_TOKEN_FILE or FNCTL_TOKEN",
+        "no token is known here: set FNCTL_TOKEN_FILE to the platform's token file (gateway.token_file), or FNCTL_TOKEN",
     )?;
     app.out.raw(format!("{token}\n").as_bytes())
 }

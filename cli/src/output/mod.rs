@@ -46,6 +46,7 @@ pub(crate) struct OutputArgs {
 }
 
 /// Prints for one run of the command.
+#[derive(Clone, Copy)]
 pub(crate) struct Output {
     format: Format,
     quiet: bool,
@@ -160,6 +161,12 @@ fn yaml<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<String> {
         text.push('\n');
     }
     Ok(text)
+}
+
+/// Stderr for a child's stdout: what a compiler says is no result.
+pub(crate) fn for_children() -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::AsFd;
+    io::stderr().as_fd().try_clone_to_owned()
 }
 
 /// Writes to stderr; there is nobody to tell if that fails.

@@ -1,5 +1,6 @@
 //! Scores card payments as they arrive: a line of JSON in, a line of JSON out, while the caller is still sending.
 
+#[cfg(any(target_family = "wasm", test))]
 mod lines;
 #[cfg(target_family = "wasm")]
 mod stream;

@@ -17,6 +17,7 @@ use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure, Invocation, ReplySender, RunEnd, RunReport};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -176,13 +177,13 @@ impl ComponentSandbox {
         let running = self.template.engine.running();
         let outcome = match &self.handler {
             Handler::P2(proxy) => {
-                let handle = metered(cpu, p2::handle(store, proxy, request, &answer));
-                bounded(handle, bounds.deadline, &bounds.cancelled).await
+                let handle = pin!(p2::handle(store, proxy, request, &answer));
+                bounded(metered(cpu, handle), bounds.deadline, &bounds.cancelled).await
             }
             Handler::P3(service) => {
                 let meter = CpuMeter::new(config.cpu.duration());
-                let handle = metered(cpu, p3::handle(store, service, request, &answer, meter));
-                bounded(handle, bounds.deadline, &bounds.cancelled).await
+                let handle = pin!(p3::handle(store, service, request, &answer, meter));
+                bounded(metered(cpu, handle), bounds.deadline, &bounds.cancelled).await
             }
         };
         drop(running);
