@@ -34,10 +34,9 @@ async fn on_a_terminal(server: &str, line: &str, environment: &[(&str, &str)]) -
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .current_dir(root());
-    let output =
-        tokio::task::spawn_blocking(move || shell.output().unwrap())
-            .await
-            .unwrap();
+    let output = tokio::task::spawn_blocking(move || shell.output().unwrap())
+        .await
+        .unwrap();
     assert!(
         output.status.success(),
         "{line}: {}{}",

@@ -108,7 +108,7 @@ async fn a_flood_of_output_is_cut_off_and_told() {
     assert!(
         lines
             .iter()
-            .any(|line| line.contains("cut off at log_bytes"))
+            .any(|line| line.contains("cut off after log_bytes"))
     );
 }
 

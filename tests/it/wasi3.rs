@@ -94,7 +94,9 @@ async fn bodies_stream_both_ways_and_are_never_held_whole() {
             .with("response_body", "128MiB")
     })
     .await;
-    let body: Vec<u8> = (0..32usize << 20).map(|i| (i / 4096).to_le_bytes()[0]).collect();
+    let body: Vec<u8> = (0..32usize << 20)
+        .map(|i| (i / 4096).to_le_bytes()[0])
+        .collect();
     for path in ["echo-stream", "pass"] {
         let path = format!("/fn/probe/{path}");
         let reply = platform.client.post(&path, body.clone()).await.ok();
