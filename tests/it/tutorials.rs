@@ -3,7 +3,7 @@
 
 use crate::cli::program;
 use fnctl_tests::document::{self, Block};
-use fnctl_tests::{Reader, root};
+use fnctl_tests::{Reader, file, root};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -160,4 +160,45 @@ fn walk_through(page: &str) {
         .lines()
         .find(|line| line.contains("\"level\":\"ERROR\""));
     assert_eq!(error, None, "{page}");
+}
+
+#[test]
+fn the_panels_and_queries_that_a_page_explains_are_those_of_the_dashboard() {
+    let text = std::fs::read_to_string(folder().join("cold-starts.md")).unwrap();
+    let dashboard = file("deploy/grafana/dashboards/overview.json");
+    let dashboard: serde_json::Value = serde_json::from_slice(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut explained = 0;
+    let rows = text
+        .lines()
+        .skip_while(|line| !line.starts_with("| panel |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    for row in rows {
+        let title = row.split('*').nth(1).unwrap();
+        assert!(
+            panels.iter().any(|panel| panel["title"] == title),
+            "there is no panel '{title}'"
+        );
+        explained += 1;
+    }
+    assert!(explained >= 5, "the page explains {explained} panels");
+
+    let documented = String::from_utf8(file("docs/metrics.md")).unwrap();
+    let queries: Vec<Block> = document::blocks(&text)
+        .into_iter()
+        .filter(|block| block.info == "promql")
+        .collect();
+    assert_eq!(queries.len(), 2);
+    for query in queries {
+        let query = query.text.trim();
+        let drawn = panels
+            .iter()
+            .flat_map(|panel| panel["targets"].as_array().into_iter().flatten())
+            .any(|target| target["expr"] == query);
+        assert!(
+            drawn || documented.contains(query),
+            "no panel and no document has {query}"
+        );
+    }
 }
