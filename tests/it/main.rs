@@ -31,5 +31,6 @@ mod readme;
 mod scale_to_zero;
 mod status;
 mod traces;
+mod tutorials;
 mod versions;
 mod wasi3;

@@ -1,41 +1,26 @@
 //! Every command of the README's walkthrough, as it stands there.
 
 use crate::cli::program;
-use fnctl_tests::{TestPlatform, root};
-use std::process::Command;
+use fnctl_tests::{Reader, TestPlatform, document, root};
+use std::sync::Arc;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_of_the_walkthrough_works() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let block = readme
-        .split("```sh walkthrough\n")
-        .nth(1)
-        .unwrap()
-        .split("```")
-        .next()
+    let block = document::blocks(&readme)
+        .into_iter()
+        .find(|block| block.info == "sh walkthrough")
         .unwrap();
     let platform = TestPlatform::start().await;
     let address = platform.platform().address().to_string();
-    let mut path = vec![program().parent().unwrap().to_path_buf()];
-    path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
-    let path = std::env::join_paths(path).unwrap();
+    let reader = Arc::new(Reader::new(program().parent().unwrap(), &address));
     let mut count = 0;
-    for line in block.lines().filter(|line| !line.is_empty()) {
-        let command = line
-            .replace("localhost:8080", &address)
-            .replace("curl ", "curl --silent --show-error --fail ");
-        let (path, server) = (path.clone(), format!("http://{address}"));
-        let output = tokio::task::spawn_blocking(move || {
-            let mut shell = Command::new("sh");
-            shell
-                .args(["-c", &command])
-                .env("PATH", path)
-                .env("FNCTL_SERVER", server)
-                .env_remove("FNCTL_TOKEN");
-            shell.current_dir(root()).output().unwrap()
-        })
-        .await
-        .unwrap();
+    for line in block.text.lines().filter(|line| !line.is_empty()) {
+        let command = line.replace("curl ", "curl --fail ");
+        let reader = Arc::clone(&reader);
+        let output = tokio::task::spawn_blocking(move || reader.types(&command))
+            .await
+            .unwrap();
         assert!(
             output.status.success(),
             "{line}\n{}",

@@ -9,14 +9,17 @@
 )]
 
 mod client;
+pub mod document;
 mod exchange;
 mod log;
 mod platform;
+mod reader;
 
 pub use client::{Client, Reply};
 pub use exchange::Exchange;
 pub use log::expect_error;
 pub use platform::{Deployment, TestPlatform};
+pub use reader::Reader;
 
 use std::path::{Path, PathBuf};
 
