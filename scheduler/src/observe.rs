@@ -170,8 +170,9 @@ pub(crate) fn log_failure(key: &VersionKey, request_id: Option<&RequestId>, fail
     }
 }
 
+/// Milliseconds, to the microsecond: more digits would be noise.
 fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[cfg(test)]
