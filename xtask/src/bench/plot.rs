@@ -9,7 +9,10 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-const SIZE: (u32, u32) = (960, 700);
+const SIZE: (u32, u32) = (960, 724);
+/// Sizes as plotters counts them: 1.24 of them are a pixel.
+const TEXT: i32 = 18;
+const TITLE: i32 = 24;
 const GROUND: RGBColor = RGBColor(255, 255, 255);
 const INK: RGBColor = RGBColor(31, 35, 40);
 const QUIET: RGBColor = RGBColor(89, 99, 110);
@@ -36,7 +39,7 @@ pub(crate) fn draw(samples: &ColdStarts) -> anyhow::Result<String> {
             &root,
             "Cold starts: from admission to the guest's first instruction",
             (24, 16),
-            19,
+            TITLE,
             INK,
         )?;
         let (_, rest) = root.split_vertically(44);
@@ -44,8 +47,8 @@ pub(crate) fn draw(samples: &ColdStarts) -> anyhow::Result<String> {
         let (bars, caption) = rest.split_vertically(236);
         distribution(&curves, samples)?;
         composition(&bars, samples)?;
-        for (line, y) in notes(samples).iter().zip([6, 28]) {
-            write(&caption, line, (24, y), 14, QUIET)?;
+        for (line, y) in notes(samples).iter().zip([6, 30, 54]) {
+            write(&caption, line, (24, y), TEXT, QUIET)?;
         }
         root.present()?;
     }
@@ -95,8 +98,8 @@ fn distribution(area: &Area<'_>, samples: &ColdStarts) -> anyhow::Result<()> {
         .bold_line_style(GRID)
         .light_line_style(GROUND)
         .axis_style(QUIET)
-        .label_style(("sans-serif", 14).into_font().color(&INK))
-        .axis_desc_style(("sans-serif", 14).into_font().color(&INK))
+        .label_style(("sans-serif", TEXT).into_font().color(&INK))
+        .axis_desc_style(("sans-serif", TEXT).into_font().color(&INK))
         .x_desc("time (logarithmic)")
         .y_desc("part of the cold starts")
         .x_label_formatter(&|ms| time(*ms))
@@ -119,7 +122,7 @@ fn distribution(area: &Area<'_>, samples: &ColdStarts) -> anyhow::Result<()> {
             };
             chart.draw_series([Circle::new((value, part * 100.0), 5, colour.filled())])?;
             // Below the curve, on its right, where nothing else is.
-            let style = ("sans-serif", 15).into_font().color(&colour);
+            let style = ("sans-serif", TEXT).into_font().color(&colour);
             let style = style.pos(Pos::new(HPos::Left, VPos::Top));
             chart.draw_series([
                 EmptyElement::at((value, part * 100.0)) + Text::new(name, (9, 5), style)
@@ -175,8 +178,8 @@ fn composition(area: &Area<'_>, samples: &ColdStarts) -> anyhow::Result<()> {
             .light_line_style(GROUND)
             .bold_line_style(GRID)
             .axis_style(QUIET)
-            .label_style(("sans-serif", 14).into_font().color(&INK))
-            .axis_desc_style(("sans-serif", 14).into_font().color(&INK))
+            .label_style(("sans-serif", TEXT).into_font().color(&INK))
+            .axis_desc_style(("sans-serif", TEXT).into_font().color(&INK))
             .x_desc(format!("median of each phase ({unit})"))
             .x_label_formatter(&|value| trimmed(*value))
             .draw()?;
@@ -192,7 +195,7 @@ fn composition(area: &Area<'_>, samples: &ColdStarts) -> anyhow::Result<()> {
 }
 
 fn legend(area: &Area<'_>, function: &Function, medians: &[f64]) -> anyhow::Result<()> {
-    write(area, &function.name, (24, 9), 15, INK)?;
+    write(area, &function.name, (24, 9), TEXT, INK)?;
     let mut x = 80;
     for ((phase, value), fill) in PHASES.iter().zip(medians).zip(FILLS) {
         if *value == 0.0 {
@@ -200,13 +203,13 @@ fn legend(area: &Area<'_>, function: &Function, medians: &[f64]) -> anyhow::Resu
         }
         let text = format!("{phase} {}", time(*value));
         area.draw(&Rectangle::new([(x, 10), (x + 12, 22)], fill.filled()))?;
-        write(area, &text, (x + 18, 9), 14, INK)?;
+        write(area, &text, (x + 18, 9), TEXT, INK)?;
         x += 18 + 8 * i32::try_from(text.chars().count()).unwrap_or(0) + 16;
     }
     Ok(())
 }
 
-fn notes(samples: &ColdStarts) -> [String; 2] {
+fn notes(samples: &ColdStarts) -> [String; 3] {
     let counts: Vec<_> = samples
         .functions
         .iter()
@@ -222,7 +225,13 @@ fn notes(samples: &ColdStarts) -> [String; 2] {
     let others: Vec<_> = samples
         .functions
         .iter()
-        .map(|function| format!("{:.0} %", function.others * 100.0))
+        .map(|function| {
+            format!(
+                "{:.0} % while {} was measured",
+                function.others * 100.0,
+                function.name
+            )
+        })
         .collect();
     [
         format!(
@@ -231,11 +240,12 @@ fn notes(samples: &ColdStarts) -> [String; 2] {
             counts.join(", ")
         ),
         format!(
-            "{}, {} cores, release build, {}. Other programs took {} of its CPU time meanwhile.",
-            samples.processor,
-            samples.cores,
-            samples.measured,
-            others.join(" and ")
+            "{}, {} cores, release build, {}. Phases under 1 µs are not told.",
+            samples.processor, samples.cores, samples.measured
+        ),
+        format!(
+            "CPU time of the machine that other programs took: {}.",
+            others.join(", ")
         ),
     ]
 }
