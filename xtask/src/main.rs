@@ -14,6 +14,7 @@ mod gates;
 mod guest_languages;
 mod guests;
 mod process;
+mod record;
 mod setup;
 
 use clap::{Parser, Subcommand};
@@ -63,6 +64,8 @@ enum Task {
     ComposeTest(compose::ComposeArgs),
     /// Measure against the numbers in docs/specification.md and print a table.
     Bench(bench::BenchArgs),
+    /// Record a terminal session with a real platform as docs/images/terminal.svg.
+    Record(record::RecordArgs),
     /// Check the dashboards and alerts with a real Prometheus on a platform under load.
     DashboardsCheck(dashboards::CheckArgs),
 }
@@ -77,6 +80,7 @@ fn main() -> anyhow::Result<()> {
         Task::Gates => gates::run(),
         Task::ComposeTest(args) => compose::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Record(args) => record::run(&args),
         Task::DashboardsCheck(args) => dashboards::run(&args),
     }
 }

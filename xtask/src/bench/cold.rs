@@ -3,10 +3,8 @@
 use super::http::{Connection, Timed};
 use super::report::Report;
 use super::server::Server;
-use super::{median, percentile};
-use anyhow::ensure;
+use super::{median, percentile, samples};
 use std::path::Path;
-use std::time::Duration;
 
 pub(crate) fn measure(program: &Path, report: &mut Report) -> anyhow::Result<()> {
     sandbox(program, report)?;
@@ -22,17 +20,8 @@ fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
 
 /// From admission to the guest's first instruction, template resident: a fresh sandbox for each of these calls.
 fn sandbox(program: &Path, report: &mut Report) -> anyhow::Result<()> {
-    let server = Server::fnctl(program, &[])?;
-    server.deploy(program, &["examples/echo", "--isolation", "request"])?;
-    let mut connection = Connection::open(server.address())?;
-    let calls: Vec<Timed> = (0..2_000)
-        .map(|_| connection.request("POST", "/fn/echo", "x"))
-        .collect::<Result<_, _>>()?;
-    ensure!(
-        calls.iter().all(|call| call.start == "cold"),
-        "every call should be cold"
-    );
-    let before = sorted(calls.iter().skip(100).map(Timed::before_run));
+    let (calls, _) = samples::fresh_sandboxes(program, 2_000)?;
+    let before = sorted(calls.iter().map(Timed::before_run));
     report.latency(
         "cold start without a model, template resident, p50",
         percentile(&before, 0.5),
@@ -72,31 +61,12 @@ fn restart(program: &Path, report: &mut Report) -> anyhow::Result<()> {
 
 /// `fraud` with instance and session gone, template resident, as its caller sees it.
 fn model(program: &Path, report: &mut Report) -> anyhow::Result<()> {
-    let body = std::fs::read_to_string(crate::root().join("examples/fraud/request.json"))?;
-    let server = Server::fnctl(program, &["inference.session_ttl=1ms"])?;
-    server.deploy(program, &["examples/fraud", "--keep-alive", "1ms"])?;
-    let (mut whole, mut model, mut init, mut instantiate) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 0..21 {
-        // Two rounds of housekeeping: the instance goes in one, its session in the next.
-        std::thread::park_timeout(Duration::from_millis(800));
-        let call =
-            Connection::open(server.address())?.request("POST", "/fn/fraud", body.trim_end())?;
-        // The first one also loads the library.
-        if round > 0 {
-            ensure!(
-                call.start == "cold" && call.phase("model") > 0.3,
-                "the session should have been gone"
-            );
-            whole.push(call.took.as_secs_f64() * 1e3);
-            model.push(call.phase("model"));
-            init.push(call.phase("init"));
-            instantiate.push(call.phase("instantiate"));
-        }
-    }
-    report.latency("fraud cold, end to end", median(whole), "10 ms");
-    report.latency("  of that: instantiate", median(instantiate), "");
-    report.latency("  of that: model", median(model), "");
-    report.latency("  of that: init", median(init), "");
+    let (calls, _) = samples::fresh_models(program, 21)?;
+    let phase = |name| median(calls.iter().map(|call| call.phase(name)).collect());
+    let whole = calls.iter().map(|call| call.took.as_secs_f64() * 1e3);
+    report.latency("fraud cold, end to end", median(whole.collect()), "10 ms");
+    report.latency("  of that: instantiate", phase("instantiate"), "");
+    report.latency("  of that: model", phase("model"), "");
+    report.latency("  of that: init", phase("init"), "");
     Ok(())
 }

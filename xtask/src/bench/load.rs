@@ -124,7 +124,7 @@ fn milliseconds(text: &str) -> Option<f64> {
 }
 
 /// User and system time of a process, from fields 14 and 15 of /proc/PID/stat, in clock ticks of 10 ms.
-fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let stat =
         std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the server is gone")?;
     let (_, after_name) = stat.rsplit_once(')').context("/proc/PID/stat")?;

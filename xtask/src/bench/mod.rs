@@ -7,20 +7,23 @@ mod http;
 mod load;
 mod memory;
 mod overhead;
+mod plot;
 mod report;
+mod samples;
 pub(crate) mod server;
 
 use crate::{demo, guests, process, setup};
 use anyhow::{Context, ensure};
 use clap::Args;
 use report::Report;
+use samples::ColdStarts;
 use server::Server;
 use std::path::PathBuf;
 
 /// What to measure.
 #[derive(Args)]
 #[command(
-    after_help = "Needs wrk. Peers are measured if they are there: --wasmtime PATH, and --node for fastify + onnxruntime-node (npm).\n\nExamples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5 --seconds 5 --wasmtime ~/.cargo/bin/wasmtime --node"
+    after_help = "Needs wrk, but not for --plot. Peers are measured if they are there: --wasmtime PATH, and --node for fastify + onnxruntime-node (npm).\n\nExamples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5 --seconds 5 --wasmtime ~/.cargo/bin/wasmtime --node\n  cargo xtask bench --plot\n  cargo xtask bench --plot --from bench/cold-start.json"
 )]
 pub(crate) struct BenchArgs {
     /// Seconds of load per round.
@@ -35,17 +38,26 @@ pub(crate) struct BenchArgs {
     /// Measure Node with fastify and onnxruntime-node on the same model.
     #[arg(long)]
     node: bool,
+    /// Measure cold starts alone, one by one; keep them in bench/cold-start.json and draw docs/images/cold-start.svg.
+    #[arg(long, conflicts_with_all = ["wasmtime", "node"])]
+    plot: bool,
+    /// Draw these samples again instead of measuring.
+    #[arg(long, requires = "plot", conflicts_with = "program")]
+    from: Option<PathBuf>,
+    /// Measure this release build of fnctl, with the examples as they lie there, instead of building both.
+    #[arg(long)]
+    program: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    if args.plot {
+        return plot(args);
+    }
     ensure!(
         process::succeeds("sh", &["-c", "command -v wrk"]),
         "wrk is missing; install it with your package manager (Debian: apt-get install wrk)"
     );
-    setup::all()?;
-    guests::build_examples()?;
-    process::cargo(&["build", "--release", "-p", "fnctl-cli"])?;
-    let program = demo::program()?;
+    let program = program(args)?;
     let mut report = Report::default();
 
     throughput(args, &program, &mut report)?;
@@ -54,6 +66,36 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     memory::measure(&program, &mut report)?;
     report.print();
     report.write(&crate::root().join("bench/results.json"))
+}
+
+/// What is measured.
+fn program(args: &BenchArgs) -> anyhow::Result<PathBuf> {
+    if let Some(program) = &args.program {
+        return program
+            .canonicalize()
+            .with_context(|| format!("{} is not there", program.display()));
+    }
+    setup::all()?;
+    guests::build_examples()?;
+    process::cargo(&["build", "--release", "-p", "fnctl-cli"])?;
+    demo::program()
+}
+
+/// The plot of cold starts, measured now or before.
+fn plot(args: &BenchArgs) -> anyhow::Result<()> {
+    let samples = if let Some(path) = &args.from {
+        ColdStarts::read(path)?
+    } else {
+        let samples = ColdStarts::measure(&program(args)?, args.rounds)?;
+        samples.write(&crate::root().join("bench/cold-start.json"))?;
+        samples
+    };
+    let path = crate::root().join("docs/images/cold-start.svg");
+    std::fs::create_dir_all(path.parent().context("a path without a folder")?)?;
+    std::fs::write(&path, plot::draw(&samples)?)
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    println!("drawn in {}", path.display());
+    Ok(())
 }
 
 fn throughput(
