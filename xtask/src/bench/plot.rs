@@ -215,7 +215,7 @@ fn notes(samples: &ColdStarts) -> [String; 3] {
         .iter()
         .map(|function| {
             format!(
-                "{} of {} (end to end p50 {})",
+                "{} of {} (end to end {})",
                 function.end_to_end.len(),
                 function.name,
                 time(median(function.end_to_end.clone()))
