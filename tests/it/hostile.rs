@@ -65,15 +65,13 @@ async fn a_spinning_guest_is_stopped_by_its_deadline_and_others_go_on() {
     });
     tokio::time::sleep(Duration::from_millis(150)).await;
     // More spinning guests than threads, and still everybody is served.
-    let other = Instant::now();
     assert_eq!(
         platform.client.get("/fn/probe/count").await.ok().text(),
         "1"
     );
     assert!(
-        other.elapsed() < Duration::from_millis(400),
-        "{:?}",
-        other.elapsed()
+        !spinning.is_finished(),
+        "the answer came while the others spun"
     );
     for reply in spinning.await.unwrap() {
         assert_eq!(

@@ -205,7 +205,15 @@ async fn a_caller_that_leaves_stops_the_guest() {
         let client = platform.client.clone();
         let target = format!("/fn/probe/{path}");
         let calling = tokio::spawn(async move { client.get(&target).await });
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let busy = async || {
+            let told = platform.client.get("/api/v1/functions/probe").await;
+            told.text().contains("\"busy\"")
+        };
+        while !busy().await {
+            assert!(!calling.is_finished(), "{path} does not return");
+        }
+        // The lease is taken; now the guest begins.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         calling.abort();
         eventually("the guest is stopped", || {
             platform.platform().in_flight() == 0
