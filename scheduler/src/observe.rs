@@ -82,7 +82,7 @@ pub(crate) fn report_line(
         outcome: outcome.to_owned(),
     };
     let text = format!(
-        "report: {outcome}, run {:.3} ms, inference {:.3} ms in {} computes, memory {} bytes",
+        "report: {outcome}, run {:.3} ms, inference {:.3} ms in {} compute call(s), memory {} bytes",
         numbers.run_ms, numbers.inference_ms, numbers.computes, numbers.memory_bytes
     );
     LogLine {

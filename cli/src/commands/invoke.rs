@@ -189,7 +189,7 @@ fn stats(app: &App, client: &Client, target: &str, headers: &HeaderMap) -> anyho
     note(
         "inference",
         format!(
-            "{} in {} computes",
+            "{} in {} compute call(s)",
             ms(report.inference_ms),
             report.computes
         ),
