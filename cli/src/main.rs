@@ -54,6 +54,7 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<output::PipeGone>() => ExitCode::SUCCESS,
         Err(error) => app.fail(&error),
     }
 }

@@ -46,15 +46,43 @@ impl FromStr for Secret {
     }
 }
 
+/// Reads a value that may be a secret, or hold one: an error does not repeat it, as clap's own does.
+#[derive(Clone, Copy)]
+pub(crate) struct Unechoed<T>(pub(crate) fn(&str) -> Result<T, String>);
+
+impl<T: Clone + Send + Sync + 'static> clap::builder::TypedValueParser for Unechoed<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<T, clap::Error> {
+        let name = argument.map_or_else(String::new, |argument| format!("{argument}: "));
+        value
+            .to_str()
+            .ok_or_else(|| "the value is no UTF-8".to_owned())
+            .and_then(self.0)
+            .map_err(|problem| {
+                clap::Error::raw(
+                    clap::error::ErrorKind::ValueValidation,
+                    format!("{name}{problem}\n"),
+                )
+                .with_cmd(command)
+            })
+    }
+}
+
 /// How a client command reaches the platform.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Connection {
     /// The platform's address [env: FNCTL_SERVER] [default: the current context's, or http://127.0.0.1:8080].
-    #[arg(long, global = true, value_name = "URL", value_parser = server_url)]
+    #[arg(long, global = true, value_name = "URL", value_parser = Unechoed(server_url))]
     pub(crate) server: Option<String>,
     /// The admin API's token [env: FNCTL_TOKEN] [default: the context's].
-    #[arg(long, global = true, value_name = "TOKEN")]
+    #[arg(long, global = true, value_name = "TOKEN", value_parser = Unechoed(Secret::from_str))]
     pub(crate) token: Option<Secret>,
     /// The context to use; `fnctl context ls` lists them [env: FNCTL_CONTEXT] [default: the current one].
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "server")]

@@ -211,11 +211,13 @@ impl Watch {
 
     /// Watches a folder and those in it, and returns the files that matter.
     fn enter(&mut self, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-        self.watcher
-            .watch(folder, RecursiveMode::NonRecursive)
-            .with_context(|| {
+        match self.watcher.watch(folder, RecursiveMode::NonRecursive) {
+            // It was there for a moment, or it is somebody else's.
+            Err(error) if is_out_of_reach(&error) => return Ok(Vec::new()),
+            watched => watched.with_context(|| {
                 format!("{} cannot be watched; where the limit is reached, raise fs.inotify.max_user_watches", folder.display())
-            })?;
+            })?,
+        }
         let mut files = Vec::new();
         // A folder that goes while it is looked at has no files any more.
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -302,6 +304,17 @@ impl Watch {
             Some(found) => self.seen.insert(file.to_path_buf(), found.clone()) != Some(found),
             None => self.seen.remove(file).is_some(),
         }
+    }
+}
+
+fn is_out_of_reach(error: &notify::Error) -> bool {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound => true,
+        notify::ErrorKind::Io(error) => matches!(
+            error.kind(),
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied
+        ),
+        _ => false,
     }
 }
 

@@ -131,6 +131,9 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Most bytes of a cause.
+    pub const MAX_CAUSE: usize = 8 << 10;
+
     /// A failure with its public message.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -141,10 +144,12 @@ impl Failure {
         }
     }
 
-    /// Adds the cause for the log.
+    /// Adds the cause for the log. Guests make some of these texts: what is longer than [`Self::MAX_CAUSE`] is cut.
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
-        self.cause = Some(cause.to_string());
+        let mut cause = cause.to_string();
+        cause.truncate(cause.floor_char_boundary(Self::MAX_CAUSE));
+        self.cause = Some(cause);
         self
     }
 
@@ -180,6 +185,13 @@ impl std::error::Error for Failure {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_cut_to_a_length_that_a_log_can_hold() {
+        let failure = Failure::internal("\u{e4}".repeat(1 << 20));
+        let cause = failure.cause.unwrap();
+        assert!(cause.len() <= Failure::MAX_CAUSE && cause.len() > Failure::MAX_CAUSE - 4);
+    }
 
     #[test]
     fn codes_are_unique_and_match_their_serialised_form() {

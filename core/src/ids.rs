@@ -207,19 +207,23 @@ pub struct RequestId(Arc<str>);
 
 static NEXT_REQUEST: AtomicU64 = AtomicU64::new(0);
 
+/// A number that nobody outside can foresee or choose, spread over all 64 bits and never drawn twice in a process.
+pub fn next_draw(seed: u64) -> u64 {
+    let count = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
+    // splitmix64's finaliser: spreads consecutive counters over all bits, and is a bijection, so no two collide.
+    let mut mixed = count.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 impl RequestId {
     /// Longest id accepted from a caller, in bytes; a longer one is replaced.
     pub const MAX_LEN: usize = 128;
 
     /// A new id, unique within the process by its counter and among processes by `seed`, which should be random.
     pub fn generate(seed: u64) -> Self {
-        let count = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
-        // splitmix64's finaliser: spreads consecutive counters over all bits, and is a bijection, so no two collide.
-        let mut mixed = count.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(seed);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        Self(format!("{mixed:016x}").into())
+        Self(format!("{:016x}", next_draw(seed)).into())
     }
 
     /// A caller's id, if it is short and plain enough to be repeated in headers and logs.

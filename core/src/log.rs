@@ -183,9 +183,6 @@ pub struct LogQuery {
 }
 
 impl LogQuery {
-    /// Most lines that `tail` may ask for.
-    pub const MAX_TAIL: usize = 10_000;
-
     /// Everything that is stored of `function`.
     pub fn all(function: FunctionName) -> Self {
         Self {

@@ -23,19 +23,11 @@ pub(crate) fn admin(
             .and_then(|value: &http::HeaderValue| value.to_str().ok())
     };
     match &config.token {
-        Some(token) => {
-            let given = text(header::AUTHORIZATION)
-                .and_then(|value| value.strip_prefix("Bearer "))
-                .unwrap_or_default();
-            if bool::from(given.as_bytes().ct_eq(token.as_bytes())) {
-                Ok(())
-            } else {
-                Err(Failure::new(
-                    ErrorKind::Unauthorized,
-                    "the admin API needs the token: pass --token or set FNCTL_TOKEN",
-                ))
-            }
-        }
+        Some(_) if carries_token(config, headers) => Ok(()),
+        Some(_) => Err(Failure::new(
+            ErrorKind::Unauthorized,
+            "the admin API needs the token: pass --token or set FNCTL_TOKEN",
+        )),
         None if !peer.to_canonical().is_loopback() => Err(Failure::new(
             ErrorKind::Forbidden,
             "without a token the admin API answers on this machine only; set gateway.token (FNCTL_TOKEN) on the server",
@@ -59,6 +51,17 @@ pub(crate) fn admin(
         }
         None => Ok(()),
     }
+}
+
+/// Whether a request carries the platform's token.
+pub(crate) fn carries_token(config: &Config, headers: &HeaderMap) -> bool {
+    let Some(token) = &config.token else {
+        return false;
+    };
+    headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
+        .is_some_and(|given| bool::from(given.as_bytes().ct_eq(token.as_bytes())))
 }
 
 fn is_local_host(host: &str) -> bool {

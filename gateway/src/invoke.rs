@@ -215,6 +215,10 @@ fn guest_request(
     }
     parts.uri = guest_uri(&parts.uri, rest)?;
     remove_hop_by_hop(&mut parts.headers);
+    // The platform's own token is not for guests; a caller's token for the guest is.
+    if identity::carries_token(&shared.config, &parts.headers) {
+        parts.headers.remove(header::AUTHORIZATION);
+    }
     add_own(&mut parts.headers, context);
     // An empty body, the rule for GET, needs no wrapper.
     let body = if body.is_end_stream() {

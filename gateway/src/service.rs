@@ -61,7 +61,6 @@ pub(crate) async fn handle_request(
     let request_id = request_id(request.headers(), shared.seed);
     let root = trace::begin(
         &shared,
-        request_id.draw(),
         request.method(),
         request.uri().path(),
         request.headers(),

@@ -2,6 +2,7 @@
 
 use crate::Shared;
 use crate::service::{Answer, Context};
+use fnctl_core::ids::next_draw;
 use fnctl_core::invocation::StartKind;
 use fnctl_core::trace::{self, Step, Trace, Tracer};
 use http::{HeaderMap, HeaderName, Method};
@@ -9,6 +10,9 @@ use std::sync::Arc;
 
 /// W3C Trace Context, section 3.2.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Most characters of a path on a span.
+const MAX_PATH: usize = 256;
 
 /// Which invocations are recorded, and by whom. None are without it.
 #[derive(Clone)]
@@ -31,13 +35,7 @@ impl std::fmt::Debug for Tracing {
 }
 
 /// Begins the span of an invocation, if it is to be recorded.
-pub(crate) fn begin(
-    shared: &Shared,
-    draw: u64,
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
-) -> Step {
+pub(crate) fn begin(shared: &Shared, method: &Method, path: &str, headers: &HeaderMap) -> Step {
     let Some(tracing) = &shared.backend.tracing else {
         return Step::none();
     };
@@ -47,14 +45,16 @@ pub(crate) fn begin(
     let caller = headers
         .get(TRACEPARENT)
         .and_then(|value| trace::parse_traceparent(value.to_str().ok()?));
-    // Mixed, because the choice between an alias's two versions is made by the same draw: a sample must see both.
-    let draw = draw.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    // Not the request's id: a caller may choose that, and the choice between an alias's two versions hangs on it.
+    let draw = next_draw(shared.seed);
     if !trace::is_sampled(caller.as_ref(), tracing.follow_caller, tracing.ratio, draw) {
         return Step::none();
     }
     let root = Trace::begin(&tracing.tracer, "invoke", caller);
     root.set("http.request.method", || method.to_string());
-    root.set("url.path", || path.to_owned());
+    root.set("url.path", || {
+        path.chars().take(MAX_PATH).collect::<String>()
+    });
     root.set("faas.trigger", || "http");
     root
 }

@@ -29,6 +29,8 @@ use writer::{Command, Reading, Writer};
 const QUEUE: usize = 8_192;
 /// Lines of one function that wait for the writer, so that one flood leaves room for everybody else.
 const QUEUE_PER_FUNCTION: usize = 1_024;
+/// Lines that a function may have waiting whatever the others do.
+const QUEUE_OF_QUIET: usize = 64;
 /// Readers at once.
 const MAX_READERS: usize = 64;
 /// Items on their way to one reader.
@@ -54,11 +56,19 @@ pub(crate) struct Shared {
     queues: DashMap<FunctionName, Arc<Queue>>,
 }
 
-/// One function's share of the writer's queue.
+/// One function's share of the writer's queue. Each line carries it, so that forgetting it upsets no count.
 #[derive(Default)]
-struct Queue {
+pub(crate) struct Queue {
     waiting: AtomicUsize,
     dropped: AtomicU64,
+}
+
+impl Queue {
+    /// A line has left the queue. Returns how many were dropped since the last time.
+    fn taken(&self) -> u64 {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.dropped.swap(0, Ordering::Relaxed)
+    }
 }
 
 struct Metrics {
@@ -98,18 +108,8 @@ impl Shared {
         self.queues.entry(function.clone()).or_default().clone()
     }
 
-    /// A line of this function has left the queue. Returns how many were dropped since the last time.
-    fn taken(&self, function: &FunctionName) -> u64 {
-        let queue = self.queue(function);
-        queue.waiting.fetch_sub(1, Ordering::Relaxed);
-        queue.dropped.swap(0, Ordering::Relaxed)
-    }
-
     fn forget_queue(&self, function: &FunctionName) {
-        // Lines on their way still count; the next removal of the function takes the entry along.
-        self.queues.remove_if(function, |_, queue| {
-            queue.waiting.load(Ordering::Relaxed) == 0
-        });
+        self.queues.remove(function);
     }
 }
 
@@ -168,10 +168,13 @@ impl LogSink for Logs {
     fn write(&self, line: LogLine) {
         let queue = self.shared.queue(&line.function);
         let waiting = queue.waiting.fetch_add(1, Ordering::Relaxed);
-        let sent = waiting < QUEUE_PER_FUNCTION
+        // The last half of the queue is for functions that have little waiting: many floods at once leave it free.
+        let fits = waiting < QUEUE_OF_QUIET
+            || (waiting < QUEUE_PER_FUNCTION && self.commands.capacity() > QUEUE / 2);
+        let sent = fits
             && self
                 .commands
-                .try_send(Command::Line(Box::new(line)))
+                .try_send(Command::Line(Box::new(line), queue.clone()))
                 .is_ok();
         if !sent {
             queue.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -205,7 +208,7 @@ impl LogStore for Logs {
             .flatten()
             .ok_or_else(|| {
                 Failure::new(
-                    ErrorKind::Unavailable,
+                    ErrorKind::Overloaded,
                     "the logs cannot be read now; try again",
                 )
                 .retry_after(Duration::from_secs(1))
@@ -215,7 +218,7 @@ impl LogStore for Logs {
                     .because(error)
             })?;
         let (tx, rx) = mpsc::channel(READER_QUEUE);
-        // Ends with the reader: every send fails once it is gone, and the gateway gives up readers that stall.
+        // Ends with the reader: every send fails once it is gone.
         tokio::spawn(async move {
             let _place = place;
             let out = tx.clone();

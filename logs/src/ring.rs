@@ -72,8 +72,18 @@ impl Ring {
     }
 
     /// Appends whole lines, and makes room for them.
-    pub(crate) fn append(&mut self, lines: &[u8], now_ms: u64) -> io::Result<()> {
+    pub(crate) fn append(&mut self, mut lines: &[u8], now_ms: u64) -> io::Result<()> {
         let full = (self.max_bytes / SEGMENTS).max(1);
+        while !lines.is_empty() {
+            let (piece, rest) = split(lines, usize::try_from(full).unwrap_or(usize::MAX));
+            self.append_piece(piece, full, now_ms)?;
+            lines = rest;
+        }
+        Ok(())
+    }
+
+    /// Appends what is no larger than a segment, unless a single line is.
+    fn append_piece(&mut self, lines: &[u8], full: u64, now_ms: u64) -> io::Result<()> {
         if self
             .segments
             .back()
@@ -83,7 +93,16 @@ impl Ring {
         }
         let mut file = match self.open.take() {
             Some(file) => file,
-            None => self.reopen()?,
+            None => match self.reopen() {
+                // Somebody removed it, to free the disk perhaps.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.begin_segment()?;
+                    self.open
+                        .take()
+                        .ok_or_else(|| io::Error::other("a new segment is open"))?
+                }
+                other => other?,
+            },
         };
         let written = file.write_all(lines);
         // What was written of a failed write is counted, and ended by the repair of the next `reopen`.
@@ -114,10 +133,15 @@ impl Ring {
 
     /// The stored lines, open for reading.
     pub(crate) fn snapshot(&self) -> io::Result<Snapshot> {
-        self.segments
-            .iter()
-            .map(|segment| Ok((File::open(self.path(segment.number))?, segment.bytes)))
-            .collect()
+        let mut files = Vec::new();
+        for segment in &self.segments {
+            match File::open(self.path(segment.number)) {
+                Ok(file) => files.push((file, segment.bytes)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(files)
     }
 
     fn begin_segment(&mut self) -> io::Result<()> {
@@ -148,7 +172,7 @@ impl Ring {
             .read(true)
             .append(true)
             .open(self.path(newest.number))?;
-        if newest.bytes > 0 {
+        if file.metadata()?.len() > 0 {
             let mut last = [0];
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
@@ -189,6 +213,21 @@ impl Ring {
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+/// The lines that fit into `full` bytes, at least one, and the rest.
+fn split(lines: &[u8], full: usize) -> (&[u8], &[u8]) {
+    let fitting = lines.get(..full).unwrap_or(lines);
+    let end = if fitting.len() == lines.len() {
+        lines.len()
+    } else {
+        fitting
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .or_else(|| lines.iter().position(|byte| *byte == b'\n'))
+            .map_or(lines.len(), |at| at + 1)
+    };
+    lines.split_at(end)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -237,6 +276,43 @@ mod tests {
         let mut ring = Ring::open(folder.path().to_owned(), 1 << 20).unwrap();
         ring.append(b"four\n", 2).unwrap();
         assert_eq!(text(&ring), "one\ntwo\nthr\nfour\n");
+    }
+
+    #[test]
+    fn a_burst_larger_than_the_ring_leaves_its_newest_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ring = Ring::open(folder.path().to_owned(), 800).unwrap();
+        let burst: String = (0..1_000)
+            .map(|number| format!("line {number:04}\n"))
+            .collect();
+        ring.append(burst.as_bytes(), 1).unwrap();
+        assert!(ring.bytes() <= 800, "{} bytes", ring.bytes());
+        let text = text(&ring);
+        assert!(text.ends_with("line 0999\n") && text.len() > 600, "{text}");
+        let long = "x".repeat(300) + "\n";
+        ring.append(long.as_bytes(), 2).unwrap();
+        ring.append(b"after\n", 3).unwrap();
+        assert!(self::text(&ring).ends_with("x\nafter\n"));
+    }
+
+    #[test]
+    fn a_segment_that_somebody_removed_costs_only_its_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ring = Ring::open(folder.path().to_owned(), 800).unwrap();
+        for number in 0..30 {
+            ring.append(format!("line {number:04}\n").as_bytes(), 1)
+                .unwrap();
+        }
+        ring.close();
+        for segment in ["000000000001.jsonl", "000000000003.jsonl"] {
+            std::fs::remove_file(folder.path().join(segment)).unwrap();
+        }
+        ring.append(b"after\n", 2).unwrap();
+        let text = text(&ring);
+        assert!(
+            text.starts_with("line 0010\n") && text.ends_with("after\n"),
+            "{text}"
+        );
     }
 
     #[test]

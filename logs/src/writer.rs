@@ -1,8 +1,8 @@
 //! The one thread that writes: it owns every ring, and is the one point where lines, readers and removals have an order.
 //! So a reader that follows gets each line once: what is stored before it came from the files, the rest live.
 
-use crate::Shared;
 use crate::ring::{Ring, Snapshot};
+use crate::{Queue, Shared};
 use fnctl_core::ids::FunctionName;
 use fnctl_core::log::{LogItem, LogLevel, LogLine, LogQuery, LogSource, now_ms};
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ const BATCH: usize = 1024;
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 pub(crate) enum Command {
-    Line(Box<LogLine>),
+    Line(Box<LogLine>, Arc<Queue>),
     Read(LogQuery, oneshot::Sender<io::Result<Reading>>),
     Forget(FunctionName),
     /// Ends the stream of whoever follows.
@@ -72,7 +72,7 @@ impl Writer {
             }
             for command in batch.drain(..) {
                 match command {
-                    Command::Line(line) => self.take(&line),
+                    Command::Line(line, queue) => self.take(&line, queue.taken()),
                     Command::Read(query, answer) => {
                         self.write_pending();
                         let reading = self.reading(query);
@@ -95,8 +95,8 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, line: &LogLine) {
-        let dropped = self.shared.taken(&line.function);
+    /// Takes a line in, and word of those before it that were `dropped`.
+    fn take(&mut self, line: &LogLine, dropped: u64) {
         if dropped > 0 {
             let notice = LogLine {
                 level: LogLevel::Warn,
@@ -129,7 +129,6 @@ impl Writer {
         if serde_json::to_writer(&mut *buffer, line).is_ok() {
             buffer.push(b'\n');
         }
-        self.shared.metrics.written.inc();
     }
 
     fn write_pending(&mut self) {
@@ -143,8 +142,14 @@ impl Writer {
                 outcome
             });
             self.shared.metrics.bytes.add(grown);
-            if let Err(error) = written {
-                self.complain(&function, &error);
+            // A JSON text holds no line end, so these are the lines.
+            let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+            match written {
+                Ok(()) => self.shared.metrics.written.inc_by(count),
+                Err(error) => {
+                    self.shared.metrics.dropped.inc_by(count);
+                    self.complain(&function, &error);
+                }
             }
         }
         if self
@@ -180,7 +185,9 @@ impl Writer {
                 tx,
                 skipped: 0,
             };
-            self.followers.entry(function).or_default().push(follower);
+            let followers = self.followers.entry(function).or_default();
+            followers.retain(|other| !other.tx.is_closed());
+            followers.push(follower);
             rx
         });
         Ok(Reading { stored, live })
@@ -215,11 +222,19 @@ impl Writer {
         let mut failed = None;
         let mut bytes = 0;
         for function in stored_functions(&self.shared.config.folder) {
+            let mut empty = false;
             let expired = self.ring(&function).and_then(|ring| {
                 let outcome = ring.expire(now, max_age);
                 bytes += signed(ring.bytes());
+                empty = ring.bytes() == 0;
                 outcome
             });
+            if empty {
+                // A function that is gone, or silent for long: nothing of it stays behind. The folder is empty.
+                let _ = std::fs::remove_dir(self.shared.config.folder.join(function.as_str()));
+                self.rings.remove(&function);
+                self.shared.forget_queue(&function);
+            }
             if let Err(error) = expired {
                 failed = Some((function, error));
             }

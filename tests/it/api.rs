@@ -173,3 +173,32 @@ async fn with_a_token_the_admin_api_needs_it_and_invocations_do_not() {
     assert_eq!(with.status, 200);
     assert_eq!(platform.call("nobody").await.status, 404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_platforms_token_never_reaches_a_guest_and_a_callers_own_does() {
+    let mut platform = TestPlatform::start().await;
+    platform.deploy(Deployment::new("probe", probe())).await;
+    platform = platform
+        .restart_with(|config| config.gateway.token = Some("s3cret".into()))
+        .await;
+    let seen = async |authorization: &str| {
+        let headers = [("authorization", authorization), ("x-fnctl-report", "1")];
+        platform
+            .client
+            .send(Method::GET, "/fn/probe/headers", &headers, "")
+            .await
+            .ok()
+            .text()
+    };
+    let owner = seen("Bearer s3cret").await;
+    assert!(
+        !owner.contains("authorization") && !owner.contains("s3cret"),
+        "{owner}"
+    );
+    let caller = seen("Bearer the guest's own").await;
+    assert!(
+        caller.contains("authorization: Bearer the guest's own"),
+        "{caller}"
+    );
+    assert!(!caller.contains("x-fnctl-report"), "{caller}");
+}

@@ -85,7 +85,13 @@ impl TestPlatform {
     }
 
     /// Stops the platform and starts another on the same data.
-    pub async fn restart(mut self) -> Self {
+    pub async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// Stops the platform and starts another on the same data, with some settings changed.
+    pub async fn restart_with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
         assert!(
             self.platform.take().expect("it runs").drain().await,
             "everything finished"

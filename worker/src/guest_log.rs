@@ -185,10 +185,12 @@ impl LogState {
     }
 
     fn line(&self, level: LogLevel, source: LogSource, context: &str, text: &str) {
+        // One line stays one line there, whatever the guest puts into it.
+        let shown = text.replace(['\n', '\r'], "\\n");
         tracing::info!(
             target: "guest", function = %self.version.function, version = self.version.number.0,
             request_id = self.request.as_ref().map(RequestId::as_str), stream = source.as_str(),
-            level = level.as_str(), "{text}"
+            level = level.as_str(), "{shown}"
         );
         self.sink.write(LogLine {
             time_ms: now_ms(),

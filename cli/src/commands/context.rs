@@ -34,7 +34,7 @@ enum Action {
         #[arg(value_parser = context_name)]
         name: String,
         /// Its address.
-        #[arg(value_name = "URL", value_parser = server_url)]
+        #[arg(value_name = "URL", value_parser = crate::target::Unechoed(server_url))]
         url: String,
         /// Read the token from this file each time.
         #[arg(long, value_name = "FILE", conflicts_with_all = ["token_stdin", "token"])]

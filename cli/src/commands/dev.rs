@@ -130,11 +130,13 @@ fn config(args: &DevArgs, data: &Path) -> anyhow::Result<Config> {
 /// Runs the platform and the developer's loop until a signal comes or the loop cannot go on.
 async fn serve(
     out: Output,
-    config: Config,
+    mut config: Config,
     developer: impl FnOnce(Client) -> Developer,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // No file: whoever develops is on this machine, and nothing of dev is to stay.
+    config.token_file = None;
     let token = match &config.gateway.token {
         Some(text) => Some(
             text.parse()

@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::args::{ServeArgs, SettingsArgs};
 use crate::logging;
+use crate::output::PipeGone;
 use anyhow::Context;
 use fnctl_platform::settings::{self, Loaded};
 use fnctl_platform::{Config, Platform};
@@ -53,10 +54,18 @@ async fn serve(app: &App, config: Config) -> anyhow::Result<bool> {
     let address = platform.address();
     tracing::info!(%address, data, "fnctl is ready");
     let ready = serde_json::json!({ "address": format!("http://{address}"), "data": data });
-    app.out.item(&ready, |page| {
+    let told = app.out.item(&ready, |page| {
         page.line(format!(
             "fnctl is ready on http://{address} (data in {data}); stop it with Ctrl-C"
         ));
+    });
+    // A platform serves on, whoever has stopped reading what it says.
+    told.or_else(|error| {
+        if error.is::<PipeGone>() {
+            Ok(())
+        } else {
+            Err(error)
+        }
     })?;
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM"),

@@ -30,6 +30,11 @@ pub(crate) enum Format {
     Yaml,
 }
 
+/// Whoever read stdout has gone, as `head` does: the command ends, and that is no failure.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the output any more")]
+pub(crate) struct PipeGone;
+
 /// The flags about printing, on every command.
 #[derive(Args, Debug, Clone, Copy, Default)]
 #[command(next_help_heading = "Global options")]
@@ -105,7 +110,7 @@ impl Output {
     pub(crate) fn raw(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(PipeGone.into()),
             other => Ok(other?),
         }
     }

@@ -169,7 +169,8 @@ impl NnContext {
 
     /// Keeps a tensor for the guest, if it fits what the guest may have kept.
     pub(crate) fn hold(&mut self, tensor: Tensor) -> Result<HeldTensor, InferenceError> {
-        let bytes = tensor.data.len() as u64;
+        // A shape costs the host memory as well, and may be all that there is.
+        let bytes = (tensor.data.len() + size_of_val(tensor.dimensions.as_slice())) as u64;
         let charge = Charge {
             held: self.held.clone(),
             bytes,
@@ -252,7 +253,7 @@ impl NnContext {
         inputs: Vec<(String, Tensor)>,
     ) -> Result<Computed, InferenceError> {
         let step = self.trace.step("compute");
-        step.set_words("fnctl.inputs", inputs.iter().map(describe));
+        step.set_words("fnctl.inputs", inputs.iter().take(16).map(describe));
         let since = Instant::now();
         let request = Compute {
             session: model.session,
@@ -277,7 +278,12 @@ fn note_failure(step: &Step, error: Option<&InferenceError>) {
 /// An input as a trace shows it: name, type and shape, no values.
 fn describe((name, tensor): &(String, Tensor)) -> String {
     let name: String = name.chars().take(64).collect();
-    format!("{name} {} {:?}", tensor.ty.as_str(), tensor.dimensions)
+    // Nobody has checked the tensor yet.
+    let shape = tensor
+        .dimensions
+        .get(..Tensor::MAX_RANK)
+        .unwrap_or(&tensor.dimensions);
+    format!("{name} {} {shape:?}", tensor.ty.as_str())
 }
 
 /// Which encodings and targets this host serves. A GPU that is asked for and absent is refused, not replaced.

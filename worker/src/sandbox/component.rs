@@ -89,9 +89,8 @@ impl ComponentSandbox {
         let state = ComponentState::new(&version, nn, log, template.engine.tick);
         let mut store = Store::new(&template.engine.engine, state);
         state::arm(&mut store, version.config.memory.as_usize());
-        if let HandlerIndices::P3(_) = component.handler {
-            p3::arm(&mut store);
-        }
+        // A 0.2 handler may import what is of 0.3, too.
+        p3::arm(&mut store);
         let running = template.engine.running();
         let instance = match component.pre.instantiate_async(&mut store).await {
             Ok(instance) => instance,

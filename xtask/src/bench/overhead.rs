@@ -45,15 +45,18 @@ pub(crate) fn measure(
 ) -> anyhow::Result<()> {
     let plain = server(program, &[])?;
     let watched = server(program, &[])?;
-    let follower = Follower::start(program, &watched, "echo")?;
-    row(
+    // The same process with and without: two processes of one program differ by more than this costs.
+    let target = load(&watched, "/fn/echo");
+    let followed = |seconds| {
+        let _follower = Follower::start(program, &watched, "echo")?;
+        load::run(&target, seconds)
+    };
+    let figures = load::side_by_side(rounds, seconds, followed, Some(&target))?;
+    report.throughput(
         "echo, 32 connections, a log follower",
-        ("/fn/echo", &watched),
-        &plain,
-        (rounds, seconds),
-        report,
-    )?;
-    drop(follower);
+        &figures,
+        "unwatched",
+    );
     let follower = Follower::start(program, &watched, "echo-logged")?;
     row(
         "echo, 32 connections, a line per request, followed",
@@ -94,6 +97,15 @@ fn server(program: &Path, settings: &[&str]) -> anyhow::Result<Server> {
     Ok(server)
 }
 
+fn load(server: &Server, path: &str) -> Target {
+    Target {
+        url: server.url(path),
+        connections: 32,
+        body: None,
+        pid: server.pid(),
+    }
+}
+
 fn row(
     what: &str,
     (path, watched): (&str, &Server),
@@ -101,13 +113,7 @@ fn row(
     (rounds, seconds): (usize, u32),
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let target = |server: &Server, path: &str| Target {
-        url: server.url(path),
-        connections: 32,
-        body: None,
-        pid: server.pid(),
-    };
-    let (ours, base) = (target(watched, path), target(plain, "/fn/echo"));
+    let (ours, base) = (load(watched, path), load(plain, "/fn/echo"));
     load::run(&base, 1)?;
     let figures = load::side_by_side(
         rounds,
