@@ -21,12 +21,13 @@ static LOCK: &str = include_str!("../../examples/Cargo.lock");
 /// What tools write into source folders; never part of a project.
 const LEFTOVERS: [&str; 4] = ["target", "node_modules", "__pycache__", ".venv"];
 /// Crates of every Rust project, which its own crate cannot be called like, and names that Rust keeps for itself.
-const TAKEN: [&str; 48] = [
+const TAKEN: [&str; 56] = [
     "abstract", "alloc", "as", "async", "await", "become", "box", "break", "const", "continue",
-    "core", "crate", "do", "dyn", "else", "enum", "extern", "false", "final", "fn", "for", "if",
-    "impl", "in", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub",
-    "ref", "return", "self", "serde", "static", "std", "struct", "super", "test", "trait", "true",
-    "type", "use", "where",
+    "core", "crate", "do", "dyn", "else", "enum", "extern", "false", "final", "fn", "for", "gen",
+    "if", "impl", "in", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv",
+    "pub", "ref", "return", "self", "serde", "static", "std", "struct", "super", "test", "trait",
+    "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while",
+    "yield",
 ];
 
 /// One template.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Commands, flags and their fixed values are completed; names of functions are not.\n\nInstall, for one user:\n  bash   fnctl completions bash > ~/.local/share/bash-completion/completions/fnctl   (needs the package bash-completion)\n  zsh    fnctl completions zsh > ~/.zfunc/_fnctl   (with `fpath+=~/.zfunc; autoload -Uz compinit; compinit` in ~/.zshrc)\n  fish   fnctl completions fish > ~/.config/fish/completions/fnctl.fish\n\nExamples:\n  source <(fnctl completions bash)      # this shell only\n  source <(fnctl completions zsh)       # this shell only, after compinit\n  fnctl completions fish | source       # this shell only"
+    after_help = "Commands, flags and their fixed values are completed; names of functions are not.\n\nInstall, for one user:\n  bash   fnctl completions bash > ~/.local/share/bash-completion/completions/fnctl   (needs the package bash-completion)\n  zsh    mkdir -p ~/.zfunc && fnctl completions zsh > ~/.zfunc/_fnctl   (with `fpath+=~/.zfunc; autoload -Uz compinit; compinit` in ~/.zshrc)\n  fish   fnctl completions fish > ~/.config/fish/completions/fnctl.fish\n\nExamples:\n  source <(fnctl completions bash)      # this shell only\n  source <(fnctl completions zsh)       # this shell only, after compinit\n  fnctl completions fish | source       # this shell only"
 )]
 pub(crate) struct CompletionsArgs {
     /// The shell.
