@@ -17,6 +17,8 @@ const FOLLOWER_QUEUE: usize = 1024;
 const MAX_OPEN: usize = 64;
 /// Most commands taken at once, so that a flood is written in few calls.
 const BATCH: usize = 1024;
+/// How long lines gather before they are written together. A follower sees them that much later.
+const GATHER: Duration = Duration::from_millis(2);
 /// How often a failing disk is complained about.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -92,6 +94,8 @@ impl Writer {
                 }
             }
             self.write_pending();
+            // Lines gather meanwhile: waking this thread for each would cost its writer more than the line does.
+            std::thread::park_timeout(GATHER);
         }
     }
 
