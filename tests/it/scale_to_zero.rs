@@ -92,22 +92,24 @@ async fn a_burst_over_minilm_gives_its_memory_back() {
             reply.ok();
         }
     };
-    // Once to pay for what is loaded only once, then once to measure.
-    burst().await;
-    eventually("everything is reaped", at_zero).await;
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    // First to pay for what is loaded only once, and for the arenas that the allocator makes for each thread it sees at
+    // work; then to measure. Memory is handed back in the housekeeping round after the last session has gone.
+    for _ in 0..2 {
+        burst().await;
+        eventually("everything is reaped", at_zero).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
     let before = resident_bytes(std::process::id());
     burst().await;
     let during = resident_bytes(std::process::id());
     eventually("everything is reaped", at_zero).await;
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    let after = resident_bytes(std::process::id());
     assert!(
         during > before + (40 << 20),
         "the burst takes memory: {before} -> {during}"
     );
-    assert!(
-        after < before + before / 5,
-        "and gives it back: {before} -> {during} -> {after}"
-    );
+    let limit = before + before / 5;
+    eventually("the memory is given back", || {
+        resident_bytes(std::process::id()) < limit
+    })
+    .await;
 }
