@@ -86,7 +86,9 @@ fn distribution(area: &Area<'_>, samples: &ColdStarts) -> anyhow::Result<()> {
     let smallest = sorted.iter().filter_map(|values| values.first());
     let largest = sorted.iter().filter_map(|values| values.last());
     let from = smallest.copied().fold(f64::INFINITY, f64::min).max(0.001) / 1.5;
-    let to = largest.copied().fold(0.0, f64::max) * 4.0;
+    // The text beside the last curve needs two fifths of the width, whatever the curves are.
+    let last = largest.copied().fold(0.0, f64::max);
+    let to = last.max(from) * (last / from).max(4.0).powf(0.6);
     let mut chart = ChartBuilder::on(area)
         .margin_left(16)
         .margin_right(24)
@@ -235,8 +237,11 @@ fn notes(samples: &ColdStarts) -> [String; 3] {
         .collect();
     [
         format!(
-            "Compiled code in memory; the middle one of {} runs: {}.",
-            samples.runs,
+            "Compiled code in memory; {}: {}.",
+            match samples.runs {
+                1 => "one run".to_owned(),
+                runs => format!("the middle one of {runs} runs"),
+            },
             counts.join(", ")
         ),
         format!(
