@@ -84,7 +84,7 @@ impl Metrics {
             written: IntCounter::new("fnctl_log_lines_total", "Log lines of functions, stored.")?,
             dropped: IntCounter::new(
                 "fnctl_log_lines_dropped_total",
-                "Log lines of functions that came faster than they can be stored.",
+                "Log lines of functions that were lost: too fast to be stored, or refused by the disk.",
             )?,
             failed: IntCounter::new(
                 "fnctl_log_write_failures_total",
