@@ -13,6 +13,8 @@ pub mod inference;
 pub mod invocation;
 pub mod log;
 pub mod ports;
+pub mod scaling;
+pub mod schedule;
 pub mod task;
 pub mod trace;
 pub mod units;

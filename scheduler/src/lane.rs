@@ -264,7 +264,7 @@ impl VersionPool {
     /// A start that was counted has failed.
     pub(crate) fn start_failed(&self, failure: Failure) {
         let told = self.state.lock().start_failed();
-        if let Some(waiter) = told {
+        for waiter in told {
             // Whoever has left meanwhile needs no telling; the next start is for the next one.
             let _ = waiter.send(Err(failure.clone()));
         }

@@ -5,15 +5,22 @@
 //! leased and idle; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
 //! a lock is held.
 
+pub mod admission;
+pub mod autoscaler;
 mod body;
 mod config;
+pub mod fair;
+mod gate;
 mod instance;
 mod lane;
 mod lease;
 pub mod limit;
+pub mod memory;
 mod metrics;
 mod observe;
 pub mod pool;
+pub mod reserved;
+pub mod service_rate;
 #[cfg(test)]
 mod tests;
 
