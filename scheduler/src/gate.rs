@@ -49,6 +49,13 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 pub(crate) struct Pass(Option<(Arc<Gate>, Arc<Flow>)>);
 
+impl Pass {
+    /// Gate and flow, without giving the pass back: that is now the caller's, with [`Gate::leave`].
+    pub(crate) fn into_parts(mut self) -> Option<(Arc<Gate>, Arc<Flow>)> {
+        self.0.take()
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
         if let Some((gate, flow)) = self.0.take() {

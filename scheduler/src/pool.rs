@@ -220,17 +220,15 @@ impl<S, W> PoolState<S, W> {
         }
     }
 
-    /// Takes out the instances that have been idle for `keep_alive`, but leaves as many as the floor says.
-    pub fn expire(&mut self, now: Instant, keep_alive: Duration) -> Vec<S> {
-        let spare = self.spare();
-        // The stack's bottom has been idle longest.
-        let expired = self
-            .idle
-            .iter()
-            .take_while(|idle| now.saturating_duration_since(idle.since) >= keep_alive)
-            .count();
+    /// Takes out the instances whose time has come, as `until` says of each, but leaves as many as the floor says.
+    pub fn expire(&mut self, now: Instant, until: impl Fn(&Idle<S>) -> Instant) -> Vec<S> {
+        let mut spare = self.spare();
         self.idle
-            .drain(..expired.min(spare))
+            .extract_if(.., |idle| {
+                let goes = spare > 0 && until(idle) <= now;
+                spare -= usize::from(goes);
+                goes
+            })
             .map(|idle| idle.instance)
             .collect()
     }
@@ -241,11 +239,11 @@ impl<S, W> PoolState<S, W> {
     }
 
     /// When the next instance could expire.
-    pub fn next_expiry(&self, keep_alive: Duration) -> Option<Instant> {
+    pub fn next_expiry(&self, until: impl Fn(&Idle<S>) -> Instant) -> Option<Instant> {
         if self.spare() == 0 {
             return None;
         }
-        self.idle.first().map(|idle| idle.since + keep_alive)
+        self.idle.iter().map(until).min()
     }
 
     /// Since when the longest idle instance that is not provisioned has been idle.
