@@ -43,7 +43,7 @@ impl Queue {
         let (Some(wait), Some(holds)) = (self.expected_wait(), self.holds) else {
             return Verdict::Wait;
         };
-        if wait > patience || wait + holds > remaining {
+        if wait >= patience || wait + holds > remaining {
             Verdict::TooLate(wait)
         } else {
             Verdict::Wait
@@ -77,6 +77,7 @@ mod tests {
         for (queue, remaining, patience, verdict) in [
             (queue(0, 1, 100), 1000, 1000, Verdict::Wait),
             (queue(7, 1, 100), 1000, 1000, Verdict::Wait),
+            (queue(9, 1, 100), 9000, 1000, Verdict::TooLate(ms(1000))),
             // Its turn comes after 1000 ms, its answer after 1100.
             (queue(9, 1, 100), 1099, 2000, Verdict::TooLate(ms(1000))),
             (queue(9, 1, 100), 1100, 2000, Verdict::Wait),

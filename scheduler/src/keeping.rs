@@ -1,8 +1,9 @@
 //! Which version of each function is live, and what its configuration and schedule ask to be kept.
 //!
-//! This is all that is held of a function that is at zero: a name and a shared version.
+//! This is all that is held of a function that is at zero: a name, a shared version, and a few measured numbers.
 
 use crate::config::Clock;
+use crate::lane::Measured;
 use dashmap::DashMap;
 use fnctl_core::FunctionName;
 use fnctl_core::schedule::{Asked, Window};
@@ -16,6 +17,8 @@ pub(crate) struct Live {
     versions: DashMap<FunctionName, Arc<Version>>,
     /// Of those that may have instances without being called, the windows of their schedules.
     kept: Mutex<HashMap<FunctionName, Vec<Window>>>,
+    /// What was measured of versions that are live and at zero.
+    measured: DashMap<VersionKey, Measured>,
     clock: Clock,
 }
 
@@ -24,6 +27,7 @@ impl Live {
         Self {
             versions: DashMap::new(),
             kept: Mutex::default(),
+            measured: DashMap::new(),
             clock,
         }
     }
@@ -31,7 +35,10 @@ impl Live {
     /// `version` answers for its function from now on.
     pub(crate) fn set(&self, version: &Arc<Version>) {
         let function = &version.function;
-        self.versions.insert(function.clone(), version.clone());
+        let before = self.versions.insert(function.clone(), version.clone());
+        if let Some(before) = before.filter(|before| before.number != version.number) {
+            self.measured.remove(&before.key());
+        }
         let mut kept = self.kept.lock();
         if version.config.is_kept() {
             let compile = |window| match Window::compile(window) {
@@ -54,6 +61,7 @@ impl Live {
         let removed = self
             .versions
             .remove_if(&key.function, |_, live| live.number == key.number);
+        self.measured.remove(key);
         if removed.is_some() {
             self.kept.lock().remove(&key.function);
         }
@@ -64,14 +72,28 @@ impl Live {
         self.versions.get(function).map(|live| live.value().clone())
     }
 
+    fn is_live(&self, version: &Version) -> bool {
+        let live = self.versions.get(&version.function);
+        live.is_some_and(|live| live.number == version.number)
+    }
+
+    /// Keeps what was measured of a version whose pool goes, if it is live.
+    pub(crate) fn remember(&self, version: &Version, measured: Measured) {
+        if self.is_live(version) {
+            self.measured.insert(version.key(), measured);
+        }
+    }
+
+    /// What was measured before.
+    pub(crate) fn recall(&self, version: &Version) -> Measured {
+        let measured = self.measured.get(&version.key());
+        measured.map(|measured| *measured).unwrap_or_default()
+    }
+
     /// What is asked for a version now: by configuration and windows together, and by the windows. Nothing if it is not
     /// the live one.
     pub(crate) fn asked(&self, version: &Version) -> (Asked, Asked) {
-        let is_live = self
-            .versions
-            .get(&version.function)
-            .is_some_and(|live| live.number == version.number);
-        if !is_live {
+        if !self.is_live(version) {
             return Default::default();
         }
         let base = Asked {

@@ -10,6 +10,7 @@ use crate::memory::Footprint;
 use crate::metrics::{NoTurn, VersionMetrics};
 use crate::node::{Admitted, Flows, Node};
 use crate::pool::{Place, Take};
+use crate::service_rate::Pace;
 use fnctl_core::config::{FunctionConfig, Isolation};
 use fnctl_core::ids::{FunctionName, VersionNumber};
 use fnctl_core::invocation::StartKind;
@@ -168,6 +169,11 @@ impl Lane {
         }
     }
 
+    /// Callers that wait for a permit.
+    pub(crate) fn queued(&self) -> usize {
+        self.limit.queued()
+    }
+
     /// The pool of a version; nothing if the lane has been taken away.
     pub(crate) fn pool(
         &self,
@@ -230,6 +236,14 @@ fn throttled(message: &'static str) -> Failure {
 
 /// What a waiting caller is handed.
 pub(crate) type Handed = Result<Lease, Failure>;
+
+/// What was measured of a version. It outlives the pool, so that a herd on a function at zero meets what is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Measured {
+    pace: Pace,
+    cost: u64,
+    footprint: Footprint,
+}
 
 /// The pool of one version.
 pub(crate) struct VersionPool {
@@ -303,14 +317,17 @@ impl VersionPool {
     pub(crate) fn new(
         version: Arc<Version>,
         metrics: Arc<VersionMetrics>,
+        measured: Measured,
         start: impl Fn(Arc<VersionPool>) + Send + Sync + 'static,
     ) -> Self {
+        let mut books = Books::new(&version.config, Instant::now());
+        books.state.set_pace(measured.pace);
         Self {
-            books: Mutex::new(Books::new(&version.config, Instant::now())),
+            books: Mutex::new(books),
             version,
             metrics,
-            cost: AtomicU64::new(0),
-            footprint: Mutex::default(),
+            cost: AtomicU64::new(measured.cost),
+            footprint: Mutex::new(measured.footprint),
             provisioning: watch::Sender::new(Ok(())),
             backoff: Mutex::default(),
             start: Box::new(start),
@@ -318,11 +335,12 @@ impl VersionPool {
         }
     }
 
-    /// An idle instance, or a place in the queue for one.
-    pub(crate) fn checkout(self: &Arc<Self>) -> Checkout {
+    /// An idle instance, or a place in the queue for one. `behind` callers wait for a permit.
+    pub(crate) fn checkout(self: &Arc<Self>, behind: usize) -> Checkout {
         let mut channel = None;
         let taken = self.change(|books, now| {
             books.call();
+            books.state.set_behind(behind);
             let taken = books.state.take(|| {
                 let (tx, rx) = oneshot::channel();
                 channel = Some(rx);
@@ -381,7 +399,10 @@ impl VersionPool {
 
     /// A start that was counted has failed.
     pub(crate) fn start_failed(&self, failure: Failure) {
-        let told = self.change(|books, _| books.state.start_failed());
+        let told = self.change(|books, _| match failure.kind {
+            ErrorKind::NodeFull => books.state.start_refused(),
+            _ => books.state.start_failed(),
+        });
         for waiter in told {
             // Whoever has left meanwhile needs no telling; the next start is for the next one.
             let _ = waiter.send(Err(failure.clone()));
@@ -552,6 +573,15 @@ impl VersionPool {
     pub(crate) fn expected_memory(&self) -> u64 {
         let declared = self.version.config.memory.bytes();
         self.footprint.lock().expected(declared)
+    }
+
+    /// What was measured of this version, to be kept when the pool goes.
+    pub(crate) fn summary(&self) -> Measured {
+        Measured {
+            pace: self.books.lock().state.pace(),
+            cost: self.cost.load(Ordering::Relaxed),
+            footprint: *self.footprint.lock(),
+        }
     }
 
     /// Pretends that runs and starts took so long.

@@ -127,8 +127,11 @@ impl Scheduler {
                 reaped += expired.len();
                 pool.metrics.reaped(expired.len());
                 drop(expired);
-                if lane.close_pool_if_unused(&pool) && pool.is_demoted() {
-                    inner.metrics.forget(&pool.version.key());
+                if lane.close_pool_if_unused(&pool) {
+                    inner.live.remember(&pool.version, pool.summary());
+                    if pool.is_demoted() {
+                        inner.metrics.forget(&pool.version.key());
+                    }
                 }
             }
         }
@@ -148,6 +151,30 @@ impl Scheduler {
     /// Tells what the sessions of models take now, in bytes: they share the node's memory with instances.
     pub fn set_session_memory(&self, bytes: u64) {
         self.inner.node.memory.set_sessions(bytes);
+    }
+
+    /// Admits, checks an idle instance out and gives all back, without a guest: what a warm request costs here. Says
+    /// whether there was one. For the benchmark.
+    #[doc(hidden)]
+    pub fn try_warm(&self, version: &Arc<Version>) -> bool {
+        let inner = &self.inner;
+        let now = Instant::now();
+        let (lane, pool) = inner.pool_of(version);
+        let admit = lane.admit(&pool, now + Duration::from_secs(1), &inner.node);
+        let mut admit = std::pin::pin!(admit);
+        let mut ctx = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::future::Future::poll(admit.as_mut(), &mut ctx) {
+            std::task::Poll::Ready(Ok((mut permit, admitted))) => {
+                let lane::Checkout::Lease(lease) = pool.checkout(lane.queued()) else {
+                    return false;
+                };
+                lease.release(true);
+                permit.served(Instant::now(), Duration::ZERO);
+                drop((admitted, permit));
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Functions of which anything is held besides the name of their live version.
@@ -255,6 +282,7 @@ impl Inner {
             VersionPool::new(
                 version.clone(),
                 Arc::new(self.metrics.of(&version.key())),
+                self.live.recall(version),
                 move |pool| {
                     if let Some(this) = this.upgrade() {
                         this.spawn_start(pool);

@@ -8,6 +8,7 @@ use crate::service_rate::Average;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -101,7 +102,24 @@ impl<W> LimitState<W> {
 
 /// A [`LimitState`] that callers can wait on.
 #[derive(Debug, Clone)]
-pub(crate) struct ConcurrencyLimit(Arc<Mutex<Limited>>);
+pub(crate) struct ConcurrencyLimit(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limited: Mutex<Limited>,
+    /// Length of the queue, to be read without the lock.
+    queued: AtomicUsize,
+}
+
+impl Shared {
+    fn change<R>(&self, change: impl FnOnce(&mut Limited) -> R) -> R {
+        let mut limited = self.limited.lock();
+        let outcome = change(&mut limited);
+        self.queued
+            .store(limited.state.queued(), Ordering::Relaxed);
+        outcome
+    }
+}
 
 #[derive(Debug)]
 struct Limited {
@@ -177,17 +195,22 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         // A permit that was sent meanwhile is in the receiver and gives itself back when that is dropped.
-        self.limit.0.lock().state.leave(self.number);
+        self.limit
+            .0
+            .change(|limited| limited.state.leave(self.number));
     }
 }
 
 impl ConcurrencyLimit {
     pub(crate) fn new(limit: usize, max_queue: usize) -> Self {
-        Self(Arc::new(Mutex::new(Limited {
-            state: LimitState::new(limit, max_queue),
-            holds: Average::default(),
-            closed: false,
-        })))
+        Self(Arc::new(Shared {
+            limited: Mutex::new(Limited {
+                state: LimitState::new(limit, max_queue),
+                holds: Average::default(),
+                closed: false,
+            }),
+            queued: AtomicUsize::new(0),
+        }))
     }
 
     fn permit(&self, now: Instant) -> Permit {
@@ -204,7 +227,7 @@ impl ConcurrencyLimit {
         now: Instant,
         judge: impl FnOnce(&Queue) -> Verdict,
     ) -> Result<Permit, Denied> {
-        let mut limited = self.0.lock();
+        let mut limited = self.0.limited.lock();
         if limited.closed {
             return Err(Denied::Closed);
         }
@@ -221,23 +244,27 @@ impl ConcurrencyLimit {
         let (tx, permit) = oneshot::channel();
         match limited.state.admit(tx) {
             Admission::Granted => Ok(self.permit(now)),
-            Admission::Queued(number) => Err(Denied::Queued(Ticket {
-                limit: self.clone(),
-                number,
-                permit,
-            })),
+            Admission::Queued(number) => {
+                self.0
+                    .queued
+                    .store(limited.state.queued(), Ordering::Relaxed);
+                Err(Denied::Queued(Ticket {
+                    limit: self.clone(),
+                    number,
+                    permit,
+                }))
+            }
             Admission::Full(_) => Err(Denied::Full(queue.retry_after())),
         }
     }
 
     fn release(&self, used: Option<Duration>) {
-        let mut next = {
-            let mut limited = self.0.lock();
+        let mut next = self.0.change(|limited| {
             if let Some(used) = used {
                 limited.holds.add(used);
             }
             limited.state.release()
-        };
+        });
         while let Some(waiter) = next {
             next = self.wake(waiter);
         }
@@ -250,13 +277,15 @@ impl ConcurrencyLimit {
             Err(mut refused) => {
                 // Not dropped as a permit: that would call `release` again from here, once per waiter that left.
                 refused.limit = None;
-                self.0.lock().state.release()
+                self.0.change(|limited| limited.state.release())
             }
         }
     }
 
     pub(crate) fn resize(&self, limit: usize, max_queue: usize) {
-        let admitted = self.0.lock().state.resize(limit, max_queue);
+        let admitted = self
+            .0
+            .change(|limited| limited.state.resize(limit, max_queue));
         for waiter in admitted {
             let mut next = self.wake(waiter);
             while let Some(waiter) = next {
@@ -267,19 +296,24 @@ impl ConcurrencyLimit {
 
     /// Closes it if nobody holds or wants a permit; says whether it is closed.
     pub(crate) fn close_if_unused(&self) -> bool {
-        let mut limited = self.0.lock();
+        let mut limited = self.0.limited.lock();
         limited.closed |= limited.state.in_flight() == 0 && limited.state.queued() == 0;
         limited.closed
     }
 
     /// When a refused caller may try again.
     pub(crate) fn retry_after(&self) -> Duration {
-        self.0.lock().queue().retry_after()
+        self.0.limited.lock().queue().retry_after()
+    }
+
+    /// Callers waiting.
+    pub(crate) fn queued(&self) -> usize {
+        self.0.queued.load(Ordering::Relaxed)
     }
 
     /// Permits out, and how many there are.
     pub(crate) fn fill(&self) -> (usize, usize) {
-        let limited = self.0.lock();
+        let limited = self.0.limited.lock();
         (limited.state.in_flight(), limited.state.limit)
     }
 }

@@ -60,6 +60,8 @@ pub struct PoolState<S, W> {
     /// Most instances.
     max: usize,
     pace: Pace,
+    /// Callers that wait elsewhere for those here to be served.
+    behind: usize,
     /// Since when callers wait without anything happening for them.
     stalled: Option<Instant>,
     closed: bool,
@@ -78,6 +80,7 @@ impl<S, W> Default for PoolState<S, W> {
             floor: 0,
             max: usize::MAX,
             pace: Pace::default(),
+            behind: 0,
             stalled: None,
             closed: false,
         }
@@ -110,7 +113,13 @@ impl<S, W> PoolState<S, W> {
         if self.closed {
             return 0;
         }
-        starts(self.waiting.len(), self.busy, self.starting, &self.pace)
+        let waiting = self.waiting.len();
+        if waiting == 0 {
+            return 0;
+        }
+        // Those behind make the queue longer, but nobody is here to take an instance for them yet.
+        starts(waiting + self.behind, self.busy, self.starting, &self.pace)
+            .min(waiting.saturating_sub(self.starting))
             .min(self.max.saturating_sub(self.total()))
     }
 
@@ -150,8 +159,18 @@ impl<S, W> PoolState<S, W> {
     }
 
     /// What was measured.
-    pub fn pace(&self) -> &Pace {
-        &self.pace
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// Says how many callers wait elsewhere for those here to be served.
+    pub fn set_behind(&mut self, callers: usize) {
+        self.behind = callers;
+    }
+
+    /// Sets what was measured before.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 
     /// A waiting caller leaves. An instance that is being started for it comes all the same, and becomes idle.
@@ -182,6 +201,16 @@ impl<S, W> PoolState<S, W> {
             .drain(..told)
             .map(|(_, waiter)| waiter)
             .collect()
+    }
+
+    /// The node had no room for a start. Whoever waits goes on waiting for those that serve; only if there is none they
+    /// are told, as after a start that failed.
+    pub fn start_refused(&mut self) -> Vec<W> {
+        self.starting = self.starting.saturating_sub(1);
+        if self.starting + self.busy > 0 {
+            return Vec::new();
+        }
+        self.waiting.drain(..).map(|(_, waiter)| waiter).collect()
     }
 
     /// A busy instance is free again.

@@ -116,7 +116,7 @@ impl Inner {
     ) -> Result<Acquired, Failure> {
         let mut pool = pool.clone();
         let waiting = loop {
-            match pool.checkout() {
+            match pool.checkout(lane.queued()) {
                 lane::Checkout::Lease(lease) => {
                     return Ok(Acquired {
                         lease,

@@ -92,6 +92,7 @@ enum PoolOperation {
     Leave(usize),
     StartSucceeds,
     StartFails,
+    StartRefused,
     Release(usize),
     Retire(usize),
     Expire,
@@ -110,6 +111,7 @@ fn pool_operation() -> impl Strategy<Value = PoolOperation> {
         1 => (0usize..8).prop_map(PoolOperation::Leave),
         4 => Just(PoolOperation::StartSucceeds),
         1 => Just(PoolOperation::StartFails),
+        1 => Just(PoolOperation::StartRefused),
         4 => (0usize..8).prop_map(PoolOperation::Release),
         1 => (0usize..8).prop_map(PoolOperation::Retire),
         1 => Just(PoolOperation::Expire),
@@ -177,6 +179,12 @@ proptest! {
                     let first: Vec<_> = waiting.drain(..told.len()).map(|(_, waiter)| waiter).collect();
                     prop_assert_eq!(told, first, "in their order");
                 }
+                PoolOperation::StartRefused if starting > 0 => {
+                    starting -= 1;
+                    let told = state.start_refused();
+                    prop_assert_eq!(told.is_empty(), waiting.is_empty() || starting + busy.len() > 0);
+                    waiting.drain(..told.len());
+                }
                 PoolOperation::Release(index) if index < busy.len() => {
                     let (instance, born) = busy.remove(index);
                     match state.released(instance, born, now) {
@@ -237,7 +245,7 @@ proptest! {
                     prop_assert!(more == 0 || (starting == 0 && !waiting.is_empty() && state.total() <= max));
                     starting += more;
                 }
-                PoolOperation::StartSucceeds | PoolOperation::StartFails | PoolOperation::Release(_) | PoolOperation::Retire(_) => {}
+                PoolOperation::StartSucceeds | PoolOperation::StartFails | PoolOperation::StartRefused | PoolOperation::Release(_) | PoolOperation::Retire(_) => {}
             }
             prop_assert_eq!((state.busy(), state.idle().len(), state.starting(), state.waiting()), (busy.len(), idle.len(), starting, waiting.len()));
             prop_assert!(waiting.is_empty() || starting + busy.len() > 0, "somebody waits for nothing");
