@@ -195,7 +195,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The value below which this part of the sorted values lies.
-fn percentile(sorted: &[f64], part: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], part: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     #[allow(
         clippy::cast_possible_truncation,
