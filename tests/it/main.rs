@@ -30,6 +30,7 @@ mod nn_lies;
 mod readme;
 mod scale_to_zero;
 mod status;
+mod templates;
 mod traces;
 mod tutorials;
 mod versions;
