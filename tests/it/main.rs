@@ -20,6 +20,7 @@ mod examples;
 mod examples_media;
 mod hostile;
 mod http;
+mod image;
 mod inference;
 mod languages;
 mod limits;
