@@ -111,6 +111,7 @@ fn test(rest: &[String]) -> anyhow::Result<()> {
     guests::build_examples()?;
     guests::build_fixtures()?;
     guest_languages::build_examples(guest_languages::Language::All)?;
+    guest_languages::install_tools()?;
     // The tests start the real program; it must be there and be this one.
     process::cargo(&["build", "-p", "fnctl-cli"])?;
     let rest: Vec<_> = rest.iter().map(String::as_str).collect();
