@@ -6,36 +6,52 @@
 use super::{ConfineError, Measure};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, LandlockStatus, RestrictSelfAttr, Ruleset, RulesetAttr,
-    RulesetStatus, Scope,
+    RulesetCreated, RulesetError, RulesetStatus, Scope,
 };
+use std::os::fd::OwnedFd;
 
 /// The newest version whose rights are asked for; the kernel grants what it knows.
 const WANTED: ABI = ABI::V9;
 
 /// What each version of the interface brought that matters here.
-const BROUGHT: [(ABI, &str); 7] = [
+const BROUGHT: [(ABI, &str); 6] = [
     (ABI::V2, "links between folders"),
     (ABI::V3, "truncation"),
     (ABI::V4, "TCP ports"),
     (ABI::V5, "device commands"),
     (ABI::V6, "abstract sockets and signals"),
-    (ABI::V8, "threads that ran before"),
     (ABI::V9, "sockets in the file system"),
 ];
 
-/// Gives up every right Landlock knows. `others`: threads besides the calling one.
-pub(super) fn enforce(others: Option<usize>) -> Result<Measure, ConfineError> {
-    let restrict = || {
+fn failed(error: impl std::fmt::Display) -> ConfineError {
+    ConfineError::Landlock(error.to_string())
+}
+
+/// Rules that allow nothing of all that Landlock knows; nothing is in force yet.
+pub(super) fn rules() -> Result<RulesetCreated, ConfineError> {
+    let create = || -> Result<_, RulesetError> {
         Ruleset::default()
             .handle_access(AccessFs::from_all(WANTED))?
             .handle_access(AccessNet::from_all(WANTED))?
             .scope(Scope::from_all(WANTED))?
             .create()?
-            .all_threads(true)?
-            .restrict_self()
+            .all_threads(true)
     };
-    let status = restrict()
-        .map_err(|error: landlock::RulesetError| ConfineError::Landlock(error.to_string()))?;
+    create().map_err(failed)
+}
+
+/// The rules as a descriptor, for the threads that have to enforce them themselves. None without Landlock.
+pub(super) fn descriptor(rules: &RulesetCreated) -> Result<Option<OwnedFd>, ConfineError> {
+    Ok(rules.try_clone().map_err(failed)?.into())
+}
+
+/// Puts the rules in force for the calling thread and, from version 8 on, for all. `uncovered`: threads that did not do so
+/// themselves, if that is known.
+pub(super) fn enforce(
+    rules: RulesetCreated,
+    uncovered: Option<usize>,
+) -> Result<Measure, ConfineError> {
+    let status = rules.restrict_self().map_err(failed)?;
     let abi = match status.landlock {
         LandlockStatus::Available { effective_abi, .. } => effective_abi,
         LandlockStatus::NotEnabled => {
@@ -48,17 +64,27 @@ pub(super) fn enforce(others: Option<usize>) -> Result<Measure, ConfineError> {
     if status.ruleset == RulesetStatus::NotEnforced {
         return Ok(Measure::Absent("the kernel did not enforce it".into()));
     }
-    Ok(judge(abi, others))
+    Ok(judge(
+        abi,
+        if status.all_threads {
+            Some(0)
+        } else {
+            uncovered
+        },
+    ))
 }
 
-fn judge(abi: ABI, others: Option<usize>) -> Measure {
-    let missing: Vec<_> = BROUGHT
+fn judge(abi: ABI, uncovered: Option<usize>) -> Measure {
+    let mut missing: Vec<_> = BROUGHT
         .iter()
         .filter(|(since, _)| abi < *since)
-        // Nothing is missing where there is no other thread.
-        .filter(|(since, _)| *since != ABI::V8 || others != Some(0))
-        .map(|(_, what)| *what)
+        .map(|(_, what)| (*what).to_owned())
         .collect();
+    match uncovered {
+        Some(0) => {}
+        Some(uncovered) => missing.push(format!("{uncovered} of the threads that ran before")),
+        None => missing.push("threads that ran before".into()),
+    }
     if missing.is_empty() {
         Measure::Enforced
     } else {
@@ -76,20 +102,18 @@ mod tests {
 
     #[test]
     fn what_an_older_kernel_lacks_is_named() {
-        assert_eq!(judge(ABI::V9, Some(3)), Measure::Enforced);
-        assert_eq!(judge(ABI::V9, None), Measure::Enforced);
-        let partial = |abi, others| match judge(abi, others) {
+        assert_eq!(judge(ABI::V9, Some(0)), Measure::Enforced);
+        let partial = |abi, uncovered| match judge(abi, uncovered) {
             Measure::Partial(why) => why,
             other => panic!("{other:?}"),
         };
-        let text = partial(ABI::V7, Some(0));
         assert_eq!(
-            text,
+            partial(ABI::V7, Some(0)),
             "the kernel's version 7 does not cover: sockets in the file system"
         );
-        assert!(partial(ABI::V7, Some(1)).contains("threads that ran before"));
-        assert!(partial(ABI::V7, None).contains("threads that ran before"));
-        let oldest = partial(ABI::V1, Some(1));
+        assert!(partial(ABI::V9, Some(2)).ends_with("2 of the threads that ran before"));
+        assert!(partial(ABI::V9, None).ends_with("threads that ran before"));
+        let oldest = partial(ABI::V1, Some(0));
         assert!(
             BROUGHT.iter().all(|(_, what)| oldest.contains(what)),
             "{oldest}"

@@ -4,10 +4,10 @@
 //! meaningless or stop this process from starting a thread; new processes are seccomp's to refuse. `RLIMIT_AS` counts
 //! addresses, of which models mapped from files and glibc's arenas take many times what they use.
 
+use super::siblings::NO_CAPABILITIES;
 use super::{ConfineError, Measure};
 use rustix::fs::FileType;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getrlimit, setrlimit};
-use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::os::fd::AsFd;
 
 /// From -1000 to 1000; half of the machine's memory on top of what it really has makes it the first to go.
@@ -33,12 +33,6 @@ fn lower(resource: Resource, what: &'static str, to: u64) -> Result<(), ConfineE
         },
     )
     .map_err(refused(what))
-}
-
-/// Threads of this process apart from the calling one; None if `/proc` does not tell.
-pub(super) fn other_threads() -> Option<usize> {
-    let threads = std::fs::read_dir("/proc/self/task").ok()?.count();
-    threads.checked_sub(1)
 }
 
 /// Makes the kernel prefer this process when memory runs out: models are loaded again, the platform is not.
@@ -92,28 +86,12 @@ pub(super) fn shared_memory(bytes: u64) -> Result<Measure, ConfineError> {
     Ok(Measure::Enforced)
 }
 
-/// Gives up every capability, and the way to get any from an executable.
-pub(super) fn privileges(others: Option<usize>) -> Result<Measure, ConfineError> {
+/// Gives up every capability of the calling thread, and the way to get any from an executable. Returns whether it had one.
+pub(super) fn privileges() -> Result<bool, ConfineError> {
     rustix::thread::set_no_new_privs(true).map_err(refused("no_new_privs"))?;
     let before = rustix::thread::capabilities(None).map_err(refused("capabilities"))?;
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    if before.permitted.is_empty() && before.inheritable.is_empty() {
-        return Ok(Measure::Enforced);
-    }
-    rustix::thread::set_capabilities(None, none).map_err(refused("capabilities"))?;
-    Ok(match others {
-        Some(0) => Measure::Enforced,
-        Some(others) => Measure::Partial(format!(
-            "started with capabilities, and {others} threads that ran before keep them"
-        )),
-        None => Measure::Partial(
-            "started with capabilities, and threads that ran before keep them".into(),
-        ),
-    })
+    rustix::thread::set_capabilities(None, NO_CAPABILITIES).map_err(refused("capabilities"))?;
+    Ok(!before.permitted.is_empty() || !before.inheritable.is_empty())
 }
 
 /// No core dumps (they would hold models and inputs), no look from outside, few descriptors.

@@ -21,6 +21,8 @@ mod landlock;
 mod limits;
 #[cfg(target_os = "linux")]
 mod seccomp;
+#[cfg(target_os = "linux")]
+mod siblings;
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests;
@@ -143,21 +145,23 @@ impl fmt::Display for Confinement {
     }
 }
 
-/// Confines this process for the rest of its life: see the module. Call it once, on the main thread, with as few other
-/// threads running as possible: threads that run already are covered by seccomp and, on kernels before 7.0, by nothing
-/// that concerns single threads (Landlock, capabilities). The result says so.
+/// Confines this process for the rest of its life: see the module. Call it once, with no signal blocked: threads that run
+/// already give up what the kernel keeps for each alone (capabilities, Landlock before Linux 7.0) in a signal's handler,
+/// each within 200 ms, and the result counts those that did not. `SIGRTMAX` is ignored afterwards.
 #[cfg(target_os = "linux")]
 pub(crate) fn confine(limits: &Limits) -> Result<Confinement, ConfineError> {
+    use std::os::fd::AsFd;
     // Everything that reads or writes a file comes before Landlock, everything that is a forbidden call before seccomp.
-    let others = limits::other_threads();
     let first_to_die = limits::first_to_die();
     let memory = limits::memory(limits.memory)?;
     let shared_memory = limits::shared_memory(limits.shared_memory)?;
-    let privileges = limits::privileges(others)?;
+    let rules = landlock::rules()?;
+    let uncovered = siblings::give_up(landlock::descriptor(&rules)?.as_ref().map(AsFd::as_fd));
+    let was_privileged = limits::privileges()?;
     let process = limits::process(limits.open_files)?;
     // After the capabilities: giving them up can reset it.
     let parent = limits::parent(limits.parent)?;
-    let landlock = landlock::enforce(others)?;
+    let landlock = landlock::enforce(rules, uncovered)?;
     let seccomp = seccomp::enforce(limits.shared_memory > 0)?;
     Ok(Confinement {
         process,
@@ -165,7 +169,15 @@ pub(crate) fn confine(limits: &Limits) -> Result<Confinement, ConfineError> {
         shared_memory,
         parent,
         first_to_die,
-        privileges,
+        privileges: match uncovered {
+            Some(0) => Measure::Enforced,
+            // Threads have what the process was started with, and that was nothing.
+            _ if !was_privileged => Measure::Enforced,
+            Some(uncovered) => Measure::Partial(format!(
+                "{uncovered} of the threads that ran before keep their capabilities"
+            )),
+            None => Measure::Partial("threads that ran before keep their capabilities".into()),
+        },
         landlock,
         seccomp,
     })

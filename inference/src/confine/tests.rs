@@ -19,15 +19,14 @@ use std::sync::Arc;
 const IN_CHILD: &str = "FNCTL_TEST_CONFINED";
 const MIB: u64 = 1 << 20;
 
-/// Runs `body` in a process that runs nothing but the test `name` of this module, on its main thread. `test_threads`: 1
-/// runs the test on the main thread, 2 on another, so that the main thread is one that ran before.
-fn alone_with(name: &str, test_threads: u32, body: fn()) {
+/// Runs `body` in a process that runs nothing but the test `name` of this module. The harness runs it on a second thread.
+fn alone(name: &str, body: fn()) {
     if std::env::var_os(IN_CHILD).is_some() {
         return body();
     }
     let child = Command::new(std::env::current_exe().unwrap())
         .args([&format!("confine::tests::{name}"), "--exact", "--nocapture"])
-        .arg(format!("--test-threads={test_threads}"))
+        .arg("--test-threads=1")
         .env(IN_CHILD, "1")
         .env("ORT_DISABLE_TELEMETRY", "1")
         .stdin(Stdio::null())
@@ -37,10 +36,6 @@ fn alone_with(name: &str, test_threads: u32, body: fn()) {
         + &String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success(), "{}:\n{text}", child.status);
     assert!(text.contains("1 passed"), "{text}");
-}
-
-fn alone(name: &str, body: fn()) {
-    alone_with(name, 1, body);
 }
 
 fn limits() -> Limits {
@@ -193,7 +188,7 @@ fn descriptors_threads_and_shared_memory_work() {
         rustix::fs::fcntl_add_seals(&memfd, SealFlags::GROW | SealFlags::SHRINK).unwrap();
         // SAFETY: a fresh mapping of 1 MiB of a file of that size, which nobody else has; unmapped once, at the end.
         unsafe {
-            let length = MIB as usize;
+            let length = usize::try_from(MIB).unwrap();
             let protection = ProtFlags::READ | ProtFlags::WRITE;
             let ring = rustix::mm::mmap(
                 std::ptr::null_mut(),
@@ -246,8 +241,8 @@ fn what_it_takes_is_bounded() {
         );
 
         let mut bytes = Vec::<u8>::new();
-        assert!(bytes.try_reserve_exact(1024 * MIB as usize).is_ok());
-        assert!(bytes.try_reserve_exact(4096 * MIB as usize).is_err());
+        assert!(bytes.try_reserve_exact(1 << 30).is_ok());
+        assert!(bytes.try_reserve_exact(1 << 32).is_err());
         drop(bytes);
 
         let mut copies = Vec::new();
@@ -308,24 +303,87 @@ fn an_abort_still_ends_the_process() {
     assert_eq!(child.status.signal(), Some(libc::SIGABRT));
 }
 
+/// A thread that runs before and acts after.
+fn thread_before<T: Send + 'static>(
+    act: impl FnOnce() -> T + Send + 'static,
+) -> (std::sync::mpsc::SyncSender<()>, std::thread::JoinHandle<T>) {
+    let (tx, rx) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::spawn(move || {
+        rx.recv().unwrap();
+        act()
+    });
+    (tx, thread)
+}
+
 #[test]
 fn threads_that_ran_before_are_under_seccomp_too() {
     alone("threads_that_ran_before_are_under_seccomp_too", || {
-        let (tx, rx) = std::sync::mpsc::channel::<()>();
-        let before = std::thread::spawn(move || {
-            rx.recv().unwrap();
-            File::open("/etc/passwd").map(drop)
-        });
+        let (go, before) = thread_before(|| File::open("/etc/passwd").map(drop));
         let confinement = confined();
-        tx.send(()).unwrap();
+        go.send(()).unwrap();
         is_refused(before.join().unwrap());
-        // It depends on the kernel, and must be said where it does not.
-        if let Measure::Partial(why) = &confinement.landlock {
-            assert!(
-                why.contains("threads that ran before") || why.contains("version 8"),
-                "{why}"
-            );
-        }
+        assert_eq!(confinement.privileges, Measure::Enforced);
+    });
+}
+
+#[test]
+fn threads_that_ran_before_give_up_files_and_capabilities() {
+    alone(
+        "threads_that_ran_before_give_up_files_and_capabilities",
+        || {
+            let (go, before) = thread_before(|| {
+                (
+                    File::open("/etc/passwd").map(drop),
+                    rustix::thread::capabilities(None).unwrap(),
+                    rustix::thread::no_new_privs().unwrap(),
+                )
+            });
+            let rules = super::landlock::rules().unwrap();
+            let descriptor = super::landlock::descriptor(&rules).unwrap();
+            assert!(descriptor.is_some(), "this kernel has no Landlock");
+            let uncovered = siblings::give_up(descriptor.as_ref().map(std::os::fd::AsFd::as_fd));
+            assert_eq!(uncovered, Some(0));
+            // This thread asked the others, and is not restricted itself.
+            File::open("/etc/passwd").unwrap();
+            go.send(()).unwrap();
+            let (opened, capabilities, no_new_privileges) = before.join().unwrap();
+            let error = opened.unwrap_err();
+            assert_eq!(Errno::from_io_error(&error), Some(Errno::ACCESS));
+            assert_eq!(capabilities, siblings::NO_CAPABILITIES);
+            assert!(no_new_privileges);
+        },
+    );
+}
+
+#[test]
+fn a_thread_that_does_not_answer_is_counted() {
+    alone("a_thread_that_does_not_answer_is_counted", || {
+        let (blocked, is_blocked) = std::sync::mpsc::sync_channel(1);
+        let (end, ended) = std::sync::mpsc::sync_channel::<()>(1);
+        let deaf = std::thread::spawn(move || {
+            // SAFETY: blocks every signal for this thread; the set is filled in before it is used.
+            unsafe {
+                let mut every: libc::sigset_t = std::mem::zeroed();
+                libc::sigfillset(&mut every);
+                libc::pthread_sigmask(libc::SIG_BLOCK, &every, std::ptr::null_mut());
+            }
+            blocked.send(()).unwrap();
+            ended.recv().unwrap();
+            // What was sent must not end the process now.
+            // SAFETY: as above.
+            unsafe {
+                let none: libc::sigset_t = std::mem::zeroed();
+                libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+            }
+        });
+        is_blocked.recv().unwrap();
+        let confinement = confined();
+        let Measure::Partial(why) = &confinement.landlock else {
+            panic!("{confinement}");
+        };
+        assert!(why.contains("1 of the threads that ran before"), "{why}");
+        end.send(()).unwrap();
+        deaf.join().unwrap();
     });
 }
 
@@ -333,7 +391,8 @@ fn threads_that_ran_before_are_under_seccomp_too() {
 fn landlock_alone_closes_files_and_ports() {
     alone("landlock_alone_closes_files_and_ports", || {
         let mut inherited = File::open("/proc/self/exe").unwrap();
-        let measure = super::landlock::enforce(limits::other_threads()).unwrap();
+        let rules = super::landlock::rules().unwrap();
+        let measure = super::landlock::enforce(rules, Some(0)).unwrap();
         assert!(!matches!(measure, Measure::Absent(_)), "{measure}");
         let denied = |error: std::io::Error| {
             assert_eq!(Errno::from_io_error(&error), Some(Errno::ACCESS), "{error}");
