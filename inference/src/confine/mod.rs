@@ -38,7 +38,8 @@ pub(crate) struct Limits {
     /// could be touched, not what was: 2 MiB for each thread of Rust's and 8 MiB for each of C++'s. None = unbounded.
     pub(crate) memory: Option<u64>,
     /// Size in bytes of the largest memfd that the process may make or grow (`RLIMIT_FSIZE`). 0 = it may make none, and
-    /// works with those it is given; together with `open_files` this bounds the shared memory it can take.
+    /// works with those it is given; together with `open_files` this bounds the shared memory it can take. Growing one
+    /// further ends the process (`SIGXFSZ`). Not set where standard output or error is a file: give it a pipe.
     pub(crate) shared_memory: u64,
     /// The process that must not be outlived: its id as this process sees it. The kernel kills this process when the
     /// **thread** that started it ends, so start it from a thread that lives as long as the platform. None = no such tie.
@@ -63,7 +64,7 @@ pub(crate) enum Measure {
 pub(crate) struct Confinement {
     /// No core dumps, not readable by other processes of the same user, descriptors bounded.
     pub(crate) process: Measure,
-    /// Private memory bounded.
+    /// Private memory bounded. What does not fit fails as an allocation: an error from ONNX Runtime, an abort from Rust.
     pub(crate) memory: Measure,
     /// Size of shared memory (and of any file) bounded.
     pub(crate) shared_memory: Measure,
@@ -116,7 +117,8 @@ impl Confinement {
         ]
     }
 
-    /// Whether everything that was asked for is in force.
+    /// Whether everything that was asked for is in force. Before Linux 7.1 it is not: Landlock knows nothing of sockets in
+    /// the file system, which seccomp keeps out of reach there.
     pub(crate) fn is_complete(&self) -> bool {
         self.measures()
             .iter()

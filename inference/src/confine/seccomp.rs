@@ -54,6 +54,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_rseq,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
+    libc::SYS_getcpu,
     libc::SYS_gettid,
     libc::SYS_getpid,
     libc::SYS_getppid,
@@ -264,10 +265,13 @@ pub(super) fn enforce(makes_shared_memory: bool) -> Result<Measure, ConfineError
     );
     match seccompiler::apply_filter_all_threads(&first) {
         Err(Error::Seccomp(error))
-            if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) =>
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOSYS | libc::EINVAL | libc::EPERM)
+            ) =>
         {
             return Ok(Measure::Absent(format!(
-                "the kernel does not have filters of system calls: {error}"
+                "the kernel, or the container it runs in, has no filters of system calls for it: {error}"
             )));
         }
         applied => applied.map_err(failed)?,

@@ -11,7 +11,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -498,4 +498,77 @@ fn real_models_load_from_descriptors_and_run() {
             );
         }
     });
+}
+
+#[test]
+fn a_model_reads_no_file_beside_it() {
+    alone("a_model_reads_no_file_beside_it", || {
+        let environment = environment();
+        let model = crate::tests::model_with_external_data();
+        let load = || {
+            Session::builder(&environment)
+                .unwrap()
+                .commit_from_memory(&model)
+        };
+        let refused = "Operation not permitted";
+        // What ONNX Runtime itself thinks of such a model is its own affair and changes; that it gets to the file does not.
+        let before = load().err().map(|error| error.to_string());
+        assert!(before.is_none_or(|error| !error.contains(refused)));
+        confined();
+        let error = load().err().map(|error| error.to_string());
+        assert!(
+            error.as_ref().is_some_and(|error| error.contains(refused)),
+            "{error:?}"
+        );
+    });
+}
+
+#[test]
+fn it_ends_with_its_parent() {
+    const STAGE: &str = "FNCTL_TEST_STAGE";
+    let test = "confine::tests::it_ends_with_its_parent";
+    let again = |stage: &str, output: Stdio| {
+        Command::new(std::env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(STAGE, stage)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    match std::env::var(STAGE).as_deref() {
+        Ok("host") => {
+            confined();
+            println!("ready");
+            loop {
+                std::thread::park();
+            }
+        }
+        Ok(_) => {
+            // On this thread, which lives as long as the process does.
+            let _host = again("host", Stdio::inherit());
+            loop {
+                std::thread::park();
+            }
+        }
+        Err(_) => {
+            let mut platform = again("platform", Stdio::piped());
+            let mut output = BufReader::new(platform.stdout.take().unwrap());
+            let mut line = String::new();
+            while !line.contains("ready") {
+                line.clear();
+                assert!(output.read_line(&mut line).unwrap() > 0);
+            }
+            platform.kill().unwrap();
+            platform.wait().unwrap();
+            // The host holds the other end of the pipe as long as it lives.
+            let (ended, end) = std::sync::mpsc::sync_channel(1);
+            std::thread::spawn(move || ended.send(output.read_to_end(&mut Vec::new()).is_ok()));
+            assert!(
+                end.recv_timeout(std::time::Duration::from_secs(20))
+                    .unwrap()
+            );
+        }
+    }
 }
