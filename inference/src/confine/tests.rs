@@ -547,10 +547,7 @@ fn it_ends_with_its_parent() {
         }
         Ok(_) => {
             // On this thread, which lives as long as the process does.
-            let _host = again("host", Stdio::inherit());
-            loop {
-                std::thread::park();
-            }
+            again("host", Stdio::inherit()).wait().unwrap();
         }
         Err(_) => {
             let mut platform = again("platform", Stdio::piped());
