@@ -8,6 +8,8 @@
 mod allocator;
 mod check;
 mod config;
+#[allow(dead_code, reason = "the inference host process is its only caller")]
+mod confine;
 mod library;
 mod metrics;
 mod runtime;
@@ -167,6 +169,30 @@ pub fn purge_allocator() {
     }
 }
 
+/// A use of a session on its way to the caller, who may be gone by the time it arrives.
+struct Unclaimed {
+    inner: Arc<Inner>,
+    loaded: Option<LoadedModel>,
+}
+
+impl Unclaimed {
+    fn claim(mut self) -> Result<LoadedModel, InferenceError> {
+        self.loaded
+            .take()
+            .ok_or_else(|| timed_out("the load was given up"))
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(unwanted) = self.loaded.take() {
+            self.inner
+                .sessions
+                .release(unwanted.session, Instant::now());
+        }
+    }
+}
+
 fn timed_out(message: &str) -> InferenceError {
     InferenceError::new(InferenceErrorKind::Timeout, message)
 }
@@ -184,12 +210,14 @@ impl InferenceHost for OnnxHost {
                 .acquire(&request, || inner.load_session(&request))
                 .await;
             inner.metrics.observe(&inner.sessions);
-            if let Err(Ok(unwanted)) = tx.send(acquired) {
-                inner.sessions.release(unwanted.session, Instant::now());
-            }
+            // Whoever drops it, sent or not, gives the use back.
+            let _ = tx.send(acquired.map(|loaded| Unclaimed {
+                inner,
+                loaded: Some(loaded),
+            }));
         });
         match tokio::time::timeout_at(deadline, rx).await {
-            Ok(Ok(acquired)) => acquired,
+            Ok(Ok(acquired)) => acquired.and_then(Unclaimed::claim),
             Ok(Err(_gone)) => Err(InferenceError::new(
                 InferenceErrorKind::Runtime,
                 "the load was given up",
