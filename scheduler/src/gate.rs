@@ -42,8 +42,10 @@ pub(crate) struct Gate {
     /// Length of the queue, to be read without its lock.
     waiting: AtomicUsize,
     first: First,
-    queue: Mutex<FairQueue<FunctionName, (Arc<Flow>, oneshot::Sender<Pass>)>>,
+    queue: Mutex<FairQueue<FunctionName, Waiter>>,
 }
+
+type Waiter = (Arc<Flow>, oneshot::Sender<Pass>);
 
 /// The right to be inside; given back when dropped.
 #[derive(Debug)]
