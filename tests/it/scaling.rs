@@ -7,7 +7,7 @@ use std::time::Duration;
 async fn instances(platform: &TestPlatform, name: &str) -> Vec<Value> {
     let path = format!("/api/v1/functions/{name}");
     let details = platform.client.get(&path).await.ok().json();
-    details["instances"].as_array().expect("a list").clone()
+    details["instances"].as_array().cloned().unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
