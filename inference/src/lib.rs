@@ -9,6 +9,8 @@ mod allocator;
 mod check;
 mod config;
 #[cfg(target_os = "linux")]
+mod confine;
+#[cfg(target_os = "linux")]
 mod host;
 mod in_process;
 mod inputs;

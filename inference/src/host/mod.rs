@@ -30,9 +30,28 @@ pub use spawn::SUBCOMMAND;
 pub(crate) use supervisor::SupervisedHost;
 pub(crate) use trial::Trial;
 
-use fnctl_core::inference::InferenceError;
+use crate::confine::{Limits, confine};
+use fnctl_core::inference::{InferenceError, InferenceErrorKind};
+
+/// Descriptors that a host may have open at once: its own few, and the models that are loading.
+const OPEN_FILES: u64 = 64;
+/// Memory that a host may take besides what the budget counts: graphs, their optimisation, stacks.
+const BESIDES: u64 = 512 << 20;
 
 /// Gives up everything a host does not need. Says what the system enforces.
-fn confinement(_setup: &protocol::Setup) -> Result<String, InferenceError> {
-    Ok("none".to_owned())
+fn confinement(setup: &protocol::Setup) -> Result<String, InferenceError> {
+    let limits = Limits {
+        open_files: OPEN_FILES,
+        // While a model loads, its weights are there twice: in the graph and in the session.
+        memory: Some(setup.memory.saturating_mul(2).saturating_add(BESIDES)),
+        shared_memory: 0,
+        parent: Some(setup.parent),
+    };
+    let confined = confine(&limits).map_err(|error| {
+        InferenceError::new(
+            InferenceErrorKind::Unavailable,
+            format!("the inference host cannot be confined: {error}"),
+        )
+    })?;
+    Ok(confined.to_string())
 }

@@ -119,6 +119,7 @@ impl HostProcess {
         let setup = Order::Setup(Setup {
             version: VERSION,
             layout,
+            parent: std::process::id(),
             library: library.display().to_string(),
             memory: config.memory.bytes(),
             constant_folding: config.constant_folding,

@@ -16,6 +16,8 @@ pub(crate) const MAX_FRAME: usize = 64 << 10;
 pub(crate) struct Setup {
     pub(crate) version: u32,
     pub(crate) layout: Layout,
+    /// The platform's process id.
+    pub(crate) parent: u32,
     /// Path of the ONNX Runtime library, found by the platform.
     pub(crate) library: String,
     pub(crate) memory: u64,

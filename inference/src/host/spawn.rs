@@ -73,6 +73,7 @@ fn spawn_now(program: &Path) -> io::Result<Spawned> {
         .arg(SUBCOMMAND)
         .env_clear()
         .envs(keep)
+        .env("ORT_DISABLE_TELEMETRY", "1")
         .current_dir("/")
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
