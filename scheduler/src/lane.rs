@@ -13,7 +13,7 @@ use fnctl_core::ports::InstanceStatus;
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use tokio::time::Instant;
 
 /// One function: its concurrency limit, and a pool for each version that has instances.
 pub(crate) struct Lane {
-    limit: ConcurrencyLimit,
-    pools: Mutex<HashMap<VersionNumber, Arc<VersionPool>>>,
+    pub(crate) limit: ConcurrencyLimit,
+    pub(crate) pools: Mutex<BTreeMap<VersionNumber, Arc<VersionPool>>>,
 }
 
 impl Lane {
@@ -36,7 +36,7 @@ impl Lane {
                 config.concurrency.get() as usize,
                 config.queue_size as usize,
             ),
-            pools: Mutex::new(HashMap::new()),
+            pools: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -136,7 +136,7 @@ type Handed = Result<Lease, Failure>;
 pub(crate) struct VersionPool {
     pub(crate) version: Arc<Version>,
     pub(crate) metrics: Arc<VersionMetrics>,
-    state: Mutex<PoolState<Instance, oneshot::Sender<Handed>>>,
+    pub(crate) state: Mutex<PoolState<Instance, oneshot::Sender<Handed>>>,
     /// Told of every start: the outcome of the last one.
     provisioning: watch::Sender<Result<(), Failure>>,
     /// After failed starts, when provisioned instances may be started again.
@@ -370,7 +370,7 @@ impl VersionPool {
         if self.version.config.provisioned == 0 || !self.backoff.lock().allows(now) {
             return;
         }
-        let missing = self.state.lock().missing_provisioned();
+        let missing = self.change(PoolState::missing_provisioned);
         for _ in 0..missing {
             (self.start)(self.clone());
         }

@@ -5,8 +5,12 @@
 //! leased and idle; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
 //! a lock is held.
 
+#[cfg(test)]
+mod audit;
 mod body;
 mod config;
+#[cfg(test)]
+mod dst;
 mod instance;
 mod lane;
 mod lease;
@@ -156,12 +160,15 @@ impl Scheduler {
 }
 
 impl Inner {
-    /// The lanes as they are now; no map shard stays locked.
+    /// The lanes as they are now, by name, so that what happens to them happens in an order that can be repeated; no map
+    /// shard stays locked.
     fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.lanes
-            .iter()
-            .map(|entry| entry.value().clone())
-            .collect()
+        let entries = self.lanes.iter();
+        let mut lanes: Vec<_> = entries
+            .map(|entry| (entry.key().clone(), entry.value().clone()))
+            .collect();
+        lanes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        lanes.into_iter().map(|(_, lane)| lane).collect()
     }
 
     fn lane(&self, version: &Version) -> Arc<Lane> {

@@ -327,6 +327,12 @@ impl VersionMetrics {
         self.starting.set(gauge(starting));
     }
 
+    /// What the gauges say: idle, busy, starting.
+    #[cfg(test)]
+    pub(crate) fn gauges(&self) -> [i64; 3] {
+        [self.idle.get(), self.busy.get(), self.starting.get()]
+    }
+
     pub(crate) fn reaped(&self, count: usize) {
         if count > 0 {
             self.families
