@@ -52,8 +52,10 @@ pub(super) fn run(plan: &Arc<Plan>, keep_lines: bool, sabotage: Option<&Sabotage
             .unwrap();
         runtime.block_on(live(life, &world, &store, sabotage));
         // What is still running is cut off wherever it waits, as by the end of the process.
+        world.books.lock().ended = true;
         drop(runtime);
         let mut books = world.books.lock();
+        books.ended = false;
         let left = books.live.len();
         books.require("end", left == 0, || format!("{left} sandboxes outlive the process"));
         let (starting, uses) = (books.starting, world.host.uses());

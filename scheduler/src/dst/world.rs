@@ -104,6 +104,9 @@ pub(super) struct Books {
     pub(super) last: Option<Audit>,
     pub(super) last_at: Option<Instant>,
     pub(super) checks: u64,
+    /// The process has ended, and its tasks are dropped: in an order that tokio decides by numbers that the whole test
+    /// process shares, so it is not part of the trace.
+    pub(super) ended: bool,
     /// Set while `reap` runs with the clock's own time.
     pub(super) reaping: bool,
 }
@@ -141,6 +144,7 @@ impl World {
                 last: None,
                 last_at: None,
                 checks: 0,
+                ended: false,
                 reaping: false,
             }),
             host: super::host::Host::default(),
@@ -230,6 +234,9 @@ impl Books {
     }
 
     pub(super) fn log(&mut self, text: String) {
+        if self.ended {
+            return;
+        }
         let now = self.now();
         self.trace.line(now, text);
     }
