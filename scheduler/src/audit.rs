@@ -7,6 +7,7 @@ use crate::Inner;
 use crate::lane::VersionPool;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::version::VersionKey;
+use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -54,17 +55,23 @@ pub(crate) struct PoolAudit {
     pub(crate) gauges: [i64; 3],
 }
 
-/// The pools that were ever seen and still exist: those that were taken out of their lane have instances as well.
-#[derive(Default)]
-pub(crate) struct Known(Vec<Weak<VersionPool>>);
+thread_local! {
+    /// Every pool that this thread has made: one that was taken out of its lane has instances as well.
+    static MADE: RefCell<Vec<Weak<VersionPool>>> = const { RefCell::new(Vec::new()) };
+}
 
-/// Looks at the scheduler. `functions` are the names that lanes may have.
-pub(crate) fn audit(
-    inner: &Inner,
-    functions: &[FunctionName],
-    known: &mut Known,
-) -> Result<Audit, Held> {
-    known.0.retain(|pool| pool.strong_count() > 0);
+/// Notes that a pool was made.
+pub(crate) fn made(pool: &Arc<VersionPool>) {
+    MADE.with_borrow_mut(|made| made.push(Arc::downgrade(pool)));
+}
+
+/// Forgets the pools of schedulers that are gone.
+pub(crate) fn forget() {
+    MADE.with_borrow_mut(Vec::clear);
+}
+
+/// Looks at the scheduler, the only one of this thread. `functions` are the names that lanes may have.
+pub(crate) fn audit(inner: &Inner, functions: &[FunctionName]) -> Result<Audit, Held> {
     let mut lanes = Vec::new();
     let mut listed = Vec::new();
     for function in functions {
@@ -87,13 +94,12 @@ pub(crate) fn audit(
         let pools = lane.pools.try_lock().ok_or(Held("a lane's pools"))?;
         listed.extend(pools.values().cloned());
     }
-    for pool in &listed {
-        if !known.0.iter().any(|seen| seen.as_ptr() == Arc::as_ptr(pool)) {
-            known.0.push(Arc::downgrade(pool));
-        }
-    }
+    let made: Vec<_> = MADE.with_borrow_mut(|made| {
+        made.retain(|pool| pool.strong_count() > 0);
+        made.iter().filter_map(Weak::upgrade).collect()
+    });
     let mut pools = Vec::new();
-    for pool in known.0.iter().filter_map(Weak::upgrade) {
+    for pool in made {
         let state = pool.state.try_lock().ok_or(Held("a pool"))?;
         pools.push(PoolAudit {
             version: pool.version.key(),

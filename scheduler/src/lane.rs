@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -27,6 +27,8 @@ use tokio::time::Instant;
 pub(crate) struct Lane {
     pub(crate) limit: ConcurrencyLimit,
     pub(crate) pools: Mutex<BTreeMap<VersionNumber, Arc<VersionPool>>>,
+    /// The number of the version that is live; 0 while none is known to be.
+    live: AtomicU32,
 }
 
 impl Lane {
@@ -37,11 +39,31 @@ impl Lane {
                 config.queue_size as usize,
             ),
             pools: Mutex::new(BTreeMap::new()),
+            live: AtomicU32::new(0),
         }
     }
 
+    /// Whether this version is the live one.
+    pub(crate) fn is_live(&self, number: VersionNumber) -> bool {
+        self.live.load(Ordering::SeqCst) == number.0
+    }
+
+    /// Notes that a version is removed. What is asked of it from now on was asked before.
+    pub(crate) fn removed(&self, number: VersionNumber) {
+        let _ = self
+            .live
+            .compare_exchange(number.0, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Whether nothing is left to keep the lane for: no version is live, nobody waits or runs.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_live(VersionNumber(0)) && self.is_unused()
+    }
+
     /// Applies the limits of the version that is live now.
-    pub(crate) fn configure(&self, config: &FunctionConfig) {
+    pub(crate) fn configure(&self, version: &Version) {
+        self.live.store(version.number.0, Ordering::SeqCst);
+        let config = &version.config;
         self.limit.resize(
             config.concurrency.get() as usize,
             config.queue_size as usize,
@@ -91,6 +113,8 @@ impl Lane {
             return pool.clone();
         }
         let pool = Arc::new(make());
+        #[cfg(test)]
+        crate::audit::made(&pool);
         pools.insert(version.number, pool.clone());
         pool
     }
@@ -143,7 +167,6 @@ pub(crate) struct VersionPool {
     backoff: Mutex<Backoff>,
     /// Starts an instance that the state has counted as starting.
     start: Box<dyn Fn(Arc<VersionPool>) + Send + Sync>,
-    demoted: AtomicBool,
 }
 
 /// Waits between failed starts that no caller asked for: one second, doubled each time, at most a minute.
@@ -208,7 +231,6 @@ impl VersionPool {
             provisioning: watch::Sender::new(Ok(())),
             backoff: Mutex::default(),
             start: Box::new(start),
-            demoted: AtomicBool::new(false),
         }
     }
 
@@ -339,7 +361,6 @@ impl VersionPool {
     }
 
     pub(crate) fn demote(&self) -> Vec<Instance> {
-        self.demoted.store(true, Ordering::Relaxed);
         let idle = self.state.lock().demote();
         self.observe();
         idle
@@ -352,17 +373,11 @@ impl VersionPool {
         idle
     }
 
-    /// Whether this version is no longer the live one.
-    pub(crate) fn is_demoted(&self) -> bool {
-        self.demoted.load(Ordering::Relaxed)
-    }
-
     /// Sets how many instances are kept whatever the traffic, and forgets how earlier starts went.
     pub(crate) fn set_provisioned(&self, count: usize) {
         self.state.lock().set_provisioned(count);
         *self.backoff.lock() = Backoff::default();
         let _previous = self.provisioning.send_replace(Ok(()));
-        self.demoted.store(false, Ordering::Relaxed);
     }
 
     /// Starts the provisioned instances that are missing, unless starts have just failed.

@@ -3,7 +3,7 @@
 
 use super::plan::{Plan, Start};
 use crate::Inner;
-use crate::audit::{self, Audit, Known};
+use crate::audit::{self, Audit};
 use fnctl_core::ids::FunctionName;
 use fnctl_core::version::{Version, VersionKey};
 use fnctl_core::{ErrorKind, Isolation};
@@ -118,11 +118,11 @@ pub(super) struct World {
     pub(super) books: Mutex<Books>,
     pub(super) host: super::host::Host,
     scheduler: Mutex<Weak<Inner>>,
-    known: Mutex<Known>,
 }
 
 impl World {
     pub(super) fn new(plan: Arc<Plan>, life: usize, trace: Trace) -> Arc<Self> {
+        audit::forget();
         let names = (0..plan.functions).map(name).collect();
         Arc::new(Self {
             plan,
@@ -149,7 +149,6 @@ impl World {
             }),
             host: super::host::Host::default(),
             scheduler: Mutex::new(Weak::new()),
-            known: Mutex::new(Known::default()),
         })
     }
 
@@ -181,7 +180,7 @@ impl World {
     /// Looks at the scheduler, if it still exists.
     pub(super) fn audit(&self) -> Option<Audit> {
         let inner = self.scheduler.lock().upgrade()?;
-        let looked = audit::audit(&inner, &self.names, &mut self.known.lock());
+        let looked = audit::audit(&inner, &self.names);
         match looked {
             Ok(audit) => Some(audit),
             Err(held) => {
@@ -196,7 +195,7 @@ impl World {
         let Some(inner) = self.scheduler.lock().upgrade() else {
             return;
         };
-        if let Err(held) = audit::audit(&inner, &self.names, &mut self.known.lock()) {
+        if let Err(held) = audit::audit(&inner, &self.names) {
             self.broken("locks", || format!("{} is locked while {doing}", held.0));
         }
     }
