@@ -108,10 +108,7 @@ impl Inner {
             .cloned()
     }
 
-    async fn load_session(
-        &self,
-        request: &LoadModel,
-    ) -> Result<OnnxSession, InferenceError> {
+    async fn load_session(&self, request: &LoadModel) -> Result<OnnxSession, InferenceError> {
         let runtime = self.runtime().await?;
         // Never closed; how long a caller waits for its turn is bounded by the caller's deadline.
         let _permit = self.loads.clone().acquire_owned().await;

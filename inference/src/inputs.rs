@@ -70,11 +70,7 @@ fn index_of(info: &ModelInfo, name: &str) -> Result<usize, InferenceError> {
             .filter(|index| *index < info.inputs.len())
     };
     by_name.or_else(by_index).ok_or_else(|| {
-        let known: Vec<_> = info
-            .inputs
-            .iter()
-            .map(|port| port.name.as_str())
-            .collect();
+        let known: Vec<_> = info.inputs.iter().map(|port| port.name.as_str()).collect();
         let name: String = name.chars().take(128).collect();
         InferenceError::invalid(format!(
             "the model has no input '{}'; it has: {}",

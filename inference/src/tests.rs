@@ -1,9 +1,9 @@
 //! With the real library and real models; `cargo xtask setup` installs the library.
 
-use crate::tensors::Input;
 use crate::Config;
 use crate::in_process::OnnxHost;
 use crate::metrics::Metrics;
+use crate::tensors::Input;
 use bytes::Bytes;
 use fnctl_core::config::InferenceIsolation;
 use fnctl_core::inference::{

@@ -55,9 +55,10 @@ impl Arena {
         let index = self.free.partition_point(|(start, _)| *start < offset);
         self.free.insert(index, (offset, length));
         for index in [index, index.saturating_sub(1)] {
-            if let (Some((start, have)), Some((next, more))) =
-                (self.free.get(index).copied(), self.free.get(index + 1).copied())
-                && start + have == next
+            if let (Some((start, have)), Some((next, more))) = (
+                self.free.get(index).copied(),
+                self.free.get(index + 1).copied(),
+            ) && start + have == next
             {
                 if let Some(range) = self.free.get_mut(index) {
                     range.1 = have + more;
@@ -79,7 +80,9 @@ mod tests {
         // A fixed walk of takes and returns in changing order.
         let mut state = 7_usize;
         for _ in 0..10_000 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             let length = 1 + (state >> 20) % (9 * PAGE);
             if state >> 60 & 1 == 0
                 && let Some(offset) = arena.take(length)
@@ -87,10 +90,8 @@ mod tests {
                 let end = offset + Arena::rounded(length).unwrap();
                 assert!(end <= arena.size);
                 assert!(
-                    taken
-                        .iter()
-                        .all(|(start, have)| end <= *start
-                            || offset >= start + Arena::rounded(*have).unwrap()),
+                    taken.iter().all(|(start, have)| end <= *start
+                        || offset >= start + Arena::rounded(*have).unwrap()),
                     "{offset} + {length} overlaps one of {taken:?}"
                 );
                 taken.push((offset, length));

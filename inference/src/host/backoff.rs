@@ -32,9 +32,7 @@ impl Backoff {
         let wait = match self.useless {
             // The first restart is at once: callers are waiting.
             0 | 1 => Duration::ZERO,
-            more => FIRST
-                .saturating_mul(1 << (more - 2).min(16))
-                .min(MOST),
+            more => FIRST.saturating_mul(1 << (more - 2).min(16)).min(MOST),
         };
         self.last.map_or(now, |last| (last + wait).max(now))
     }
@@ -56,7 +54,9 @@ mod tests {
         }
         assert_eq!(
             waits,
-            [0, 50, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000]
+            [
+                0, 50, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000, 5000
+            ]
         );
         assert_eq!(
             backoff.next(now + Duration::from_secs(9)),

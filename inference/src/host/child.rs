@@ -286,15 +286,10 @@ impl Host {
                     InferenceErrorKind::Unsupported,
                     "the model has more outputs than can be told".to_owned(),
                 );
-                let _ = super::protocol::encode(
-                    &failed,
-                    super::shared::MAX_MESSAGE,
-                    &mut message,
-                );
+                let _ = super::protocol::encode(&failed, super::shared::MAX_MESSAGE, &mut message);
             }
             let _ = self.shared.write_message(slot, &message);
-            self.answerer
-                .push(&self.shared, slot, self.signal.as_fd());
+            self.answerer.push(&self.shared, slot, self.signal.as_fd());
         }
     }
 }
@@ -310,7 +305,9 @@ impl Mapped {
         let size = rustix::fs::fstat(file)?.st_size;
         let length = usize::try_from(length).map_err(io::Error::other)?;
         if i64::try_from(length).ok() != Some(size) {
-            return Err(io::Error::other("it has another size than it was said to have"));
+            return Err(io::Error::other(
+                "it has another size than it was said to have",
+            ));
         }
         if length == 0 {
             return Ok(Self {

@@ -42,7 +42,10 @@ impl Host {
                 self.deliver(slot, outputs, room)
             }
             Submission::Deliver { room, .. } => {
-                let held = self.slots.get(slot as usize).and_then(|s| s.lock().held.take());
+                let held = self
+                    .slots
+                    .get(slot as usize)
+                    .and_then(|s| s.lock().held.take());
                 self.deliver(slot, held.ok_or_else(|| bad("no outputs are held"))?, room)
             }
         });

@@ -272,7 +272,11 @@ impl Computes {
                     )));
                 }
                 let _one_less = scopeguard(&self.waiting);
-                self.permits.clone().acquire_owned().await.map_err(|_| Gone)?
+                self.permits
+                    .clone()
+                    .acquire_owned()
+                    .await
+                    .map_err(|_| Gone)?
             }
         };
         let slot = self.state.lock().free.pop().ok_or(Gone)?;
@@ -383,10 +387,9 @@ impl Computes {
         }
         let mut lease = try_asked!(self.lease().await);
         let rounded = |length: usize| length.next_multiple_of(ALIGNMENT);
-        let inputs_length = work
-            .inputs
-            .iter()
-            .fold(0_usize, |all, one| all.saturating_add(rounded(one.tensor.data.len())));
+        let inputs_length = work.inputs.iter().fold(0_usize, |all, one| {
+            all.saturating_add(rounded(one.tensor.data.len()))
+        });
         let expected = work.room.load(Ordering::Relaxed);
         let mut length = inputs_length.saturating_add(expected.max(ALIGNMENT));
         if length <= INLINE {
@@ -475,8 +478,7 @@ impl Computes {
                 let end = offset.checked_add(bytes)?;
                 (offset >= room && end <= room + length).then_some((offset, bytes))
             };
-            let (offset, bytes) =
-                inside(output.at).ok_or(Lie("an output outside of its room"))?;
+            let (offset, bytes) = inside(output.at).ok_or(Lie("an output outside of its room"))?;
             let data = self
                 .shared
                 .read_bytes(offset, bytes)

@@ -163,7 +163,11 @@ mod tests {
         assert_eq!(decode::<Submission>(&bytes), Ok(submission.clone()));
         assert_eq!(encode(&submission, 8, &mut Vec::new()), Err(Malformed));
         bytes.push(0);
-        assert_eq!(decode::<Submission>(&bytes), Err(Malformed), "a byte too many");
+        assert_eq!(
+            decode::<Submission>(&bytes),
+            Err(Malformed),
+            "a byte too many"
+        );
         // A vector that claims 2^63 elements must cost no memory.
         let absurd = [
             0, 7, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,

@@ -131,7 +131,8 @@ impl Ledger {
 
     /// Models in quarantine.
     pub(crate) fn quarantined(&self, now: Instant) -> usize {
-        let quarantined = |record: &&Record| record.quarantined.is_some_and(|(_, until)| until > now);
+        let quarantined =
+            |record: &&Record| record.quarantined.is_some_and(|(_, until)| until > now);
         self.records.values().filter(quarantined).count()
     }
 
@@ -184,17 +185,28 @@ mod tests {
         let bad = key("bad");
         assert_eq!(ledger.placement(&bad, now), Placement::Usual);
         for second in 0..2 {
-            assert!(ledger.death(&[bad.clone()], true, now + secs(second)).is_empty());
+            assert!(
+                ledger
+                    .death(&[bad.clone()], true, now + secs(second))
+                    .is_empty()
+            );
             assert_eq!(ledger.placement(&bad, now + secs(second)), Placement::Alone);
         }
-        assert_eq!(ledger.death(&[bad.clone()], true, now + secs(2)), [bad.clone()]);
+        assert_eq!(
+            ledger.death(&[bad.clone()], true, now + secs(2)),
+            [bad.clone()]
+        );
         let until = now + secs(602);
         assert_eq!(
             ledger.placement(&bad, now + secs(3)),
             Placement::Quarantined { deaths: 3, until }
         );
         assert_eq!(ledger.quarantined(now + secs(3)), 1);
-        assert_eq!(ledger.placement(&bad, until), Placement::Alone, "one more chance");
+        assert_eq!(
+            ledger.placement(&bad, until),
+            Placement::Alone,
+            "one more chance"
+        );
         assert_eq!(ledger.placement(&bad, until + secs(60)), Placement::Usual);
         ledger.death(&[bad.clone()], true, now + secs(4));
         ledger.forgive(|key| *key == bad);
@@ -207,7 +219,11 @@ mod tests {
         let (bad, good) = (key("bad"), key("good"));
         for second in 0..100 {
             let at = now + secs(second);
-            assert!(ledger.death(&[bad.clone(), good.clone()], false, at).is_empty());
+            assert!(
+                ledger
+                    .death(&[bad.clone(), good.clone()], false, at)
+                    .is_empty()
+            );
             // The only one in flight, but not the only one that was ever there.
             assert!(ledger.death(&[good.clone()], false, at).is_empty());
         }
@@ -219,7 +235,10 @@ mod tests {
         assert_eq!(ledger.placement(&good, now + secs(100)), Placement::Usual);
         for round in 0..10 {
             let at = now + secs(1000 + 300 * round);
-            assert!(ledger.death(&[bad.clone()], true, at).is_empty(), "two in ten minutes");
+            assert!(
+                ledger.death(&[bad.clone()], true, at).is_empty(),
+                "two in ten minutes"
+            );
         }
     }
 

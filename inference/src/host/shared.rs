@@ -43,7 +43,9 @@ impl Layout {
             .unwrap_or(MAX_SLOTS)
             .clamp(8, MAX_SLOTS)
             .next_power_of_two();
-        let heap = usize::try_from(bytes).unwrap_or(usize::MAX >> 2).min(1 << 40);
+        let heap = usize::try_from(bytes)
+            .unwrap_or(usize::MAX >> 2)
+            .min(1 << 40);
         Self {
             slots,
             heap: heap.next_multiple_of(PAGE),
@@ -287,11 +289,7 @@ impl Shared {
         // SAFETY: the range lies in the mapping, the vector has room for it, and all of it is written before its length is
         // set.
         unsafe {
-            ptr::copy_nonoverlapping(
-                self.base.as_ptr().add(offset),
-                bytes.as_mut_ptr(),
-                length,
-            );
+            ptr::copy_nonoverlapping(self.base.as_ptr().add(offset), bytes.as_mut_ptr(), length);
             bytes.set_len(length);
         }
         Ok(bytes.into())

@@ -39,8 +39,7 @@ pub(crate) fn send<T: Serialize>(
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let mut frame = Vec::new();
-    protocol::encode(message, MAX_FRAME, &mut frame)
-        .map_err(|_| invalid("a frame is too long"))?;
+    protocol::encode(message, MAX_FRAME, &mut frame).map_err(|_| invalid("a frame is too long"))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
@@ -119,7 +118,13 @@ mod tests {
         send(&ours, &Order::Ping(1), &[]).unwrap();
         let mut buffer = Vec::new();
         let (first, descriptors) = receive::<Order>(&theirs, &mut buffer).unwrap().unwrap();
-        assert!(matches!(first, Order::Load { session: 3, length: 9 }));
+        assert!(matches!(
+            first,
+            Order::Load {
+                session: 3,
+                length: 9
+            }
+        ));
         assert_eq!(descriptors.len(), 1);
         let (second, descriptors) = receive::<Order>(&theirs, &mut buffer).unwrap().unwrap();
         assert!(matches!(second, Order::Ping(1)) && descriptors.is_empty());

@@ -3,9 +3,7 @@
 use super::model::ModelFile;
 use super::process::HostProcess;
 use super::supervisor::Supervisor;
-use fnctl_core::inference::{
-    InferenceError, InferenceErrorKind, LoadModel, ModelInfo, SessionId,
-};
+use fnctl_core::inference::{InferenceError, InferenceErrorKind, LoadModel, ModelInfo, SessionId};
 use std::sync::Arc;
 
 /// A host that tries models, one after another.
