@@ -121,7 +121,7 @@ impl Platform {
             })?;
         metrics::register_store(&registry, &store)?;
         let store_port = Arc::new(store.clone());
-        let logs = Logs::start(config.logs, &registry)?;
+        let logs = Logs::start(config.logs, &registry, tasks.clone())?;
         let traces = Traces::start(&config.traces)?;
         let inference = OnnxHost::new(config.inference, &registry)?;
         let worker_config = config.worker;
