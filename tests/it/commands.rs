@@ -74,7 +74,7 @@ async fn a_head_before_the_answer_sets_status_and_headers() {
     assert_eq!(reply.header("x-own"), "a");
     assert_eq!(reply.text(), "{\"error\":\"none\"}");
     // An answer of its own is no failure of the function.
-    let failed = "fnctl_invocations_failed_total{function=\"command\",version=\"1\",kind=\"bad_response\"}";
+    let failed = "fnctl_invocation_errors_total{function=\"command\",kind=\"bad_response\",version=\"1\"}";
     assert_eq!(platform.metric(failed).await, 0.0);
     for body in ["Status: 700\n\nx", "Status: 404\nno end", "status: 404\n\nx"] {
         let reply = ask(body).await;
