@@ -13,6 +13,7 @@ mod doctor;
 mod exit;
 mod function_file;
 mod help;
+mod log_stream;
 mod logging;
 mod output;
 mod report;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let app = App::new(cli.output, cli.connection);
     let outcome = match cli.command {
         Command::Serve(serve) => commands::serve::run(&app, &serve),
+        Command::InferenceHost => commands::inference_host::run(),
         Command::Status(status) => commands::status::run(&app, &status),
         Command::Token => commands::status::token(&app),
         Command::Config(config) => commands::config::run(&app, &config),

@@ -72,7 +72,8 @@ impl Live {
         self.versions.get(function).map(|live| live.value().clone())
     }
 
-    fn is_live(&self, version: &Version) -> bool {
+    /// Whether this version is the live one of its function.
+    pub(crate) fn is_live(&self, version: &Version) -> bool {
         let live = self.versions.get(&version.function);
         live.is_some_and(|live| live.number == version.number)
     }
@@ -111,7 +112,9 @@ impl Live {
 
     /// The live versions that are to have provisioned instances now.
     pub(crate) fn provisioned(&self) -> Vec<Arc<Version>> {
-        let names: Vec<_> = self.kept.lock().keys().cloned().collect();
+        let mut names: Vec<_> = self.kept.lock().keys().cloned().collect();
+        // What happens to them happens in an order that can be repeated.
+        names.sort_unstable();
         names
             .iter()
             .filter_map(|name| self.of(name))

@@ -19,7 +19,7 @@ use fnctl_core::schedule::Asked;
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,16 +31,16 @@ use tokio::time::Instant;
 
 /// One function: its concurrency limit, and a pool for each version that has instances.
 pub(crate) struct Lane {
-    limit: ConcurrencyLimit,
+    pub(crate) limit: ConcurrencyLimit,
     pub(crate) flows: Flows,
     /// Whether its concurrency is reserved, so that it takes none of what is shared.
     is_reserved: AtomicBool,
-    pools: Mutex<Pools>,
+    pub(crate) pools: Mutex<Pools>,
 }
 
 #[derive(Default)]
-struct Pools {
-    by_version: HashMap<VersionNumber, Arc<VersionPool>>,
+pub(crate) struct Pools {
+    pub(crate) by_version: BTreeMap<VersionNumber, Arc<VersionPool>>,
     closed: bool,
 }
 
@@ -188,6 +188,8 @@ impl Lane {
             return None;
         }
         let pool = Arc::new(make());
+        #[cfg(test)]
+        crate::audit::made(&pool);
         pools.by_version.insert(version.number, pool.clone());
         Some(pool)
     }
@@ -249,7 +251,7 @@ pub(crate) struct Measured {
 pub(crate) struct VersionPool {
     pub(crate) version: Arc<Version>,
     pub(crate) metrics: Arc<VersionMetrics>,
-    books: Mutex<Books>,
+    pub(crate) books: Mutex<Books>,
     /// Processor time of an invocation on average, in microseconds.
     cost: AtomicU64,
     footprint: Mutex<Footprint>,
@@ -259,7 +261,6 @@ pub(crate) struct VersionPool {
     backoff: Mutex<Backoff>,
     /// Starts an instance that the state has counted as starting.
     start: Box<dyn Fn(Arc<VersionPool>) + Send + Sync>,
-    demoted: AtomicBool,
 }
 
 /// Waits between failed starts that no caller asked for: one second, doubled each time, at most a minute.
@@ -331,7 +332,6 @@ impl VersionPool {
             provisioning: watch::Sender::new(Ok(())),
             backoff: Mutex::default(),
             start: Box::new(start),
-            demoted: AtomicBool::new(false),
         }
     }
 
@@ -494,7 +494,6 @@ impl VersionPool {
     }
 
     pub(crate) fn demote(&self) -> Vec<Instance> {
-        self.demoted.store(true, Ordering::Relaxed);
         self.change(|books, _| books.state.demote())
     }
 
@@ -504,16 +503,10 @@ impl VersionPool {
         idle
     }
 
-    /// Whether this version is no longer the live one.
-    pub(crate) fn is_demoted(&self) -> bool {
-        self.demoted.load(Ordering::Relaxed)
-    }
-
     /// The version is live: forgets how earlier starts went.
     pub(crate) fn promote(&self) {
         *self.backoff.lock() = Backoff::default();
         let _previous = self.provisioning.send_replace(Ok(()));
-        self.demoted.store(false, Ordering::Relaxed);
     }
 
     /// Starts what the floor misses, unless starts have just failed.

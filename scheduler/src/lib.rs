@@ -6,10 +6,14 @@
 //! a lock is held.
 
 pub mod admission;
+#[cfg(test)]
+mod audit;
 pub mod autoscaler;
 mod body;
 mod books;
 mod config;
+#[cfg(test)]
+mod dst;
 pub mod fair;
 mod gate;
 mod instance;
@@ -129,7 +133,7 @@ impl Scheduler {
                 drop(expired);
                 if lane.close_pool_if_unused(&pool) {
                     inner.live.remember(&pool.version, pool.summary());
-                    if pool.is_demoted() {
+                    if !inner.live.is_live(&pool.version) {
                         inner.metrics.forget(&pool.version.key());
                     }
                 }
@@ -226,12 +230,15 @@ impl Scheduler {
 }
 
 impl Inner {
-    /// The lanes as they are now; no map shard stays locked.
+    /// The lanes as they are now, by name, so that what happens to them happens in an order that can be repeated; no map
+    /// shard stays locked.
     fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.lanes
-            .iter()
-            .map(|entry| entry.value().clone())
-            .collect()
+        let entries = self.lanes.iter();
+        let mut lanes: Vec<_> = entries
+            .map(|entry| (entry.key().clone(), entry.value().clone()))
+            .collect();
+        lanes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        lanes.into_iter().map(|(_, lane)| lane).collect()
     }
 
     fn existing_lane(&self, function: &FunctionName) -> Option<Arc<Lane>> {
@@ -553,6 +560,9 @@ impl Scheduler {
                 let idle = pool.demote();
                 pool.metrics.reaped(idle.len());
                 drop(idle);
+            } else {
+                // It was at zero already.
+                self.inner.metrics.forget(key);
             }
         }
     }

@@ -89,6 +89,16 @@ impl<W> LimitState<W> {
         std::iter::from_fn(|| self.grant()).collect()
     }
 
+    /// Most permits out.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Most callers waiting.
+    pub fn max_queue(&self) -> usize {
+        self.max_queue
+    }
+
     /// Permits out.
     pub fn in_flight(&self) -> usize {
         self.in_flight
@@ -304,6 +314,18 @@ impl ConcurrencyLimit {
     /// When a refused caller may try again.
     pub(crate) fn retry_after(&self) -> Duration {
         self.0.limited.lock().queue().retry_after()
+    }
+
+    /// Limit, longest queue, permits out and callers waiting; nothing if the lock is held.
+    #[cfg(test)]
+    pub(crate) fn try_counts(&self) -> Option<[usize; 4]> {
+        let state = &self.0.limited.try_lock()?.state;
+        Some([
+            state.limit(),
+            state.max_queue(),
+            state.in_flight(),
+            state.queued(),
+        ])
     }
 
     /// Callers waiting.

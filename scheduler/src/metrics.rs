@@ -218,6 +218,7 @@ impl Metrics {
             provisioned: AtomicU32::new(0),
             families: self.clone(),
             labels,
+            key: own.then(|| key.clone()),
         }
     }
 
@@ -375,6 +376,8 @@ impl Metrics {
 pub(crate) struct VersionMetrics {
     families: Metrics,
     labels: (String, String),
+    /// The version that these are of, unless they are shared.
+    key: Option<VersionKey>,
     invocations: IntCounter,
     throttles: IntCounter,
     duration: Histogram,
@@ -409,20 +412,28 @@ impl VersionMetrics {
         [&self.labels.0, &self.labels.1, extra]
     }
 
+    /// Does something with the families, unless the version has been forgotten: what still ran then would bring back
+    /// labels that nobody removes.
+    fn with_families(&self, change: impl FnOnce(&Families)) {
+        let families = &self.families.0;
+        let tracked = self.key.as_ref().map(|key| families.tracked.get(key));
+        if !matches!(tracked, Some(None)) {
+            change(families);
+        }
+    }
+
     pub(crate) fn failed(&self, kind: ErrorKind) {
-        self.families
-            .0
-            .errors
-            .with_label_values(&self.labels(kind.code()))
-            .inc();
+        self.with_families(|families| {
+            let labels = self.labels(kind.code());
+            families.errors.with_label_values(&labels).inc();
+        });
     }
 
     pub(crate) fn start_failed(&self, kind: ErrorKind) {
-        self.families
-            .0
-            .start_failures
-            .with_label_values(&self.labels(kind.code()))
-            .inc();
+        self.with_families(|families| {
+            let labels = self.labels(kind.code());
+            families.start_failures.with_label_values(&labels).inc();
+        });
     }
 
     pub(crate) fn throttled(&self) {
@@ -430,21 +441,20 @@ impl VersionMetrics {
     }
 
     pub(crate) fn dropped(&self, reason: NoTurn) {
-        self.families
-            .0
-            .drops
-            .with_label_values(&self.labels(reason.as_str()))
-            .inc();
+        self.with_families(|families| {
+            let labels = self.labels(reason.as_str());
+            families.drops.with_label_values(&labels).inc();
+        });
     }
 
     pub(crate) fn scaled(&self, desired: usize, panicking: bool) {
-        let families = &self.families.0;
         let labels = [self.labels.0.as_str(), self.labels.1.as_str()];
-        families.desired.with_label_values(&labels).set(gauge(desired));
-        families
-            .panicking
-            .with_label_values(&labels)
-            .set(i64::from(panicking));
+        self.with_families(|families| {
+            let desired = gauge(desired);
+            families.desired.with_label_values(&labels).set(desired);
+            let panicking = i64::from(panicking);
+            families.panicking.with_label_values(&labels).set(panicking);
+        });
     }
 
     /// The gauge appears with the first provisioned instance.
@@ -452,11 +462,11 @@ impl VersionMetrics {
         let known = self.provisioned.load(Ordering::Relaxed);
         if known != count {
             self.provisioned.store(count, Ordering::Relaxed);
-            self.families
-                .0
-                .provisioned
-                .with_label_values(&[&self.labels.0, &self.labels.1])
-                .set(i64::from(count));
+            let labels = [self.labels.0.as_str(), self.labels.1.as_str()];
+            self.with_families(|families| {
+                let count = i64::from(count);
+                families.provisioned.with_label_values(&labels).set(count);
+            });
         }
     }
 
@@ -475,13 +485,13 @@ impl VersionMetrics {
             StartKind::Prewarmed => self.prewarmed.inc(),
             StartKind::Cold => {
                 self.cold.inc();
-                for phase in Phase::ALL {
-                    self.families
-                        .0
-                        .phases
-                        .with_label_values(&self.labels(phase.as_str()))
-                        .observe(phases.get(phase).as_secs_f64());
-                }
+                self.with_families(|families| {
+                    for phase in Phase::ALL {
+                        let labels = self.labels(phase.as_str());
+                        let seconds = phases.get(phase).as_secs_f64();
+                        families.phases.with_label_values(&labels).observe(seconds);
+                    }
+                });
             }
         }
     }
@@ -501,23 +511,29 @@ impl VersionMetrics {
         self.starting.set(gauge(starting));
     }
 
-    pub(crate) fn reaped(&self, count: usize) {
+    /// What the gauges say: idle, busy, starting.
+    #[cfg(test)]
+    pub(crate) fn gauges(&self) -> [i64; 3] {
+        [self.idle.get(), self.busy.get(), self.starting.get()]
+    }
+
+    fn gone(&self, count: usize, reason: &str) {
         if count > 0 {
-            self.families
-                .0
-                .reaps
-                .with_label_values(&self.labels("keep_alive"))
-                .inc_by(count as u64);
+            self.with_families(|families| {
+                let labels = self.labels(reason);
+                families
+                    .reaps
+                    .with_label_values(&labels)
+                    .inc_by(count as u64);
+            });
         }
     }
 
+    pub(crate) fn reaped(&self, count: usize) {
+        self.gone(count, "keep_alive");
+    }
+
     pub(crate) fn evicted(&self, count: usize) {
-        if count > 0 {
-            self.families
-                .0
-                .reaps
-                .with_label_values(&self.labels("node_full"))
-                .inc_by(count as u64);
-        }
+        self.gone(count, "node_full");
     }
 }

@@ -350,11 +350,6 @@ impl<S, W> PoolState<S, W> {
         missing
     }
 
-    /// How many are provisioned.
-    pub fn provisioned(&self) -> usize {
-        self.provisioned
-    }
-
     /// How many keep-alive leaves.
     pub fn floor(&self) -> usize {
         self.floor
@@ -363,6 +358,16 @@ impl<S, W> PoolState<S, W> {
     /// Whether as many instances are started as are provisioned.
     pub fn is_provisioned(&self) -> bool {
         self.idle.len() + self.busy >= self.provisioned
+    }
+
+    /// How many instances are kept whatever the traffic.
+    pub fn provisioned(&self) -> usize {
+        self.provisioned
+    }
+
+    /// Whether the pool has ended.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// The generation that instances started now belong to.
