@@ -159,6 +159,7 @@ impl Platform {
                 address: config.gateway.listen.clone(),
                 source,
             })?;
+        let restorer = deployer.clone();
         let backend = Backend {
             invoker,
             functions: store_port.clone(),
@@ -183,7 +184,7 @@ impl Platform {
             grace: config.grace.duration(),
         };
         platform.start_housekeeping();
-        platform.restore_provisioned();
+        platform.restore_provisioned(restorer);
         Ok(platform)
     }
 
@@ -247,7 +248,7 @@ impl Platform {
     }
 
     /// Starts the provisioned instances of what was deployed before this start.
-    fn restore_provisioned(&self) {
+    fn restore_provisioned(&self, deployer: Deployer) {
         let mut live: Vec<_> = FunctionStore::functions(&self.store, None)
             .iter()
             .filter_map(|function| {
@@ -261,13 +262,9 @@ impl Platform {
             self.scheduler.configure(version);
         }
         live.retain(|version| version.config.provisioned > 0);
-        let scheduler = self.scheduler.clone();
         self.tasks.spawn("restore-provisioned", async move {
             for version in live {
-                let key = version.key();
-                if let Err(failure) = scheduler.activate(version, Vec::new()).await {
-                    tracing::warn!(version = %key, cause = failure.cause, "provisioned instances did not start: {}", failure.message);
-                }
+                deployer.restore(&version.function).await;
             }
         });
     }

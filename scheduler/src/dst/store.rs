@@ -1,6 +1,7 @@
 //! What was deployed, in memory, with the rules of the real store: numbers are never used twice, old versions that no
 //! alias names are forgotten, and a change is visible a little before whoever made it goes on.
 
+use super::plan::Draws;
 use async_trait::async_trait;
 use fnctl_core::deploy::{Draft, live_alias};
 use fnctl_core::ids::{AliasName, Digest, FunctionName};
@@ -24,13 +25,21 @@ pub(super) struct FakeStore(Mutex<State>);
 struct State {
     functions: BTreeMap<FunctionName, Arc<Function>>,
     next: BTreeMap<FunctionName, u32>,
+    writes: u64,
     /// Versions that were removed: somebody may have resolved them just before.
     gone: Vec<Arc<Version>>,
 }
 
-/// Writing to the disk, and waking up whoever waits for it.
-async fn disk() {
-    tokio::time::sleep(Duration::from_millis(2)).await;
+impl FakeStore {
+    /// Writing to the disk, and waking up whoever waits for it: each takes as long as it takes.
+    async fn disk(&self) {
+        let ms = {
+            let mut state = self.0.lock();
+            state.writes += 1;
+            Draws::keyed(state.writes, 77, 0).among(1, 9)
+        };
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
 }
 
 fn unknown() -> Failure {
@@ -52,7 +61,10 @@ impl FakeStore {
     /// Versions that exist.
     pub(super) fn versions(&self) -> BTreeSet<VersionKey> {
         let state = self.0.lock();
-        let versions = state.functions.values().flat_map(|function| function.versions.values());
+        let versions = state
+            .functions
+            .values()
+            .flat_map(|function| function.versions.values());
         versions.map(|version| version.key()).collect()
     }
 
@@ -62,7 +74,12 @@ impl FakeStore {
         change: impl FnOnce(&mut Function) -> Result<R, Failure>,
     ) -> Result<R, Failure> {
         let mut state = self.0.lock();
-        let mut function = state.functions.get(name).ok_or_else(unknown)?.as_ref().clone();
+        let mut function = state
+            .functions
+            .get(name)
+            .ok_or_else(unknown)?
+            .as_ref()
+            .clone();
         let changed = change(&mut function)?;
         state.functions.insert(name.clone(), Arc::new(function));
         Ok(changed)
@@ -85,11 +102,13 @@ impl FunctionStore for FakeStore {
     fn functions(&self, name: Option<&FunctionName>) -> Vec<Arc<Function>> {
         let state = self.0.lock();
         let all = state.functions.values();
-        all.filter(|function| name.is_none_or(|name| function.name == *name)).cloned().collect()
+        all.filter(|function| name.is_none_or(|name| function.name == *name))
+            .cloned()
+            .collect()
     }
 
     async fn commit(&self, draft: Draft) -> Result<Arc<Version>, Failure> {
-        disk().await;
+        self.disk().await;
         let version = {
             let mut state = self.0.lock();
             let name = draft.function.clone();
@@ -103,14 +122,19 @@ impl FunctionStore for FakeStore {
                 config: draft.config,
                 created_ms: 0,
             });
-            let old = state.functions.get(&name).map(|function| function.as_ref().clone());
+            let old = state
+                .functions
+                .get(&name)
+                .map(|function| function.as_ref().clone());
             let mut function = old.unwrap_or_else(|| Function {
                 name: name.clone(),
                 versions: BTreeMap::new(),
                 aliases: BTreeMap::new(),
             });
             function.versions.insert(version.number, version.clone());
-            function.aliases.insert(live_alias()?, Alias::to(version.number));
+            function
+                .aliases
+                .insert(live_alias()?, Alias::to(version.number));
             let excess = function.versions.len().saturating_sub(KEEP);
             let numbers = function.versions.keys().copied();
             let unnamed = numbers.filter(|number| !names(&function, *number));
@@ -120,7 +144,7 @@ impl FunctionStore for FakeStore {
             state.functions.insert(name, Arc::new(function));
             version
         };
-        disk().await;
+        self.disk().await;
         Ok(version)
     }
 
@@ -130,7 +154,7 @@ impl FunctionStore for FakeStore {
         alias: &AliasName,
         to: Option<Alias>,
     ) -> Result<(), Failure> {
-        disk().await;
+        self.disk().await;
         self.change(name, |function| {
             match to {
                 Some(to) => {
@@ -144,19 +168,19 @@ impl FunctionStore for FakeStore {
             }
             Ok(())
         })?;
-        disk().await;
+        self.disk().await;
         Ok(())
     }
 
     async fn remove(&self, name: &FunctionName) -> Result<Arc<Function>, Failure> {
-        disk().await;
+        self.disk().await;
         let function = {
             let mut state = self.0.lock();
             let function = state.functions.remove(name).ok_or_else(unknown)?;
             state.gone.extend(function.versions.values().cloned());
             function
         };
-        disk().await;
+        self.disk().await;
         Ok(function)
     }
 }

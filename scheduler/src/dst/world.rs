@@ -8,7 +8,7 @@ use fnctl_core::ids::FunctionName;
 use fnctl_core::version::{Version, VersionKey};
 use fnctl_core::{ErrorKind, Isolation};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -24,7 +24,10 @@ pub(super) struct Trace {
 
 impl Trace {
     pub(super) fn new(keep: bool) -> Self {
-        Self { hasher: DefaultHasher::new(), lines: keep.then(Vec::new) }
+        Self {
+            hasher: DefaultHasher::new(),
+            lines: keep.then(Vec::new),
+        }
     }
 
     fn line(&mut self, at: Duration, text: String) {
@@ -101,6 +104,8 @@ pub(super) struct Books {
     pub(super) calm: bool,
     /// What limits and provisioned counts have been at most, for the most instances that may exist.
     pub(super) most: BTreeMap<FunctionName, usize>,
+    /// Versions whose pool was taken out of its lane while it had something.
+    pub(super) replaced: BTreeSet<VersionKey>,
     pub(super) last: Option<Audit>,
     pub(super) last_at: Option<Instant>,
     pub(super) checks: u64,
@@ -141,6 +146,7 @@ impl World {
                 planned_panics: 0,
                 calm: false,
                 most: BTreeMap::new(),
+                replaced: BTreeSet::new(),
                 last: None,
                 last_at: None,
                 checks: 0,
@@ -216,7 +222,11 @@ impl World {
         books.starts += 1;
         let start = self.plan.start(self.life, books.starts, books.calm);
         let number = books.starts;
-        books.log(format!("start {number} of {} begins: {:?}", version.key(), start));
+        books.log(format!(
+            "start {number} of {} begins: {:?}",
+            version.key(),
+            start
+        ));
         start
     }
 
@@ -245,7 +255,12 @@ impl Books {
         self.broken.push(Broken { rule, text });
     }
 
-    pub(super) fn require(&mut self, rule: &'static str, holds: bool, text: impl FnOnce() -> String) {
+    pub(super) fn require(
+        &mut self,
+        rule: &'static str,
+        holds: bool,
+        text: impl FnOnce() -> String,
+    ) {
         if !holds {
             self.broken(rule, text());
         }
@@ -316,14 +331,19 @@ impl Books {
             found.push("it does not exist");
         }
         for reason in found {
-            self.broken("reuse", format!("sandbox {id} begins call {call}, but {reason}"));
+            self.broken(
+                "reuse",
+                format!("sandbox {id} begins call {call}, but {reason}"),
+            );
         }
         let asked = self.calls.get_mut(&call);
         let again = asked.is_none_or(|asked| {
             asked.begun += 1;
             asked.begun > 1
         });
-        self.require("once", !again, || format!("call {call} is begun a second time"));
+        self.require("once", !again, || {
+            format!("call {call} is begun a second time")
+        });
     }
 
     /// A sandbox ends an invocation, or is cut off in it.
