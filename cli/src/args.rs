@@ -4,10 +4,13 @@ use crate::commands::context::ContextArgs;
 use crate::commands::logs::LogsArgs;
 use crate::commands::shell::{CompletionsArgs, ManArgs};
 use crate::commands::status::StatusArgs;
+use crate::commands::top::TopArgs;
 use crate::output::OutputArgs;
 use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
-use fnctl_core::config::Isolation;
+use fnctl_core::FunctionName;
+use fnctl_core::config::{InferenceIsolation, Isolation};
+use fnctl_core::ids::{AliasName, IdError};
 use fnctl_core::units::{ByteSize, Period};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -49,6 +52,8 @@ pub(crate) enum Command {
     Invoke(InvokeArgs),
     /// Show what a function said, and follow it.
     Logs(LogsArgs),
+    /// Watch what the functions do now: rates, cold starts, instances, memory.
+    Top(TopArgs),
     /// List the functions.
     #[command(
         visible_alias = "list",
@@ -59,13 +64,13 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  fnctl get fraud\n  fnctl get fraud --json")]
     Get {
         /// The function.
-        name: String,
+        name: FunctionName,
     },
     /// List the versions of a function, the newest first.
     #[command(after_help = "Examples:\n  fnctl versions fraud\n  fnctl versions fraud --json")]
     Versions {
         /// The function.
-        name: String,
+        name: FunctionName,
     },
     /// Make an earlier version live again.
     #[command(
@@ -73,7 +78,7 @@ pub(crate) enum Command {
     )]
     Rollback {
         /// The function.
-        name: String,
+        name: FunctionName,
         /// The version; without it, the one before the live one.
         #[arg(long, value_name = "VERSION")]
         to: Option<u32>,
@@ -88,7 +93,7 @@ pub(crate) enum Command {
     Rm {
         /// The functions.
         #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
+        names: Vec<FunctionName>,
     },
     /// Say whether the platform is ready; exits with 0 only if it is.
     Status(StatusArgs),
@@ -97,6 +102,12 @@ pub(crate) enum Command {
         after_help = "Examples:\n  FNCTL_TOKEN_FILE=fnctl-data/token fnctl token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
     )]
     Token,
+    /// Load models and compute for the `fnctl serve` that started it.
+    #[command(
+        hide = true,
+        after_help = "Examples:\n  fnctl serve    # starts its inference-host by itself"
+    )]
+    InferenceHost,
     /// Check or show the settings of `serve`.
     Config(ConfigArgs),
     /// Keep the addresses and tokens of platforms under names.
@@ -177,7 +188,7 @@ pub(crate) struct DeployArgs {
     pub(crate) path: PathBuf,
     /// The function's name.
     #[arg(long)]
-    pub(crate) name: Option<String>,
+    pub(crate) name: Option<FunctionName>,
     /// A model the guest may load by name; may be repeated.
     #[arg(long = "model", value_name = "NAME=FILE", value_parser = pair)]
     pub(crate) models: Vec<(String, String)>,
@@ -202,6 +213,9 @@ pub(crate) struct DeployArgs {
     /// Whether a sandbox serves many requests (instance) or one (request).
     #[arg(long, value_name = "instance|request", value_parser = isolation)]
     pub(crate) isolation: Option<Isolation>,
+    /// Whether the models share an inference host (shared) or have one of their own (dedicated).
+    #[arg(long, value_name = "shared|dedicated", value_parser = inference_isolation)]
+    pub(crate) inference_isolation: Option<InferenceIsolation>,
     /// An environment variable of the guest; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) env: Vec<(String, String)>,
@@ -216,6 +230,7 @@ pub(crate) struct DeployArgs {
 )]
 pub(crate) struct InvokeArgs {
     /// The function, with a version or alias behind a colon if not the live one.
+    #[arg(value_parser = invocation_target)]
     pub(crate) target: String,
     /// The request body: text, @file, or @- for stdin. Sent as it is, as JSON unless -H says otherwise.
     #[arg(short, long, visible_alias = "data-binary", value_name = "BODY")]
@@ -243,9 +258,9 @@ pub(crate) struct InvokeArgs {
 )]
 pub(crate) struct AliasArgs {
     /// The function.
-    pub(crate) name: String,
+    pub(crate) name: FunctionName,
     /// The alias.
-    pub(crate) alias: String,
+    pub(crate) alias: AliasName,
     /// The version it points to.
     #[arg(required_unless_present = "remove", value_name = "VERSION")]
     pub(crate) to: Option<u32>,
@@ -264,11 +279,36 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `fraud`, `fraud:3` or `fraud:canary`: it becomes part of a path, so nothing else may.
+fn invocation_target(text: &str) -> Result<String, String> {
+    let (name, selector) = match text.split_once(':') {
+        Some((name, selector)) => (name, Some(selector)),
+        None => (text, None),
+    };
+    let name: FunctionName = name.parse().map_err(|error: IdError| error.to_string())?;
+    if let Some(selector) = selector
+        && selector.parse::<u32>().is_err()
+    {
+        selector
+            .parse::<AliasName>()
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(selector.map_or_else(|| name.to_string(), |selector| format!("{name}:{selector}")))
+}
+
 fn isolation(text: &str) -> Result<Isolation, String> {
     match text {
         "instance" => Ok(Isolation::Instance),
         "request" => Ok(Isolation::Request),
         _ => Err("use instance or request".to_owned()),
+    }
+}
+
+fn inference_isolation(text: &str) -> Result<InferenceIsolation, String> {
+    match text {
+        "shared" => Ok(InferenceIsolation::Shared),
+        "dedicated" => Ok(InferenceIsolation::Dedicated),
+        _ => Err("use shared or dedicated".to_owned()),
     }
 }
 
@@ -315,6 +355,32 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         crate::help::command().debug_assert();
+    }
+
+    #[test]
+    fn what_becomes_part_of_a_path_is_a_name() {
+        for line in [
+            "get a/b",
+            "versions ../functions",
+            "rollback a?x",
+            "rm fraud a/b",
+            "rm Fraud",
+            "logs a/b",
+            "alias fraud a/b 1",
+            "alias a/b canary 1",
+            "invoke a/b",
+            "invoke fraud:a/b",
+            "invoke fraud:",
+            "deploy --name a/b",
+        ] {
+            let words = std::iter::once("fnctl").chain(line.split(' '));
+            let error = Cli::try_parse_from(words).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains("use 1 to 63 of a-z"), "{error}");
+        }
+        for target in ["fraud", "fraud:3", "fraud:canary"] {
+            assert_eq!(invocation_target(target).as_deref(), Ok(target));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The `fnctl` command. `serve` starts a platform; every other command talks to a running one over HTTP.
 
+mod activity;
 mod app;
 mod args;
 mod build;
@@ -12,6 +13,7 @@ mod doctor;
 mod exit;
 mod function_file;
 mod help;
+mod log_stream;
 mod logging;
 mod output;
 mod report;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let app = App::new(cli.output, cli.connection);
     let outcome = match cli.command {
         Command::Serve(serve) => commands::serve::run(&app, &serve),
+        Command::InferenceHost => commands::inference_host::run(),
         Command::Status(status) => commands::status::run(&app, &status),
         Command::Token => commands::status::token(&app),
         Command::Config(config) => commands::config::run(&app, &config),
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Deploy(deploy) => commands::deploy::run(&app, &deploy),
         Command::Invoke(invoke) => commands::invoke::run(&app, &invoke),
         Command::Logs(logs) => commands::logs::run(&app, &logs),
+        Command::Top(top) => commands::top::run(&app, &top),
         Command::Ls => commands::show::list(&app),
         Command::Get { name } => commands::show::get(&app, &name),
         Command::Versions { name } => commands::show::versions(&app, &name),

@@ -17,6 +17,17 @@ pub enum Isolation {
     Request,
 }
 
+/// Whether a function's models share an inference host with those of other functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InferenceIsolation {
+    /// One host for all functions that say so.
+    #[default]
+    Shared,
+    /// A host of the function's own.
+    Dedicated,
+}
+
 /// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +66,8 @@ pub struct FunctionConfig {
     pub keep_alive: Period,
     /// Whether sandboxes are reused.
     pub isolation: Isolation,
+    /// Whether the models have an inference host of their own.
+    pub inference_isolation: InferenceIsolation,
     /// Invocations after which a sandbox is replaced; unset = never for that reason.
     pub max_uses: Option<NonZeroU32>,
     /// Limits the rate of invocations; unset = no limit.
@@ -89,6 +102,7 @@ impl Default for FunctionConfig {
             provisioned: 0,
             keep_alive: Period::secs(60),
             isolation: Isolation::Instance,
+            inference_isolation: InferenceIsolation::Shared,
             max_uses: None,
             rate_limit: None,
             request_body: ByteSize::mib(16),

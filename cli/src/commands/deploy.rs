@@ -30,7 +30,7 @@ pub(crate) fn run(app: &App, args: &DeployArgs) -> anyhow::Result<()> {
 fn override_with(deployment: &mut Deployment, args: &DeployArgs) {
     let config = &mut deployment.config;
     if let Some(name) = &args.name {
-        deployment.name = Some(name.clone());
+        deployment.name = Some(name.to_string());
     }
     for (name, path) in &args.models {
         deployment.models.insert(name.clone(), PathBuf::from(path));
@@ -46,6 +46,9 @@ fn override_with(deployment: &mut Deployment, args: &DeployArgs) {
     config.provisioned = args.provisioned.unwrap_or(config.provisioned);
     config.keep_alive = args.keep_alive.unwrap_or(config.keep_alive);
     config.isolation = args.isolation.unwrap_or(config.isolation);
+    config.inference_isolation = args
+        .inference_isolation
+        .unwrap_or(config.inference_isolation);
 }
 
 /// Tells an event: for programs each is a result, for people only the last.

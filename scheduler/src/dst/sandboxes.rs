@@ -137,6 +137,7 @@ impl Factory {
             source: ModelSource::Bytes(Bytes::new()),
             function: version.function.clone(),
             deadline,
+            isolation: version.config.inference_isolation,
         };
         let loaded = FakeHost(self.0.clone()).load(request).await;
         loaded
