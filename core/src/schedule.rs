@@ -195,10 +195,7 @@ impl Window {
 
 /// A text of a user's for a message.
 fn shown(text: &str) -> String {
-    text.chars()
-        .take(60)
-        .flat_map(char::escape_debug)
-        .collect()
+    text.chars().take(60).flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]
@@ -305,6 +302,9 @@ mod tests {
             ..window("0 8 * * *", "UTC", "1h")
         };
         assert!(nothing.problem().unwrap().contains("asks for nothing"));
-        assert_eq!(window("*/5 8-18 1,15 JAN MON-FRI", "America/New_York", "1h").problem(), None);
+        assert_eq!(
+            window("*/5 8-18 1,15 JAN MON-FRI", "America/New_York", "1h").problem(),
+            None
+        );
     }
 }

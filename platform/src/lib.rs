@@ -162,6 +162,7 @@ impl Platform {
                 address: config.gateway.listen.clone(),
                 source,
             })?;
+        let restorer = deployer.clone();
         let backend = Backend {
             invoker,
             functions: store_port.clone(),
@@ -186,7 +187,7 @@ impl Platform {
             grace: config.grace.duration(),
         };
         platform.start_housekeeping();
-        platform.restore();
+        platform.restore(restorer);
         Ok(platform)
     }
 
@@ -262,7 +263,7 @@ impl Platform {
 
     /// Takes up what was live before this start: limits, reservations and schedules at once, then the provisioned
     /// instances. `/readyz` waits for those: until each function's are all started, or have failed to.
-    fn restore(&self) {
+    fn restore(&self, deployer: Deployer) {
         let live: Vec<_> = FunctionStore::functions(&self.store, None)
             .iter()
             .filter_map(|function| {
@@ -288,12 +289,9 @@ impl Platform {
         let starts: Vec<_> = kept
             .into_iter()
             .map(|version| {
-                let scheduler = self.scheduler.clone();
+                let deployer = deployer.clone();
                 self.tasks.spawn("restore-provisioned", async move {
-                    let key = version.key();
-                    if let Err(failure) = scheduler.activate(version, Vec::new()).await {
-                        tracing::warn!(version = %key, cause = failure.cause, "provisioned instances did not start: {}", failure.message);
-                    }
+                    deployer.restore(&version.function).await;
                 })
             })
             .collect();

@@ -82,8 +82,7 @@ pub(crate) fn audit(inner: &Inner, functions: &[FunctionName]) -> Result<Audit, 
         let Some(lane) = found.try_unwrap().map(|lane| lane.value().clone()) else {
             continue;
         };
-        let [limit, max_queue, permits, queued] =
-            lane.limit.try_counts().ok_or(Held("a limit"))?;
+        let [limit, max_queue, permits, queued] = lane.limit.try_counts().ok_or(Held("a limit"))?;
         lanes.push(LaneAudit {
             function: function.clone(),
             limit,

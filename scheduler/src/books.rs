@@ -127,12 +127,7 @@ impl Books {
     }
 
     /// Looks what is to go and what is to come. `may_start` is false while starts are backed off.
-    pub(crate) fn look(
-        &mut self,
-        now: Instant,
-        config: &FunctionConfig,
-        may_start: bool,
-    ) -> Look {
+    pub(crate) fn look(&mut self, now: Instant, config: &FunctionConfig, may_start: bool) -> Look {
         self.note(now);
         let length = now.saturating_duration_since(self.looked).as_secs_f64();
         let ready = self.state.idle().len() + self.state.busy();

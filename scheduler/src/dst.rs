@@ -7,6 +7,7 @@
 mod checks;
 mod drive;
 mod host;
+mod notices;
 mod plan;
 mod sandboxes;
 mod seeds;

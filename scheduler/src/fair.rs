@@ -159,7 +159,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn drain(queue: &mut FairQueue<&'static str, &'static str>, count: usize) -> HashMap<&'static str, usize> {
+    fn drain(
+        queue: &mut FairQueue<&'static str, &'static str>,
+        count: usize,
+    ) -> HashMap<&'static str, usize> {
         let mut served = HashMap::new();
         for _ in 0..count {
             if let Some(who) = queue.pop() {
@@ -201,7 +204,10 @@ mod tests {
         queue.push(&1, 1, "second");
         assert!(queue.leave(&1, first));
         assert!(!queue.leave(&1, first));
-        assert_eq!((queue.pop(), queue.pop(), queue.len()), (Some("second"), None, 0));
+        assert_eq!(
+            (queue.pop(), queue.pop(), queue.len()),
+            (Some("second"), None, 0)
+        );
     }
 
     proptest! {

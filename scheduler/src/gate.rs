@@ -215,7 +215,10 @@ mod tests {
         let gate = Arc::new(Gate::new(2, First::InTurn));
         let (burst, calm) = (flow("burst"), flow("calm"));
         let order = Arc::new(Mutex::new(Vec::new()));
-        let held = [gate.try_enter(&burst).unwrap(), gate.try_enter(&burst).unwrap()];
+        let held = [
+            gate.try_enter(&burst).unwrap(),
+            gate.try_enter(&burst).unwrap(),
+        ];
         assert!(gate.try_enter(&calm).is_none());
         let mut tasks = Vec::new();
         for (flow, name, count) in [(&burst, "burst", 20), (&calm, "calm", 3)] {
@@ -277,7 +280,9 @@ mod tests {
                 let (gate, most) = (gate.clone(), most.clone());
                 let flow = flow(&format!("f{number}"));
                 std::thread::spawn(move || {
-                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .build()
+                        .unwrap();
                     runtime.block_on(async {
                         for _ in 0..500 {
                             let pass = gate.enter(&flow, Duration::from_micros(10)).await;

@@ -86,13 +86,11 @@ impl Lane {
         let now = Instant::now();
         let patience = pool.version.config.queue_timeout.duration();
         let remaining = deadline.saturating_duration_since(now);
-        let permit = self
-            .limit
-            .admit(now, |queue| match queue.limit {
-                // Nothing is ever served.
-                0 => Verdict::TooLate(Duration::ZERO),
-                _ => queue.judge(remaining, patience),
-            });
+        let permit = self.limit.admit(now, |queue| match queue.limit {
+            // Nothing is ever served.
+            0 => Verdict::TooLate(Duration::ZERO),
+            _ => queue.judge(remaining, patience),
+        });
         let is_reserved = self.is_reserved.load(Ordering::Relaxed);
         if let Ok(permit) = permit {
             if let Some(admitted) = node.try_admit(&self.flows, is_reserved) {
@@ -553,7 +551,11 @@ impl VersionPool {
         let new = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
         // Two at the same time may lose one: it is an average.
         let old = self.cost.load(Ordering::Relaxed);
-        let average = if old == 0 { new } else { (old * 7).saturating_add(new) / 8 };
+        let average = if old == 0 {
+            new
+        } else {
+            (old * 7).saturating_add(new) / 8
+        };
         self.cost.store(average.max(1), Ordering::Relaxed);
     }
 

@@ -40,16 +40,16 @@ use dashmap::DashMap;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::{ColdStart, StartKind, Unanswered};
 use fnctl_core::log::LogSink;
-use fnctl_core::schedule::Asked;
 use fnctl_core::ports::{InstanceStatus, Invoker, SandboxFactory};
+use fnctl_core::schedule::Asked;
 use fnctl_core::task::Tasks;
 use fnctl_core::version::{Version, VersionKey};
 use fnctl_core::{ErrorKind, Failure, Invocation, Reply, ReplySender, RequestId};
 use instance::Instances;
 use keeping::Live;
 use lane::{Lane, Refused, VersionPool};
-use node::Node;
 use metrics::{Metrics, VersionMetrics};
+use node::Node;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -333,7 +333,6 @@ impl Inner {
             evicted.is_some()
         })
     }
-
 }
 
 /// A start that ended without saying how: it panicked, or the runtime is going down.

@@ -125,8 +125,7 @@ impl Shared {
     fn change<R>(&self, change: impl FnOnce(&mut Limited) -> R) -> R {
         let mut limited = self.limited.lock();
         let outcome = change(&mut limited);
-        self.queued
-            .store(limited.state.queued(), Ordering::Relaxed);
+        self.queued.store(limited.state.queued(), Ordering::Relaxed);
         outcome
     }
 }

@@ -237,7 +237,9 @@ impl Metrics {
             }
         }
         for reason in NoTurn::ALL {
-            let _ = families.drops.remove_label_values(&[f, &v, reason.as_str()]);
+            let _ = families
+                .drops
+                .remove_label_values(&[f, &v, reason.as_str()]);
         }
         for family in [
             &families.memory,

@@ -86,7 +86,11 @@ mod tests {
             parts.allows(&name("b"), Some(51)),
             Err(TooMuch { available: 50 })
         );
-        assert_eq!(parts.allows(&name("a"), Some(90)), Ok(()), "it replaces its own");
+        assert_eq!(
+            parts.allows(&name("a"), Some(90)),
+            Ok(()),
+            "it replaces its own"
+        );
         parts.set(&name("b"), Some(0));
         assert_eq!(parts.shared(), 60, "0 reserves nothing");
         parts.set(&name("a"), None);

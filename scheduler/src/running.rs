@@ -172,7 +172,10 @@ mod tests {
                 tokio::task::yield_now().await;
                 7
             });
-            Running::new(future, Computes::default(), pass).unwrap().await.0
+            Running::new(future, Computes::default(), pass)
+                .unwrap()
+                .await
+                .0
         });
         assert_eq!(gate.fill().0, 1);
         settle().await;
@@ -215,7 +218,9 @@ mod tests {
             let pass = gate.try_enter(&flow).unwrap();
             let run = tokio::spawn(async move {
                 let future = pin!(std::future::pending::<()>());
-                Running::new(future, Computes::default(), pass).unwrap().await;
+                Running::new(future, Computes::default(), pass)
+                    .unwrap()
+                    .await;
             });
             for _ in 0..rounds {
                 tokio::task::yield_now().await;

@@ -1,9 +1,9 @@
 //! The task of one invocation: it runs on its lease to the end, and gives back what it holds.
 
-use crate::limit::Permit;
 use crate::gate::Pass;
 use crate::lane::{self, Lane, VersionPool};
 use crate::lease::Lease;
+use crate::limit::Permit;
 use crate::running::Running;
 use crate::{Inner, draining, observe};
 use fnctl_core::activity::Computes;
@@ -227,4 +227,3 @@ impl Drop for InFlight {
         }
     }
 }
-

@@ -37,7 +37,10 @@ async fn a_deploy_that_reserves_too_much_is_refused_with_what_is_left() {
         .await;
     let wanted = Deployment::new("b", probe()).with("reserved_concurrency", 9);
     let refused = platform.try_deploy(&wanted).await;
-    assert_eq!((&refused["event"], &refused["code"]), (&json!("failed"), &json!("invalid_config")));
+    assert_eq!(
+        (&refused["event"], &refused["code"]),
+        (&json!("failed"), &json!("invalid_config"))
+    );
     let message = refused["message"].as_str().expect("a message");
     assert!(message.contains("at most 8"), "{message}");
     // It holds after a restart, too.
@@ -86,7 +89,8 @@ async fn who_cannot_be_answered_in_time_is_told_at_once_when_to_come_back() {
         platform.call("probe/sleep?100").await.ok();
     }
     // Ten a second: in half a second five are served.
-    let replies = futures::future::join_all((0..30).map(|_| platform.call("probe/sleep?100"))).await;
+    let replies =
+        futures::future::join_all((0..30).map(|_| platform.call("probe/sleep?100"))).await;
     let served = replies.iter().filter(|reply| reply.status == 200).count();
     let refused: Vec<_> = replies
         .iter()
@@ -122,5 +126,10 @@ async fn an_idle_instance_says_when_it_goes() {
     let idle = instances(&platform, "probe").await;
     let left = idle[0]["expires_in_ms"].as_u64().expect("a time");
     assert!((50_000..=60_000).contains(&left), "{left}");
-    assert!(idle[0]["why"].as_str().expect("a reason").starts_with("keep-alive"));
+    assert!(
+        idle[0]["why"]
+            .as_str()
+            .expect("a reason")
+            .starts_with("keep-alive")
+    );
 }

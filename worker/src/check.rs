@@ -4,9 +4,9 @@ use crate::templates::Templates;
 use async_trait::async_trait;
 
 use fnctl_core::deploy::Step;
-use fnctl_core::{ErrorKind, Failure};
 use fnctl_core::ports::ArtifactCheck;
 use fnctl_core::version::Version;
+use fnctl_core::{ErrorKind, Failure};
 use std::sync::Arc;
 
 /// Compiles and links the artifact of a candidate.
@@ -44,7 +44,9 @@ impl ArtifactCheck for WasmCheck {
             };
             return Err(Failure::new(
                 ErrorKind::InvalidConfig,
-                format!("instance_concurrency: {wanted} is not possible for a {kind}: {why}; set it to 1, and raise concurrency for more instances"),
+                format!(
+                    "instance_concurrency: {wanted} is not possible for a {kind}: {why}; set it to 1, and raise concurrency for more instances"
+                ),
             ));
         }
         Ok(if loaded.compile.is_zero() {

@@ -151,9 +151,11 @@ async fn live(
     match (drain, &life.end) {
         (Some(drain), _) => drop(drain.await),
         (None, End::Kill) => tokio::time::sleep(Duration::from_millis(20)).await,
-        (None, _) => platform.quiet().await,
+        (None, _) => {
+            reaper.abort();
+            platform.quiet().await;
+        }
     }
-    reaper.abort();
     let panics = platform.outside.panics();
     world.require("panics", panics == 0, || {
         format!("{panics} callers panicked")
@@ -171,10 +173,10 @@ impl Platform {
             self.scheduler.configure(version);
         }
         live.retain(|version| version.config.provisioned > 0);
-        let scheduler = self.scheduler.clone();
+        let deployer = self.deployer.clone();
         self.outside.spawn("restore", async move {
             for version in live {
-                let _ = scheduler.activate(version, Vec::new()).await;
+                deployer.restore(&version.function).await;
             }
         });
     }

@@ -213,7 +213,7 @@ impl Plan {
     pub(super) fn start(&self, life: usize, number: u64, calm: bool) -> Start {
         let mut draws = Draws::keyed(self.seed, 1 + life as u64, number);
         let mut phases = [0; 5];
-        let slow = draws.percent(10);
+        let slow = draws.percent(10) && !calm;
         for phase in &mut phases {
             *phase = if slow {
                 draws.among(0, 400)
@@ -279,10 +279,26 @@ impl Plan {
                 1..=30 => self.calls(draws, &mut events, next_call, function, (at, 6, length / 8)),
                 31..=50 => self.calls(draws, &mut events, next_call, function, (at, 10, 20)),
                 51..=60 => self.calls(draws, &mut events, next_call, function, (at, 14, 0)),
-                61..=70 => events.push(Event {
+                61..=66 => events.push(Event {
                     at,
                     what: deploy(draws, function),
                 }),
+                // Two operators at once: the second acts while the first one's deploy is under way.
+                67..=70 => {
+                    events.push(Event {
+                        at,
+                        what: deploy(draws, function),
+                    });
+                    let what = match draws.among(1, 4) {
+                        1 => deploy(draws, function),
+                        2 => alias(draws, function),
+                        _ => What::Remove { function },
+                    };
+                    events.push(Event {
+                        at: at + draws.among(50, 130),
+                        what,
+                    });
+                }
                 71..=74 => events.push(Event {
                     at,
                     what: What::Rollback { function },
@@ -331,7 +347,7 @@ impl Plan {
         };
         Life {
             events,
-            reap_every: Duration::from_millis(draws.pick(&[10, 250, 250, 700, 5_000])),
+            reap_every: Duration::from_millis(draws.pick(&[40, 250, 250, 700, 5_000])),
             end,
         }
     }

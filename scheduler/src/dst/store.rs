@@ -1,6 +1,7 @@
 //! What was deployed, in memory, with the rules of the real store: numbers are never used twice, old versions that no
 //! alias names are forgotten, and a change is visible a little before whoever made it goes on.
 
+use super::plan::Draws;
 use async_trait::async_trait;
 use fnctl_core::deploy::{Draft, live_alias};
 use fnctl_core::ids::{AliasName, Digest, FunctionName};
@@ -24,13 +25,21 @@ pub(super) struct FakeStore(Mutex<State>);
 struct State {
     functions: BTreeMap<FunctionName, Arc<Function>>,
     next: BTreeMap<FunctionName, u32>,
+    writes: u64,
     /// Versions that were removed: somebody may have resolved them just before.
     gone: Vec<Arc<Version>>,
 }
 
-/// Writing to the disk, and waking up whoever waits for it.
-async fn disk() {
-    tokio::time::sleep(Duration::from_millis(2)).await;
+impl FakeStore {
+    /// Writing to the disk, and waking up whoever waits for it: each takes as long as it takes.
+    async fn disk(&self) {
+        let ms = {
+            let mut state = self.0.lock();
+            state.writes += 1;
+            Draws::keyed(state.writes, 77, 0).among(1, 9)
+        };
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
 }
 
 fn unknown() -> Failure {
@@ -99,7 +108,7 @@ impl FunctionStore for FakeStore {
     }
 
     async fn commit(&self, draft: Draft) -> Result<Arc<Version>, Failure> {
-        disk().await;
+        self.disk().await;
         let version = {
             let mut state = self.0.lock();
             let name = draft.function.clone();
@@ -135,7 +144,7 @@ impl FunctionStore for FakeStore {
             state.functions.insert(name, Arc::new(function));
             version
         };
-        disk().await;
+        self.disk().await;
         Ok(version)
     }
 
@@ -145,7 +154,7 @@ impl FunctionStore for FakeStore {
         alias: &AliasName,
         to: Option<Alias>,
     ) -> Result<(), Failure> {
-        disk().await;
+        self.disk().await;
         self.change(name, |function| {
             match to {
                 Some(to) => {
@@ -159,19 +168,19 @@ impl FunctionStore for FakeStore {
             }
             Ok(())
         })?;
-        disk().await;
+        self.disk().await;
         Ok(())
     }
 
     async fn remove(&self, name: &FunctionName) -> Result<Arc<Function>, Failure> {
-        disk().await;
+        self.disk().await;
         let function = {
             let mut state = self.0.lock();
             let function = state.functions.remove(name).ok_or_else(unknown)?;
             state.gone.extend(function.versions.values().cloned());
             function
         };
-        disk().await;
+        self.disk().await;
         Ok(function)
     }
 }

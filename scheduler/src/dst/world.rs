@@ -8,7 +8,7 @@ use fnctl_core::ids::FunctionName;
 use fnctl_core::version::{Version, VersionKey};
 use fnctl_core::{ErrorKind, Isolation};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -104,6 +104,8 @@ pub(super) struct Books {
     pub(super) calm: bool,
     /// What limits and provisioned counts have been at most, for the most instances that may exist.
     pub(super) most: BTreeMap<FunctionName, usize>,
+    /// Versions whose pool was taken out of its lane while it had something.
+    pub(super) replaced: BTreeSet<VersionKey>,
     pub(super) last: Option<Audit>,
     pub(super) last_at: Option<Instant>,
     pub(super) checks: u64,
@@ -144,6 +146,7 @@ impl World {
                 planned_panics: 0,
                 calm: false,
                 most: BTreeMap::new(),
+                replaced: BTreeSet::new(),
                 last: None,
                 last_at: None,
                 checks: 0,

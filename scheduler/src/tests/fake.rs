@@ -160,10 +160,7 @@ pub(super) fn version_with(change: impl FnOnce(&mut FunctionConfig)) -> Arc<Vers
     version_of("fake", change)
 }
 
-pub(super) fn version_of(
-    function: &str,
-    change: impl FnOnce(&mut FunctionConfig),
-) -> Arc<Version> {
+pub(super) fn version_of(function: &str, change: impl FnOnce(&mut FunctionConfig)) -> Arc<Version> {
     let mut config = FunctionConfig::default();
     change(&mut config);
     Arc::new(Version {

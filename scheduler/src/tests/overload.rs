@@ -24,7 +24,10 @@ fn call(scheduler: &Scheduler, version: &Arc<Version>) -> JoinHandle<(Duration, 
     tokio::spawn(async move {
         let since = Instant::now();
         let answer = scheduler.invoke(invocation).await;
-        (since.elapsed(), answer.err().map(|unanswered| unanswered.failure))
+        (
+            since.elapsed(),
+            answer.err().map(|unanswered| unanswered.failure),
+        )
     })
 }
 
@@ -58,11 +61,17 @@ async fn who_cannot_be_answered_in_time_is_refused_at_once_with_the_measured_tim
                 refused += 1;
                 assert_eq!((took, failure.kind), (Duration::ZERO, ErrorKind::Throttled));
                 let after = failure.retry_after.unwrap();
-                assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&after), "{after:?}");
+                assert!(
+                    (Duration::from_secs(1)..Duration::from_secs(3)).contains(&after),
+                    "{after:?}"
+                );
             }
         }
     }
-    assert!((37..=44).contains(&served) && late <= 3, "{served} served, {refused} refused, {late} late");
+    assert!(
+        (37..=44).contains(&served) && late <= 3,
+        "{served} served, {refused} refused, {late} late"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,10 +109,23 @@ async fn a_function_that_is_turned_off_refuses_and_starts_nothing() {
     let plan = Arc::new(Plan::default());
     let scheduler = scheduler(&plan);
     let version = version_with(|config| config.reserved_concurrency = Some(0));
-    scheduler.activate(version.clone(), Vec::new()).await.unwrap();
-    let failure = scheduler.invoke(invocation(&version)).await.unwrap_err().failure;
-    assert_eq!((failure.kind, failure.retry_after), (ErrorKind::Throttled, None));
-    assert!(failure.message.contains("reserved_concurrency is 0"), "{failure}");
+    scheduler
+        .activate(version.clone(), Vec::new())
+        .await
+        .unwrap();
+    let failure = scheduler
+        .invoke(invocation(&version))
+        .await
+        .unwrap_err()
+        .failure;
+    assert_eq!(
+        (failure.kind, failure.retry_after),
+        (ErrorKind::Throttled, None)
+    );
+    assert!(
+        failure.message.contains("reserved_concurrency is 0"),
+        "{failure}"
+    );
     assert_eq!(plan.attempts.load(Ordering::SeqCst), 0);
     // Turned on again.
     let mut on = (*version).clone();
@@ -124,7 +146,10 @@ async fn what_is_reserved_is_nobody_elses_and_the_rest_is_shared() {
     });
     let reserved = version_of("reserved", |config| config.reserved_concurrency = Some(6));
     scheduler.can_reserve(&reserved).unwrap();
-    scheduler.activate(reserved.clone(), Vec::new()).await.unwrap();
+    scheduler
+        .activate(reserved.clone(), Vec::new())
+        .await
+        .unwrap();
     let greedy = version_of("greedy", |_| {});
     let calls: Vec<_> = (0..30).map(|_| call(&scheduler, &greedy)).collect();
     settle().await;
@@ -134,7 +159,10 @@ async fn what_is_reserved_is_nobody_elses_and_the_rest_is_shared() {
     let own: Vec<_> = (0..6).map(|_| call(&scheduler, &reserved)).collect();
     for call in own {
         let (took, failure) = call.await.unwrap();
-        assert!(failure.is_none() && took < Duration::from_millis(1200), "{took:?}");
+        assert!(
+            failure.is_none() && took < Duration::from_millis(1200),
+            "{took:?}"
+        );
     }
     for call in calls {
         assert!(call.await.unwrap().1.is_none());
@@ -185,7 +213,10 @@ async fn guests_that_wait_for_something_outside_take_no_turn_from_others() {
     let calls: Vec<_> = (0..10).map(|_| call(&scheduler, &version)).collect();
     for call in calls {
         let (took, failure) = call.await.unwrap();
-        assert!(failure.is_none() && took < Duration::from_millis(1300), "{took:?}");
+        assert!(
+            failure.is_none() && took < Duration::from_millis(1300),
+            "{took:?}"
+        );
     }
     assert_eq!(plan.peak.load(Ordering::SeqCst), 10);
 }
@@ -197,14 +228,20 @@ async fn whoever_leaves_while_waiting_for_the_node_leaves_nothing_behind() {
         ..Plan::default()
     });
     let scheduler = scheduler_with(&plan, |config| config.max_concurrency = 1);
-    let (a, b) = (version_of("a", |_| {}), version_of("b", |config| config.queue_timeout = Period::secs(1)));
+    let (a, b) = (
+        version_of("a", |_| {}),
+        version_of("b", |config| config.queue_timeout = Period::secs(1)),
+    );
     let held = call(&scheduler, &a);
     settle().await;
     let left = tokio::time::timeout(Duration::from_millis(100), scheduler.invoke(invocation(&b)));
     assert!(left.await.is_err());
     let (took, failure) = call(&scheduler, &b).await.unwrap();
     let failure = failure.unwrap();
-    assert_eq!((took, failure.kind), (Duration::from_secs(1), ErrorKind::Overloaded));
+    assert_eq!(
+        (took, failure.kind),
+        (Duration::from_secs(1), ErrorKind::Overloaded)
+    );
     assert!(failure.retry_after.is_some());
     assert!(held.await.unwrap().1.is_none());
     settle().await;

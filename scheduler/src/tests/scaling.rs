@@ -75,7 +75,10 @@ async fn a_herd_starts_what_its_queue_needs_by_what_was_measured() {
     settle().await;
     scheduler.reap(Instant::now());
     let before = plan.created.load(Ordering::SeqCst);
-    assert_eq!((scheduler.instances(), scheduler.active_functions()), (0, 0));
+    assert_eq!(
+        (scheduler.instances(), scheduler.active_functions()),
+        (0, 0)
+    );
     // What was measured outlives the pool, so the herd meets it at zero.
     let calls: Vec<_> = (0..40).map(|_| call(&scheduler, &version)).collect();
     for call in calls {
@@ -104,7 +107,11 @@ async fn a_slow_call_does_not_hold_up_those_behind_it() {
         }));
         tokio::time::sleep(ms(200)).await;
     }
-    assert_eq!(scheduler.instances(), 1, "by what was measured one is enough");
+    assert_eq!(
+        scheduler.instances(),
+        1,
+        "by what was measured one is enough"
+    );
     pass(&scheduler, Duration::from_secs(2)).await;
     assert_eq!(plan.running.load(Ordering::SeqCst), 2);
 }
@@ -126,7 +133,10 @@ async fn a_minimum_holds_from_the_first_call_on_and_is_nothing_before() {
     let plan = Arc::new(Plan::default());
     let scheduler = scheduler(&plan);
     let version = version_with(|config| config.min_instances = 2);
-    scheduler.activate(version.clone(), Vec::new()).await.unwrap();
+    scheduler
+        .activate(version.clone(), Vec::new())
+        .await
+        .unwrap();
     pass(&scheduler, Duration::from_secs(5)).await;
     assert_eq!(scheduler.instances(), 0);
     scheduler.invoke(invocation(&version)).await.unwrap();
@@ -134,7 +144,10 @@ async fn a_minimum_holds_from_the_first_call_on_and_is_nothing_before() {
     assert_eq!(scheduler.instances(), 2);
     pass(&scheduler, Duration::from_secs(600)).await;
     let kept = why(&scheduler);
-    assert!(kept.iter().all(|one| one.why == "min_instances"), "{kept:?}");
+    assert!(
+        kept.iter().all(|one| one.why == "min_instances"),
+        "{kept:?}"
+    );
     assert_eq!(kept.len(), 2);
 }
 
@@ -173,11 +186,18 @@ async fn a_schedule_provisions_while_it_is_open_and_lets_go_one_after_the_other(
     scheduler.configure(&version);
     const HOUR: Duration = Duration::from_secs(3600);
     pass(&scheduler, HOUR * 8 - Duration::from_secs(2)).await;
-    assert_eq!((scheduler.instances(), scheduler.active_functions()), (0, 0));
+    assert_eq!(
+        (scheduler.instances(), scheduler.active_functions()),
+        (0, 0)
+    );
     pass(&scheduler, Duration::from_secs(4)).await;
     assert_eq!(scheduler.instances(), 4);
     let open = why(&scheduler);
-    assert!(open.iter().all(|one| one.why == "provisioned by a schedule"), "{open:?}");
+    assert!(
+        open.iter()
+            .all(|one| one.why == "provisioned by a schedule"),
+        "{open:?}"
+    );
     pass(&scheduler, HOUR - Duration::from_secs(10)).await;
     assert_eq!(scheduler.instances(), 4);
     let mut seen = Vec::new();
@@ -226,10 +246,16 @@ async fn the_autoscaler_starts_ahead_of_demand_and_keeps_what_the_load_needs() {
     pass(&scheduler, Duration::from_secs(140)).await;
     assert_eq!(scheduler.instances(), 4);
     let reasons: Vec<_> = why(&scheduler).into_iter().map(|one| one.why).collect();
-    assert!(reasons.iter().any(|why| why == "target_concurrency"), "{reasons:?}");
+    assert!(
+        reasons.iter().any(|why| why == "target_concurrency"),
+        "{reasons:?}"
+    );
     load.await.unwrap();
     pass(&scheduler, Duration::from_secs(90)).await;
-    assert_eq!((scheduler.instances(), scheduler.active_functions()), (0, 0));
+    assert_eq!(
+        (scheduler.instances(), scheduler.active_functions()),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -274,10 +300,16 @@ async fn status_says_why_an_instance_exists_and_when_it_goes() {
     });
     let scheduler = scheduler(&plan);
     let version = version_with(|config| config.provisioned = 1);
-    scheduler.activate(version.clone(), Vec::new()).await.unwrap();
+    scheduler
+        .activate(version.clone(), Vec::new())
+        .await
+        .unwrap();
     let calls = [call(&scheduler, &version), call(&scheduler, &version)];
     settle().await;
-    let starting: Vec<_> = why(&scheduler).into_iter().map(|one| (one.state, one.why)).collect();
+    let starting: Vec<_> = why(&scheduler)
+        .into_iter()
+        .map(|one| (one.state, one.why))
+        .collect();
     assert_eq!(
         starting,
         [
@@ -294,7 +326,10 @@ async fn status_says_why_an_instance_exists_and_when_it_goes() {
     // The second one ended 100 ms later; the first to be idle is the first to go.
     assert_eq!(idle[0].why, "keep-alive, goes in 39.9s", "{idle:?}");
     assert_eq!(idle[0].expires_in_ms, Some(39_900));
-    assert_eq!((idle[1].why.as_str(), idle[1].expires_in_ms), ("provisioned", None));
+    assert_eq!(
+        (idle[1].why.as_str(), idle[1].expires_in_ms),
+        ("provisioned", None)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -302,7 +337,9 @@ async fn a_function_at_zero_holds_nothing_but_its_name() {
     let plan = Arc::new(Plan::default());
     let scheduler = scheduler(&plan);
     for number in 0..50 {
-        let version = version_of(&format!("f{number}"), |config| config.keep_alive = Period::secs(1));
+        let version = version_of(&format!("f{number}"), |config| {
+            config.keep_alive = Period::secs(1)
+        });
         scheduler.configure(&version);
         scheduler.invoke(invocation(&version)).await.unwrap();
         settle().await;

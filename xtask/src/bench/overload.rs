@@ -188,12 +188,10 @@ fn open(
                         let mut connection = Connection::open(server.address())?;
                         let mut answers = Vec::new();
                         loop {
-                            #[allow(
-                                clippy::cast_precision_loss,
-                                reason = "a count of requests"
-                            )]
-                            let due =
-                                Duration::from_secs_f64(next.fetch_add(1, Ordering::SeqCst) as f64 / rate);
+                            #[allow(clippy::cast_precision_loss, reason = "a count of requests")]
+                            let due = Duration::from_secs_f64(
+                                next.fetch_add(1, Ordering::SeqCst) as f64 / rate,
+                            );
                             if due >= time {
                                 return Ok(answers);
                             }
@@ -243,9 +241,7 @@ fn sequential(
     Ok(times)
 }
 
-fn joined(
-    thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<()>>,
-) -> anyhow::Result<()> {
+fn joined(thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<()>>) -> anyhow::Result<()> {
     thread
         .join()
         .map_err(|_| anyhow::anyhow!("a caller panicked"))?
