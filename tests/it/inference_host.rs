@@ -131,14 +131,14 @@ async fn a_model_that_crashes_is_quarantined_and_only_its_function_notices() {
     let probe = || Deployment::new("probe", probe()).model("division", onnx::division());
     platform.deploy(probe()).await;
     let divide = |by: &str| {
-        let inputs = format!("x;i64;4;8,6,4,2\ny;i64;4;{by}");
+        let inputs = format!("x;i64;4;8,6,4,{}\ny;i64;4;{by}", i64::MIN);
         platform
             .client
             .post("/fn/probe/nn/run?model=division", inputs)
     };
-    assert!(divide("1,2,4,2").await.ok().text().ends_with("8,3,1,1"));
+    assert!(divide("1,2,4,1").await.ok().text().contains(";8,3,1,-9223372036854775808"));
     let load = Load::start(&platform.client, 4);
-    let crashed = divide("1,0,1,0").await;
+    let crashed = divide("1,1,1,-1").await;
     assert_eq!(crashed.status, 422, "{}", crashed.text());
     assert!(
         crashed.text().contains("RuntimeError"),
@@ -146,7 +146,6 @@ async fn a_model_that_crashes_is_quarantined_and_only_its_function_notices() {
         crashed.text()
     );
     assert!(load.end().await > 0);
-    eventually("the metric shows it", || true).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     let quarantined = "fnctl_inference_quarantined_models";
     assert_eq!(platform.metric(quarantined).await, 1.0);
@@ -155,7 +154,7 @@ async fn a_model_that_crashes_is_quarantined_and_only_its_function_notices() {
     // A new instance is refused as well, with a clear code.
     platform.deploy(probe()).await;
     assert!(
-        divide("1,2,4,2").await.ok().text().ends_with("8,3,1,1"),
+        divide("1,2,4,1").await.ok().text().contains(";8,3,1,-9223372036854775808"),
         "a deploy lifts it"
     );
 }
@@ -200,8 +199,8 @@ async fn a_host_without_sessions_goes_to_the_last_page_and_descriptor() {
     })
     .await;
     assert_eq!(
-        platform.platform().inference_hosts(),
-        [],
+        platform.platform().inference_hosts().len(),
+        0,
         "none before it is needed"
     );
     platform.deploy(fraud().with("keep_alive", "50ms")).await;
