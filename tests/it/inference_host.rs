@@ -130,7 +130,13 @@ async fn a_model_that_crashes_is_quarantined_and_only_its_function_notices() {
             .client
             .post("/fn/probe/nn/run?model=division", inputs)
     };
-    assert!(divide("1,2,4,1").await.ok().text().contains(";8,3,1,-9223372036854775808"));
+    assert!(
+        divide("1,2,4,1")
+            .await
+            .ok()
+            .text()
+            .contains(";8,3,1,-9223372036854775808")
+    );
     let load = Load::start(&platform.client, 4);
     let crashed = divide("1,1,1,-1").await;
     assert_eq!(crashed.status, 422, "{}", crashed.text());
@@ -148,7 +154,11 @@ async fn a_model_that_crashes_is_quarantined_and_only_its_function_notices() {
     // A new instance is refused as well, with a clear code.
     platform.deploy(probe()).await;
     assert!(
-        divide("1,2,4,1").await.ok().text().contains(";8,3,1,-9223372036854775808"),
+        divide("1,2,4,1")
+            .await
+            .ok()
+            .text()
+            .contains(";8,3,1,-9223372036854775808"),
         "a deploy lifts it"
     );
 }

@@ -28,7 +28,12 @@ pub(crate) fn measure(
     for (what, path, connections, body) in [
         ("fraud", "/fn/fraud", 16, &fraud),
         ("fraud", "/fn/fraud", 1, &fraud),
-        ("light_squeezenet", "/fn/squeezenet/nn/run?model=m", 4, &image),
+        (
+            "light_squeezenet",
+            "/fn/squeezenet/nn/run?model=m",
+            4,
+            &image,
+        ),
     ] {
         let target = |server: &Server| Target {
             url: server.url(path),
@@ -38,8 +43,12 @@ pub(crate) fn measure(
         };
         let (ours, theirs) = (target(&host), target(&inside));
         load::run(&theirs, 1)?;
-        let figures =
-            load::side_by_side(rounds, seconds, |seconds| load::run(&ours, seconds), Some(&theirs))?;
+        let figures = load::side_by_side(
+            rounds,
+            seconds,
+            |seconds| load::run(&ours, seconds),
+            Some(&theirs),
+        )?;
         report.throughput(
             &format!("inference host, {what}, {connections} connection(s)"),
             &figures,
