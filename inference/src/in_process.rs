@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::runtime::Runtime;
 use crate::session::OnnxSession;
-use crate::sessions::{SessionKey, Sessions};
+use crate::sessions::{SessionKey, Sessions, Unclaimed};
 use crate::threads::ComputeThreads;
 use crate::{allocator, timed_out};
 use async_trait::async_trait;
@@ -148,12 +148,15 @@ impl InferenceHost for OnnxHost {
                 .acquire(SessionKey::of(&request), |_| inner.load_session(&request))
                 .await;
             inner.observe();
-            if let Err(Ok(unwanted)) = tx.send(acquired) {
-                inner.sessions.release(unwanted.session, Instant::now());
-            }
+            // Whoever drops it, sent or not, gives the use back.
+            let _ = tx.send(acquired.map(|loaded| {
+                Unclaimed::new(loaded, move |session| {
+                    inner.sessions.release(session, Instant::now());
+                })
+            }));
         });
         match tokio::time::timeout_at(deadline, rx).await {
-            Ok(Ok(acquired)) => acquired,
+            Ok(Ok(acquired)) => acquired.and_then(Unclaimed::claim),
             Ok(Err(_gone)) => Err(InferenceError::new(
                 InferenceErrorKind::Runtime,
                 "the load was given up",

@@ -194,3 +194,32 @@ impl<S> Drop for GiveBack<'_, S> {
         }
     }
 }
+
+/// A use of a session on its way to the caller, who may be gone by the time it arrives: dropped unclaimed, it is given
+/// back.
+pub(crate) struct Unclaimed<R: FnOnce(SessionId)> {
+    loaded: Option<(LoadedModel, R)>,
+}
+
+impl<R: FnOnce(SessionId)> Unclaimed<R> {
+    pub(crate) fn new(loaded: LoadedModel, release: R) -> Self {
+        Self {
+            loaded: Some((loaded, release)),
+        }
+    }
+
+    pub(crate) fn claim(mut self) -> Result<LoadedModel, InferenceError> {
+        match self.loaded.take() {
+            Some((loaded, _)) => Ok(loaded),
+            None => Err(crate::timed_out("the load was given up")),
+        }
+    }
+}
+
+impl<R: FnOnce(SessionId)> Drop for Unclaimed<R> {
+    fn drop(&mut self) {
+        if let Some((unwanted, release)) = self.loaded.take() {
+            release(unwanted.session);
+        }
+    }
+}

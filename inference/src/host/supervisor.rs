@@ -11,7 +11,7 @@ use super::quarantine::{Ledger, Limits, Placement};
 use crate::config::Config;
 use crate::inputs::{self, Resolved};
 use crate::metrics::Metrics;
-use crate::sessions::{SessionKey, Sessions};
+use crate::sessions::{SessionKey, Sessions, Unclaimed};
 use crate::timed_out;
 use async_trait::async_trait;
 use dashmap::DashMap;
@@ -444,14 +444,15 @@ impl InferenceHost for SupervisedHost {
             let load = |id| supervisor.clone().load_model(id, key.clone(), request);
             let acquired = supervisor.sessions.acquire(key.clone(), load).await;
             supervisor.observe(Instant::now());
-            if let Err(Ok(unwanted)) = tx.send(acquired) {
-                supervisor
-                    .sessions
-                    .release(unwanted.session, Instant::now());
-            }
+            // Whoever drops it, sent or not, gives the use back.
+            let _ = tx.send(acquired.map(|loaded| {
+                Unclaimed::new(loaded, move |session| {
+                    supervisor.sessions.release(session, Instant::now());
+                })
+            }));
         });
         match tokio::time::timeout_at(deadline, rx).await {
-            Ok(Ok(acquired)) => acquired,
+            Ok(Ok(acquired)) => acquired.and_then(Unclaimed::claim),
             Ok(Err(_gone)) => Err(InferenceError::new(
                 InferenceErrorKind::Runtime,
                 "the load was given up",
