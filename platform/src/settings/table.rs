@@ -238,7 +238,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     setting!(
         "inference.memory",
-        "Most bytes that ONNX Runtime may allocate for all models and their runs.",
+        "Most bytes that ONNX Runtime may allocate for all models and their runs; each inference host has as many.",
         inference.memory,
         parsed::<ByteSize>
     ),

@@ -4,6 +4,7 @@
 
 mod cold;
 mod http;
+mod inference_host;
 mod load;
 mod many;
 mod memory;
@@ -25,7 +26,7 @@ use std::path::PathBuf;
 /// What to measure.
 #[derive(Args)]
 #[command(
-    after_help = "Needs wrk, but not for --plot. Peers are measured if they are there: --wasmtime PATH, and --node for fastify + onnxruntime-node (npm).\n\nExamples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5 --seconds 5 --wasmtime ~/.cargo/bin/wasmtime --node\n  cargo xtask bench --only cold,many\n  cargo xtask bench --plot\n  cargo xtask bench --plot --from bench/cold-start.json"
+    after_help = "Needs wrk, but not for --plot. Peers are measured if they are there: --wasmtime PATH, and --node for fastify + onnxruntime-node (npm).\n\nExamples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5 --seconds 5 --wasmtime ~/.cargo/bin/wasmtime --node\n  cargo xtask bench --only cold,many\n  cargo xtask bench --inference-host\n  cargo xtask bench --plot\n  cargo xtask bench --plot --from bench/cold-start.json"
 )]
 pub(crate) struct BenchArgs {
     /// Seconds of load per round.
@@ -49,6 +50,9 @@ pub(crate) struct BenchArgs {
     /// Measure cold starts alone, one by one; keep them in bench/cold-start.json and draw docs/images/cold-start.svg.
     #[arg(long, conflicts_with_all = ["wasmtime", "node"])]
     plot: bool,
+    /// Measure the inference host alone: against in-process, and killed.
+    #[arg(long, conflicts_with_all = ["wasmtime", "node", "plot"])]
+    inference_host: bool,
     /// Draw these samples again instead of measuring.
     #[arg(long, requires = "plot", conflicts_with = "program")]
     from: Option<PathBuf>,
@@ -87,7 +91,12 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
     let wanted = |part: Part| args.only.is_empty() || args.only.contains(&part);
     if wanted(Part::Throughput) {
-        throughput(args, &program, &mut report)?;
+        if args.inference_host {
+        inference_host::measure(&program, args.rounds, args.seconds, &mut report)?;
+        report.print();
+        return report.write(&crate::root().join("bench/inference-host.json"));
+    }
+    throughput(args, &program, &mut report)?;
     }
     if wanted(Part::Overhead) {
         overhead::measure(&program, args.rounds, args.seconds, &mut report)?;
