@@ -317,7 +317,7 @@ impl VersionPool {
         let expired = self
             .state
             .lock()
-            .expire(now, self.version.config.keep_alive.duration());
+            .expire(now, |idle| idle.since + self.version.config.keep_alive.duration());
         self.observe();
         expired
     }
@@ -325,7 +325,7 @@ impl VersionPool {
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.state
             .lock()
-            .next_expiry(self.version.config.keep_alive.duration())
+            .next_expiry(|idle| idle.since + self.version.config.keep_alive.duration())
     }
 
     pub(crate) fn oldest_idle(&self) -> Option<Instant> {

@@ -13,7 +13,9 @@ mod lease;
 pub mod limit;
 mod metrics;
 mod observe;
+pub mod policy;
 pub mod pool;
+pub mod simulator;
 #[cfg(test)]
 mod tests;
 

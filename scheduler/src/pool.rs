@@ -4,7 +4,6 @@
 //! `S` is an instance, `W` a waiting caller. Every method takes `now` where it matters and does nothing but decide.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// An idle instance.
@@ -148,27 +147,32 @@ impl<S, W> PoolState<S, W> {
         }
     }
 
-    /// Takes out the instances that have been idle for `keep_alive`, but leaves as many as are provisioned.
-    pub fn expire(&mut self, now: Instant, keep_alive: Duration) -> Vec<S> {
-        let spare = self.total().saturating_sub(self.provisioned);
-        // The stack's bottom has been idle longest.
-        let expired = self
-            .idle
-            .iter()
-            .take_while(|idle| now.saturating_duration_since(idle.since) >= keep_alive)
-            .count();
+    /// Takes out the instances whose time has come, as `until` says of each, but leaves as many as are provisioned.
+    pub fn expire(&mut self, now: Instant, until: impl Fn(&Idle<S>) -> Instant) -> Vec<S> {
+        let mut spare = self.total().saturating_sub(self.provisioned);
         self.idle
-            .drain(..expired.min(spare))
+            .extract_if(.., |idle| {
+                let goes = spare > 0 && until(idle) <= now;
+                spare -= usize::from(goes);
+                goes
+            })
             .map(|idle| idle.instance)
             .collect()
     }
 
     /// When the next instance could expire.
-    pub fn next_expiry(&self, keep_alive: Duration) -> Option<Instant> {
+    pub fn next_expiry(&self, until: impl Fn(&Idle<S>) -> Instant) -> Option<Instant> {
         if self.total() <= self.provisioned {
             return None;
         }
-        self.idle.first().map(|idle| idle.since + keep_alive)
+        self.idle.iter().map(until).min()
+    }
+
+    /// Whether one is to be started ahead of demand: there is none. It is counted as starting.
+    pub fn start_ahead(&mut self) -> bool {
+        let start = !self.closed && self.total() == 0;
+        self.starting += usize::from(start);
+        start
     }
 
     /// Since when the longest idle instance that is not provisioned has been idle.

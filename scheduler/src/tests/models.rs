@@ -180,7 +180,7 @@ proptest! {
                     starting += usize::from(state.retired());
                 }
                 PoolOperation::Expire => {
-                    for instance in state.expire(now, Duration::from_secs(5)) {
+                    for instance in state.expire(now, |idle| idle.since + Duration::from_secs(5)) {
                         prop_assert!(idle.remove(&instance));
                     }
                 }
