@@ -45,16 +45,31 @@ ENTRYPOINT ["/usr/bin/prometheus-alertmanager"]
 DOCKERFILE
 fi
 
-if [ "${1:-}" = rust ] && ! has fnctl-standin/rust; then
+if [ "${1:-}" = rust ] && ! has fnctl-standin/rust:wasm; then
     mkdir "$work/rust"
     toolchain=$(rustc --print sysroot)
     tar -C "$toolchain" --exclude=share --exclude=lib/rustlib/src --exclude='lib/rustlib/wasm32*' -cf "$work/rust/toolchain.tar" .
+    # The real image adds a Wasm target with rustup. Here `cargo xtask setup` has made a sysroot of packages, or has found
+    # rustup's target; $2 is the sysroot's folder.
+    mkdir -p "$work/rust/wasm" "$work/rust/target/lib/rustlib"
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    if [ -d "$toolchain/lib/rustlib/wasm32-wasip1" ]; then
+        cp -a "$toolchain/lib/rustlib/wasm32-wasip1" "$work/rust/target/lib/rustlib/"
+    else
+        cp -a "${2:?the folder of the Wasm sysroot}/." "$work/rust/wasm"
+        ln -sfn "/usr/local/lib/rustlib/$host/bin" "$work/rust/wasm/root/usr/lib/rustlib/$host/bin"
+        sed -i "s|$2|/opt/wasm-sysroot|g" "$work/rust/wasm/bin/rustc"
+    fi
+    # The four libraries are what the sysroot's compiler links to.
     cat > "$work/rust/Dockerfile" <<'DOCKERFILE'
 FROM fnctl-standin/debian
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev pkg-config \
+    && apt-get install -y --no-install-recommends gcc libc6-dev pkg-config libedit2 libffi8 libxml2 libz3-4 \
     && rm -rf /var/lib/apt/lists/*
 ADD toolchain.tar /usr/local/
+COPY target /usr/local
+COPY wasm /opt/wasm-sysroot
+ENV FNCTL_WASM_SYSROOT=/opt/wasm-sysroot
 DOCKERFILE
-    "$docker" build --quiet --tag fnctl-standin/rust "$work/rust"
+    "$docker" build --quiet --tag fnctl-standin/rust --tag fnctl-standin/rust:wasm "$work/rust"
 fi

@@ -4,6 +4,7 @@ use crate::commands::context::ContextArgs;
 use crate::commands::logs::LogsArgs;
 use crate::commands::shell::{CompletionsArgs, ManArgs};
 use crate::commands::status::StatusArgs;
+use crate::commands::top::TopArgs;
 use crate::output::OutputArgs;
 use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Invoke(InvokeArgs),
     /// Show what a function said, and follow it.
     Logs(LogsArgs),
+    /// Watch what the functions do now: rates, cold starts, instances, memory.
+    Top(TopArgs),
     /// List the functions.
     #[command(
         visible_alias = "list",

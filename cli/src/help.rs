@@ -17,7 +17,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Run", &["serve", "invoke"]),
     ("Deploy", &["new", "build", "dev", "deploy"]),
-    ("Look", &["status", "ls", "get", "versions", "logs"]),
+    ("Look", &["top", "status", "ls", "get", "versions", "logs"]),
     ("Change", &["rollback", "alias", "rm"]),
     (
         "Configure",

@@ -1,5 +1,6 @@
 //! The `fnctl` command. `serve` starts a platform; every other command talks to a running one over HTTP.
 
+mod activity;
 mod app;
 mod args;
 mod build;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Deploy(deploy) => commands::deploy::run(&app, &deploy),
         Command::Invoke(invoke) => commands::invoke::run(&app, &invoke),
         Command::Logs(logs) => commands::logs::run(&app, &logs),
+        Command::Top(top) => commands::top::run(&app, &top),
         Command::Ls => commands::show::list(&app),
         Command::Get { name } => commands::show::get(&app, &name),
         Command::Versions { name } => commands::show::versions(&app, &name),

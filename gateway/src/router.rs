@@ -36,6 +36,7 @@ pub(crate) enum Api<'a> {
     Artifacts,
     Artifact(Digest),
     Status,
+    Activity,
 }
 
 /// Why a path is none of ours.
@@ -95,6 +96,7 @@ fn api(path: &str) -> Result<Api<'_>, RouteError> {
         (Some("artifacts"), None, ..) => Api::Artifacts,
         (Some("artifacts"), Some(digest), None, ..) => Api::Artifact(digest.parse()?),
         (Some("status"), None, ..) => Api::Status,
+        (Some("activity"), None, ..) => Api::Activity,
         _ => return Err(RouteError::Unknown),
     };
     Ok(api)

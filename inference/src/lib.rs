@@ -8,6 +8,8 @@
 mod allocator;
 mod check;
 mod config;
+#[allow(dead_code, reason = "the inference host process is its only caller")]
+mod confine;
 mod library;
 mod metrics;
 mod runtime;

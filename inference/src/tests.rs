@@ -258,9 +258,8 @@ async fn an_output_that_is_an_input_is_a_copy() {
     );
 }
 
-/// External data of a model without a folder would be looked for in the process's working folder.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_brought_model_reads_no_file_of_the_platform() {
+/// Adds to its input what lies in the file `Cargo.toml` beside it (external data, onnx.proto's TensorProto).
+pub(crate) fn model_with_external_data() -> Vec<u8> {
     let entry = |key: &str, value: &str| {
         field(
             13,
@@ -283,16 +282,21 @@ async fn a_brought_model_reads_no_file_of_the_platform() {
         field(4, b"Add"),
     ]
     .concat();
-    let graph = [
+    model(&[
         field(1, &node),
         field(2, b"g"),
         field(5, &initializer),
         field(11, &value_info("x")),
         field(12, &value_info("y")),
-    ];
+    ])
+}
+
+/// External data of a model without a folder would be looked for in the process's working folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_brought_model_reads_no_file_of_the_platform() {
     assert!(Path::new("Cargo.toml").exists());
     let error = host()
-        .load(brought("test", model(&graph)))
+        .load(brought("test", model_with_external_data()))
         .await
         .unwrap_err();
     assert_eq!(error.kind, InferenceErrorKind::InvalidEncoding, "{error}");

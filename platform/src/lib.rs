@@ -120,6 +120,7 @@ impl Platform {
                 source,
             })?;
         metrics::register_store(&registry, &store)?;
+        metrics::register_disk(&registry, &folder)?;
         let store_port = Arc::new(store.clone());
         let logs = Logs::start(config.logs, &registry)?;
         let traces = Traces::start(&config.traces)?;

@@ -4,15 +4,19 @@ use fnctl_tests::{Deployment, TestPlatform, file};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// A platform with a compile cache that outlives the machine's temporary folder: these components take a test build of
-/// the compiler a minute each. `cargo xtask` removes it when it builds them anew.
-async fn platform() -> TestPlatform {
-    let home = std::env::var_os("FNCTL_CACHE")
+/// The cache folder, where `cargo xtask` keeps compilers and what they made.
+pub(crate) fn cache() -> PathBuf {
+    std::env::var_os("FNCTL_CACHE")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("XDG_CACHE_HOME")?).join("fnctl")))
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/fnctl")))
-        .unwrap_or_else(std::env::temp_dir);
-    TestPlatform::start_with(|config| config.worker.cache = home.join("guests/compiled")).await
+        .unwrap_or_else(std::env::temp_dir)
+}
+
+/// A platform with a compile cache that outlives the machine's temporary folder: these components take a test build of
+/// the compiler a minute each. `cargo xtask` removes it when it builds them anew.
+async fn platform() -> TestPlatform {
+    TestPlatform::start_with(|config| config.worker.cache = cache().join("guests/compiled")).await
 }
 
 /// Deploys an example with its model, in the memory that its function.toml says.

@@ -1,6 +1,7 @@
 //! A function's way from `fnctl new` to a redeploy at a save, with the real program and the real compiler.
 
 use crate::cli::program;
+use crate::languages::cache;
 use fnctl_tests::{Client, TestPlatform};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,18 +13,19 @@ use std::time::{Duration, Instant};
 const COMPILING: Duration = Duration::from_secs(600);
 
 /// Where projects are made: one place, so that their dependencies are compiled once and kept between runs.
-fn workshop() -> PathBuf {
+pub(crate) fn workshop() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("local-dev");
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }
 
 /// A command in a folder, with what cargo told these tests taken away.
-fn command(program: impl AsRef<std::ffi::OsStr>, folder: &Path) -> Command {
+pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>, folder: &Path) -> Command {
     let mut command = Command::new(program);
     command
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", workshop().join("target"))
+        .env("ZIG_GLOBAL_CACHE_DIR", cache().join("zig"))
         .stdin(Stdio::null());
     for variable in [
         "RUSTFLAGS",
@@ -36,7 +38,7 @@ fn command(program: impl AsRef<std::ffi::OsStr>, folder: &Path) -> Command {
     command
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -46,7 +48,7 @@ fn text(output: &Output) -> String {
 
 /// Runs and asserts success.
 #[track_caller]
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", text(&output));
     text(&output)
@@ -67,6 +69,16 @@ fn project(name: &str, template: &str) -> PathBuf {
 
 /// Tests, builds and deploys a project, and returns what it answers to its own request.json.
 fn to_an_answer(folder: &Path, server: &str) -> String {
+    let tested = run(command("cargo", folder).args(["test", "--quiet"]));
+    assert!(
+        tested.contains("test result: ok. ") && !tested.contains("ok. 0 passed"),
+        "{tested}"
+    );
+    built_to_an_answer(folder, server)
+}
+
+/// Builds and deploys a project, and returns what it answers to its own request.json.
+pub(crate) fn built_to_an_answer(folder: &Path, server: &str) -> String {
     let name = folder.file_name().unwrap().to_str().unwrap();
     let unbuilt = command(program(), folder)
         .args(["deploy", "--server", server])
@@ -74,11 +86,6 @@ fn to_an_answer(folder: &Path, server: &str) -> String {
         .unwrap();
     assert_eq!(unbuilt.status.code(), Some(1));
     assert!(text(&unbuilt).contains("fnctl build"), "{}", text(&unbuilt));
-    let tested = run(command("cargo", folder).args(["test", "--quiet"]));
-    assert!(
-        tested.contains("test result: ok. ") && !tested.contains("ok. 0 passed"),
-        "{tested}"
-    );
     let built = run(command(program(), folder).arg("build"));
     assert!(
         built.contains("built ") && built.contains(".wasm"),

@@ -10,7 +10,6 @@ use clap::Args;
 use engine::{Engine, Scale};
 use serde_json::Value;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Most bytes of the image, uncompressed.
@@ -21,7 +20,8 @@ const MAX_START: Duration = Duration::from_secs(15);
 const SCRAPED_WITHIN: Duration = Duration::from_secs(60);
 /// The image that is tested; it is kept, so that its layers are there the next time.
 const IMAGE: &str = "fnctl:compose-test";
-const REQUEST: &str = "examples/fraud/request.json";
+/// The examples in the image, which deploy/Dockerfile builds as well.
+const EXAMPLES: [&str; 2] = ["echo", "fraud"];
 
 /// What to test, and with which images.
 #[derive(Args, Debug)]
@@ -44,18 +44,19 @@ pub(crate) fn run(args: &ComposeArgs) -> anyhow::Result<()> {
         "this needs a running Docker Engine and the compose plugin: `docker version` and `docker compose version` must both succeed"
     );
     setup::all()?;
-    guests::build_examples()?;
-    process::cargo(&["build", "--release", "-p", "fnctl-cli"])?;
-    let fnctl = demo::program()?;
+    if args.prebuilt {
+        put_prebuilt()?;
+    }
     if args.standin {
         println!("\n== stand-in images");
         let rust = if args.prebuilt { "" } else { "rust" };
-        process::run("bash", &["xtask/compose-standins.sh", rust])?;
+        let sysroot = setup::cache()?.join("wasm-sysroot").display().to_string();
+        process::run("bash", &["xtask/compose-standins.sh", rust, &sysroot])?;
     }
     let mut rows = Vec::new();
-    build(args, &fnctl, &mut rows)?;
+    build(args, &mut rows)?;
     let engine = Engine::new(IMAGE, args.standin)?;
-    let outcome = walk(&engine, &fnctl, &mut rows);
+    let outcome = walk(&engine, &mut rows);
     if outcome.is_err() {
         engine.tell_logs();
     }
@@ -72,8 +73,51 @@ pub(crate) fn run(args: &ComposeArgs) -> anyhow::Result<()> {
     outcome.and(cleaned)
 }
 
+/// Puts this machine's release build and the examples where the target `prebuilt` takes them from.
+fn put_prebuilt() -> anyhow::Result<()> {
+    guests::build_examples()?;
+    process::cargo(&["build", "--release", "-p", "fnctl-cli"])?;
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => bail!("there is no image for {other}"),
+    };
+    let dist = crate::root().join("deploy/dist");
+    process::install(
+        &demo::program()?,
+        &dist.join(format!("fnctl-{architecture}")),
+    )?;
+    for example in EXAMPLES {
+        let from = crate::root().join("examples").join(example);
+        let to = dist.join("examples").join(example);
+        if to.exists() {
+            std::fs::remove_dir_all(&to)?;
+        }
+        put_example(&from, &to)?;
+    }
+    Ok(())
+}
+
+/// Copies what a deploy needs of an example: not what it was built from.
+fn put_example(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (name, place) = (entry.file_name(), to.join(entry.file_name()));
+        if name == "src" || name == "Cargo.toml" {
+            continue;
+        }
+        if entry.path().is_dir() {
+            put_example(&entry.path(), &place)?;
+        } else {
+            std::fs::copy(entry.path(), place)?;
+        }
+    }
+    Ok(())
+}
+
 /// Builds the image, and again to see what the layers save.
-fn build(args: &ComposeArgs, fnctl: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+fn build(args: &ComposeArgs, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let mut arguments = vec![
         "build",
         "--quiet",
@@ -91,13 +135,6 @@ fn build(args: &ComposeArgs, fnctl: &Path, rows: &mut Vec<Row>) -> anyhow::Resul
         ]);
     }
     if args.prebuilt {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => bail!("there is no image for {other}"),
-        };
-        let place = crate::root().join(format!("deploy/dist/fnctl-{architecture}"));
-        process::install(fnctl, &place)?;
         arguments.extend(["--target", "prebuilt"]);
     }
     arguments.push(".");
@@ -118,7 +155,7 @@ fn build(args: &ComposeArgs, fnctl: &Path, rows: &mut Vec<Row>) -> anyhow::Resul
     Ok(())
 }
 
-fn walk(engine: &Engine, fnctl: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+fn walk(engine: &Engine, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let size: u64 = engine
         .docker(&["image", "inspect", "--format", "{{.Size}}", IMAGE])?
         .parse()?;
@@ -132,51 +169,49 @@ fn walk(engine: &Engine, fnctl: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()
         "the image has {size} bytes, more than {MAX_IMAGE}"
     );
 
-    println!("\n== docker compose up");
+    println!("\n== what README.md says under \"With Docker\"");
     let started = Instant::now();
-    engine.up(Scale::One)?;
+    let [up, rest @ ..] = &readme()?[..] else {
+        bail!("README.md has no commands under \"With Docker\"");
+    };
+    engine.types(up)?;
     rows.push(Row(
         "up, until every service is healthy",
         seconds(started.elapsed()),
         "",
     ));
     healthy(engine, "start of fnctl to healthy, empty", rows)?;
+    let mut answers = Vec::new();
+    for command in rest {
+        answers.push(engine.types(command)?);
+    }
+    rows.push(Row(
+        "first command to the last one's answer",
+        seconds(started.elapsed()),
+        "",
+    ));
+    let is_fraud = |answer: &String| {
+        serde_json::from_str(answer)
+            .is_ok_and(|answer: Value| answer.get("fraud").and_then(Value::as_bool) == Some(true))
+    };
+    ensure!(
+        answers.iter().filter(|answer| is_fraud(answer)).count() >= 2,
+        "a payment that is a fraud, sent with curl and with fnctl, was answered with {answers:?}"
+    );
     locked(engine)?;
 
     println!("\n== deploy and invoke");
-    let server = engine.server();
     let token = engine.fnctl(&["token"])?;
-    let client = |token: Option<&str>, arguments: &[&str]| {
-        let mut command = Command::new(fnctl);
-        command.args(["--server", &server]).args(arguments);
-        command
-            .env_remove("FNCTL_TOKEN")
-            .env_remove("FNCTL_TOKEN_FILE")
-            .current_dir(crate::root());
-        if let Some(token) = token {
-            command.env("FNCTL_TOKEN", token);
-        }
-        command.output().context("fnctl cannot be started")
-    };
-    let refused = client(None, &["deploy", "examples/fraud"])?;
+    let refused = engine.stranger(&["/usr/bin/fnctl", "deploy", "/examples/echo"])?;
     ensure!(
         refused.status.code() == Some(4),
         "a deploy without the token was not refused: {refused:?}"
     );
-    let deployed = client(Some(&token), &["deploy", "examples/fraud"])?;
-    ensure!(deployed.status.success(), "the deploy failed: {deployed:?}");
-    let body = format!("@{REQUEST}");
-    let invoke = || -> anyhow::Result<String> {
-        let answer = client(None, &["invoke", "fraud", "-d", &body])?;
-        ensure!(answer.status.success(), "fraud did not answer: {answer:?}");
-        Ok(String::from_utf8_lossy(&answer.stdout).trim().to_owned())
-    };
+    engine.fnctl(&["deploy", "/examples/echo"])?;
+    let echoed = engine.fnctl(&["invoke", "echo", "-d", "hello"])?;
+    ensure!(echoed == "hello", "echo answered {echoed}");
+    let invoke = || engine.fnctl(&["invoke", "fraud", "-d", "@/examples/fraud/request.json"]);
     let first = invoke()?;
-    let answer: Value = serde_json::from_str(&first)?;
-    ensure!(
-        answer.get("fraud").and_then(Value::as_bool) == Some(true),
-        "examples/fraud/request.json is a fraud, but the answer is {first}"
-    );
     println!("{first}");
 
     println!("\n== Prometheus");
@@ -235,6 +270,20 @@ fn walk(engine: &Engine, fnctl: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()
         "2",
     ));
     Ok(())
+}
+
+/// The commands of README.md's first block under "With Docker".
+fn readme() -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(crate::root().join("README.md"))?;
+    let (_, section) = text
+        .split_once("## With Docker")
+        .context("README.md has no section \"With Docker\"")?;
+    let block = section
+        .split("```sh\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .context("the section has no commands")?;
+    Ok(block.lines().map(str::to_owned).collect())
 }
 
 /// Notes how long the platform's container took, by the Engine's own clock.

@@ -53,6 +53,14 @@ const C: Guest = Guest {
     build: build_c,
 };
 
+/// Installs the compilers of all of these languages, which the tests of the templates use.
+pub(crate) fn install_tools() -> anyhow::Result<()> {
+    python_tool(COMPONENTIZE_PY)?;
+    python_tool(ZIGLANG)?;
+    npm_tool()?;
+    Ok(())
+}
+
 /// Builds the examples of a language, or of all of these, and puts each artifact beside its function.toml.
 pub(crate) fn build_examples(language: Language) -> anyhow::Result<()> {
     let guests: &[Guest] = match language {
@@ -109,7 +117,9 @@ impl Guest {
         digest.update(self.tool);
         for file in files {
             let bytes = std::fs::read(&file)?;
-            digest.update(file.to_string_lossy().as_bytes());
+            // Wherever the checkout is, the guest is the same.
+            let name = file.strip_prefix(crate::root())?;
+            digest.update(name.to_string_lossy().as_bytes());
             digest.update(bytes.len().to_le_bytes());
             digest.update(bytes);
         }

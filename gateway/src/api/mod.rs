@@ -1,5 +1,6 @@
 //! The admin API under `/api/v1`. JSON in, JSON out; a deploy answers with one JSON object a line while it works.
 
+mod activity;
 mod logs;
 mod views;
 
@@ -62,6 +63,7 @@ async fn dispatch(shared: &Arc<Shared>, route: Api<'_>, request: Request<Incomin
         (Method::DELETE, Api::Alias(name, alias)) => set_alias(shared, &name, alias, None).await,
         (Method::POST, Api::Artifacts) => upload(shared, request).await,
         (Method::HEAD | Method::GET, Api::Artifact(digest)) => has_artifact(shared, &digest),
+        (Method::GET, Api::Activity) => Ok(activity(shared)),
         (Method::GET, Api::Status) => Ok(respond::json(StatusCode::OK, &views::status(shared))),
         _ => Err(Failure::new(
             ErrorKind::MethodNotAllowed,
@@ -92,6 +94,12 @@ fn list(shared: &Shared) -> Response<Body> {
         .map(|function| views::summary(shared, function))
         .collect();
     respond::json(StatusCode::OK, &views)
+}
+
+fn activity(shared: &Shared) -> Response<Body> {
+    let deployed = shared.backend.functions.functions(None).len();
+    let families = shared.backend.registry.gather();
+    respond::json(StatusCode::OK, &activity::Activity::of(&families, deployed))
 }
 
 fn get(shared: &Shared, name: &FunctionName) -> Outcome {

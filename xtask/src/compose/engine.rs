@@ -4,7 +4,7 @@ use crate::process;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// How many platforms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,28 +59,24 @@ impl Engine {
         })
     }
 
-    /// The platform's address, for one.
-    pub(super) fn server(&self) -> String {
-        format!("http://127.0.0.1:{}", self.platform[0])
-    }
-
     fn compose_command(&self, scale: Scale, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
-        command.args([
-            "compose",
-            "--project-name",
-            &self.project,
-            "--file",
-            "compose.yaml",
-        ]);
+        command.arg("compose").args(arguments);
+        self.into_project(&mut command, scale);
+        command
+    }
+
+    /// Tells a command, by its environment, which project `docker compose` is to work on.
+    fn into_project(&self, command: &mut Command, scale: Scale) {
+        let mut files = vec!["compose.yaml"];
         if self.standin {
-            command.args(["--file", "xtask/compose-standin.yaml"]);
+            files.push("xtask/compose-standin.yaml");
         }
         let [first, last] = self.platform;
         let range = match scale {
             Scale::One => first.to_string(),
             Scale::Two => {
-                command.args(["--file", "deploy/compose.scale.yaml"]);
+                files.push("deploy/compose.scale.yaml");
                 format!("{first}-{last}")
             }
         };
@@ -96,15 +92,32 @@ impl Engine {
             command.env_remove(name);
         }
         command
-            .args(["--env-file", "/dev/null"])
-            .args(arguments)
+            .env("COMPOSE_PROJECT_NAME", &self.project)
+            .env("COMPOSE_FILE", files.join(":"))
+            .env("COMPOSE_ENV_FILES", "/dev/null")
             .env("FNCTL_IMAGE", &self.image)
             .env("FNCTL_PORT", range)
             .env("PROMETHEUS_PORT", self.prometheus.to_string())
             .env("ALERTMANAGER_PORT", self.others[0].to_string())
             .env("GRAFANA_PORT", self.others[1].to_string())
             .current_dir(crate::root());
-        command
+    }
+
+    /// Runs a line of a document in a shell, against this project and its port; what it printed.
+    pub(super) fn types(&self, line: &str) -> anyhow::Result<String> {
+        println!("$ {line}");
+        let own = format!("127.0.0.1:{}", self.platform[0]);
+        let line = line
+            .replace("localhost:8080", &own)
+            .replace("curl ", "curl --fail --silent --show-error ");
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]);
+        self.into_project(&mut command, Scale::One);
+        let output = command.stderr(Stdio::inherit()).output()?;
+        let told = text(&output.stdout);
+        println!("{told}");
+        ensure!(output.status.success(), "{line}: {}", output.status);
+        Ok(told)
     }
 
     /// Runs `docker compose` in the project.
@@ -145,13 +158,13 @@ impl Engine {
 
     /// Runs a command in the platform's container, whatever comes of it; both outputs.
     pub(super) fn exec(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = self.in_platform(arguments)?;
+        let output = self.in_platform(&[], arguments)?;
         Ok(text(&output.stdout) + &text(&output.stderr))
     }
 
     /// Runs fnctl in the platform's container.
     pub(super) fn fnctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = self.in_platform(&[&["/usr/bin/fnctl"], arguments].concat())?;
+        let output = self.in_platform(&[], &[&["/usr/bin/fnctl"], arguments].concat())?;
         ensure!(
             output.status.success(),
             "fnctl {}: {}",
@@ -161,10 +174,15 @@ impl Engine {
         Ok(text(&output.stdout))
     }
 
-    fn in_platform(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+    /// Runs a command in the platform's container that does not know where the token is.
+    pub(super) fn stranger(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        self.in_platform(&["--env", "FNCTL_TOKEN_FILE="], arguments)
+    }
+
+    fn in_platform(&self, options: &[&str], arguments: &[&str]) -> anyhow::Result<Output> {
         let id = self.container("fnctl")?;
         let mut command = Command::new("docker");
-        command.args(["exec", &id]).args(arguments);
+        command.arg("exec").args(options).arg(&id).args(arguments);
         command.output().context("docker exec")
     }
 
