@@ -2,9 +2,11 @@
 
 use crate::commands::context::ContextArgs;
 use crate::commands::logs::LogsArgs;
+use crate::commands::policy::PolicyArgs;
 use crate::commands::shell::{CompletionsArgs, ManArgs};
 use crate::commands::status::StatusArgs;
 use crate::commands::top::TopArgs;
+use crate::commands::trace::TraceArgs;
 use crate::output::OutputArgs;
 use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
@@ -100,6 +102,10 @@ pub(crate) enum Command {
         after_help = "Examples:\n  FNCTL_TOKEN_FILE=fnctl-data/token fnctl token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
     )]
     Token,
+    /// Simulate and compare keep-alive policies on traces.
+    Policy(PolicyArgs),
+    /// Write what was invoked on a platform as a trace.
+    Trace(TraceArgs),
     /// Check or show the settings of `serve`.
     Config(ConfigArgs),
     /// Keep the addresses and tokens of platforms under names.

@@ -15,6 +15,7 @@ mod function_file;
 mod help;
 mod logging;
 mod output;
+mod policy_plot;
 mod report;
 mod suggest;
 mod target;
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         Command::Serve(serve) => commands::serve::run(&app, &serve),
         Command::Status(status) => commands::status::run(&app, &status),
         Command::Token => commands::status::token(&app),
+        Command::Policy(policy) => commands::policy::run(&app, &policy),
+        Command::Trace(trace) => commands::trace::run(&app, &trace),
         Command::Config(config) => commands::config::run(&app, &config),
         Command::Context(context) => commands::context::run(&app, &context),
         Command::Completions(completions) => commands::shell::completions(&app, &completions),

@@ -9,6 +9,7 @@ pub mod traces;
 
 pub use config::Config;
 pub use fnctl_inference::{cache_folder, probe_library};
+pub use fnctl_scheduler::{policy, simulator};
 pub use fnctl_store::{PauseAt, WriteSteps};
 pub use fnctl_worker::probe_engine;
 

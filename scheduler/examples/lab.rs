@@ -15,7 +15,8 @@ fn main(){
   println!("seed {seed}: {} inv {} fns gen {:?}",tr.invocations(),tr.functions().len(),t0.elapsed());
   let run=|spec:Spec|{ let t=std::time::Instant::now(); let o=simulate(&tr,&Settings{policy:spec,..Settings::default()}); (o,t.elapsed())};
   let show=|name:&str,o:&Outcome,t:std::time::Duration|println!("{name:40} cold {:7} prew {:6} ahead {:6} gbh {:9.1} addS {:8.1} p99 {:?} hist {}B {:?}",o.all.cold_starts,o.all.prewarmed_starts,o.all.started_ahead,o.all.idle_gb_hours(),o.all.added_seconds,o.added(0.99),o.history_bytes,t);
-  for e in &extra { if !e.starts_with('+') { let (o,t)=run(e.parse().unwrap()); show(e,&o,t);} }
+  let detail=|o:&Outcome|for (k,c) in &o.classes{ if c.cold_starts>20 {println!("      {:?} fns {} inv {} cold {} gbh {:.0} ahead {}",k,c.functions,c.invocations,c.cold_starts,c.idle_gb_hours(),c.started_ahead)}};
+  for e in &extra { if !e.starts_with('+') { let (o,t)=run(e.parse().unwrap()); show(e,&o,t); if std::env::var_os("DETAIL").is_some(){detail(&o)}} }
   let variants:Vec<&str>=extra.iter().filter(|e|e.starts_with('+')).map(|e|&e[1..]).collect();
   if variants.is_empty(){continue}
   let (f10,_)=run("fixed:10m".parse().unwrap());

@@ -35,6 +35,8 @@ pub struct Params {
     pub strength: f32,
     /// Idle times after which half is forgotten.
     pub half_life: f32,
+    /// Without what instances cost and take: all functions are alike.
+    pub no_cost: bool,
     /// Without timers.
     pub no_periods: bool,
     /// Without borrowing from other functions.
@@ -49,10 +51,11 @@ impl Default for Params {
     fn default() -> Self {
         Self {
             patience: 1200.0,
-            cost: 0.5,
-            start_price: 0.05,
-            strength: 0.5,
-            half_life: 64.0,
+            cost: 0.25,
+            start_price: 0.005,
+            strength: 0.2,
+            half_life: 128.0,
+            no_cost: false,
             no_periods: false,
             no_prior: false,
             no_rhythm: false,
@@ -63,6 +66,8 @@ impl Default for Params {
 
 /// Calls at this hour that an hour's average of other functions counts for.
 const HOUR_STRENGTH: f32 = 8.0;
+/// Seconds after which a call no longer belongs to the last one's session.
+const SESSION: f32 = 1800.0;
 /// How much of an hour's count is left a day later.
 const HOUR_FADE: f32 = 0.8;
 
@@ -86,6 +91,10 @@ pub struct Adaptive {
     planned: Plan,
     /// The price of a warm second then, in cold starts.
     price: f32,
+    /// When it was made.
+    planned_at: Moment,
+    /// For how long the upper levels are kept, and when that was decided.
+    upper_kept: [(Moment, f32); 3],
 }
 
 impl Adaptive {
@@ -182,21 +191,24 @@ impl Adaptive {
         (scale * LASTS + last) * SPREADS + spread
     }
 
-    /// How much more often this function is called at an hour than on average.
-    fn rhythm(&self, hour: usize, book: &Book) -> f32 {
-        let own = self.hours.get(hour).copied().unwrap_or(0.0);
-        let all: f32 = self.hours.iter().sum::<f32>() / 24.0;
-        (own + HOUR_STRENGTH * book.rhythm(hour)) / (all + HOUR_STRENGTH)
+    /// How much more often this function is called at each hour than on average.
+    fn rhythm(&self, book: &Book) -> [f32; 24] {
+        let all = self.hours.iter().sum::<f32>() / 24.0 + HOUR_STRENGTH;
+        let mut rhythm = *book.rhythm();
+        for (hour, own) in rhythm.iter_mut().zip(self.hours) {
+            *hour = (own + HOUR_STRENGTH * *hour) / all;
+        }
+        rhythm
     }
 
     /// The price of a second of an idle instance of this function, in its own cold starts.
     fn price(worth: Worth, params: &Params, book: &Book) -> f32 {
         let typical = book.typical();
         let cold = (worth.cold / typical.cold).max(1e-6).powf(params.cost);
-        let size = if params.cost > 0.0 {
-            worth.bytes / typical.bytes
-        } else {
+        let size = if params.no_cost {
             1.0
+        } else {
+            worth.bytes / typical.bytes
         };
         #[allow(clippy::cast_possible_truncation, reason = "not exact")]
         let patience = params.patience.clamp(1e-3, 1e9) as f32;
@@ -215,39 +227,64 @@ impl Adaptive {
         let price = Self::price(worth, params, book);
         if level > 1 {
             let group = upper_group(level);
+            let kept = self.upper_kept.get(group).copied().unwrap_or_default();
+            if is_fresh(kept.0, kept.1, now) {
+                return Plan::keep_for(kept.1);
+            }
             let prior = prior(UPPER + group, params, book);
             let hazards = match self.upper.get(group) {
                 Some(times) => times.hazards(&prior, params.strength),
                 None => prior,
             };
-            return best(&stretches(&hazards, &[]), price, params.start_price);
+            let keep = best(&hazards, &[], price, params.start_price).keep();
+            if let Some(kept) = self.upper_kept.get_mut(group) {
+                *kept = (now, keep.as_secs_f32());
+            }
+            return Plan::keep_for(keep.as_secs_f32());
+        }
+        if let [only] = self.planned.windows()
+            && only.from == 0.0
+            && self.periods.followed().is_empty()
+            && is_fresh(self.planned_at, only.to, now)
+        {
+            return self.decided(params);
         }
         let prior = prior(self.context(), params, book);
         let mut hazards = self.idle.hazards(&prior, params.strength);
         if !params.no_rhythm {
-            let here = self.rhythm(book.hour(now, 0.0), book);
+            let rhythm = self.rhythm(book);
+            let at = |ahead: f32| rhythm.get(book.hour(now, ahead)).copied().unwrap_or(1.0);
             for (hazard, edges) in hazards.iter_mut().zip(edges().windows(2)) {
                 let [from, to] = edges else { continue };
-                *hazard *= if *to < 600.0 {
-                    here
-                } else {
-                    self.rhythm(book.hour(now, (from + to) / 2.0), book)
-                };
-            }
-        }
-        let lead = worth.cold + 0.5;
-        let mut firings: Vec<(f32, f32, f32)> = Vec::new();
-        if !params.no_periods {
-            for expected in self.periods.expected(now) {
-                let from = (expected.from - lead).max(0.0);
-                if expected.to > from {
-                    let rate = -(1.0 - expected.chance.min(0.999)).ln() / (expected.to - from);
-                    firings.push((from, expected.to, rate));
+                // Calls that follow each other within minutes are of one session: only its beginning knows the hour.
+                if *from >= SESSION {
+                    *hazard *= at((from + to) / 2.0);
                 }
             }
         }
-        self.planned = best(&stretches(&hazards, &firings), price, params.start_price);
+        let lead = worth.cold + 0.5;
+        let mut firings = [(0.0f32, 0.0f32, 0.0f32); FIRINGS];
+        let mut count = 0;
+        if !params.no_periods {
+            for expected in self.periods.expected(now) {
+                let from = (expected.from - lead).max(0.0);
+                if expected.to > from
+                    && let Some(firing) = firings.get_mut(count)
+                {
+                    let rate = -(1.0 - expected.chance.min(0.999)).ln() / (expected.to - from);
+                    *firing = (from, expected.to, rate);
+                    count += 1;
+                }
+            }
+        }
+        self.planned = best(&hazards, firings.get(..count).unwrap_or_default(), price, params.start_price);
         self.price = price;
+        self.planned_at = now;
+        self.decided(params)
+    }
+
+    /// The plan, or what the guard puts in its place.
+    fn decided(&self, params: &Params) -> Plan {
         match self.guard.instead() {
             Some(keep) if !params.no_guard => Plan::keep_for(keep),
             _ => self.planned,
@@ -272,6 +309,12 @@ impl Adaptive {
     }
 }
 
+/// Whether a decision to keep for so many seconds is so young that another would be the same: a busy function is not
+/// thought about at each of its calls.
+fn is_fresh(made: Moment, keep: f32, now: Moment) -> bool {
+    now >= made && now.since(made) < f64::from(keep.min(1800.0)) / 32.0
+}
+
 fn upper_group(level: usize) -> usize {
     match level {
         0..=2 => 0,
@@ -288,85 +331,120 @@ fn prior(context: usize, params: &Params, book: &Book) -> [f32; BINS] {
 }
 
 /// A stretch of time with one hazard.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 struct Stretch {
     from: f32,
     to: f32,
     hazard: f32,
+    /// The part of idle times that are not over when it begins.
+    begins: f32,
+    /// What it yields to be warm in it, in cold starts.
+    gained: f32,
+    /// Whether to be warm in it, if one was warm before it and if not.
+    stay: bool,
+    start: bool,
 }
 
-/// Cuts the bins where expected firings begin and end, and adds their hazards.
-fn stretches(hazards: &[f32; BINS], firings: &[(f32, f32, f32)]) -> Vec<Stretch> {
-    let mut cuts: Vec<f32> = firings
-        .iter()
-        .flat_map(|(from, to, _)| [*from, *to])
-        .collect();
-    cuts.sort_unstable_by(f32::total_cmp);
-    let mut stretches = Vec::with_capacity(BINS + cuts.len());
-    let mut cuts = cuts.into_iter().peekable();
-    for (hazard, edges) in hazards.iter().zip(edges().windows(2)) {
-        let [start, end] = edges else { continue };
-        let mut from = *start;
-        while from < *end {
-            while cuts.next_if(|cut| *cut <= from).is_some() {}
-            let to = cuts.peek().map_or(*end, |cut| cut.min(*end));
-            let middle = (from + to) / 2.0;
-            let fires: f32 = firings
-                .iter()
-                .filter(|(begin, finish, _)| *begin <= middle && middle < *finish)
-                .map(|(_, _, rate)| rate)
-                .sum();
-            stretches.push(Stretch {
-                from,
-                to,
-                hazard: hazard + fires,
-            });
-            from = to;
+/// Most expected firings: two of each period.
+const FIRINGS: usize = 6;
+/// Most stretches: each firing cuts twice.
+const STRETCHES: usize = BINS + 2 * FIRINGS;
+
+/// All time, cut into stretches. On the stack, as plans are made at every invocation.
+struct Stretches {
+    all: [Stretch; STRETCHES],
+    count: usize,
+}
+
+impl Stretches {
+    /// Cuts the bins where expected firings begin and end, and adds their hazards.
+    fn new(hazards: &[f32; BINS], firings: &[(f32, f32, f32)]) -> Self {
+        let mut cuts = [f32::INFINITY; 2 * FIRINGS];
+        for (cut, at) in cuts
+            .iter_mut()
+            .zip(firings.iter().flat_map(|(from, to, _)| [*from, *to]))
+        {
+            *cut = at;
         }
+        cuts.sort_unstable_by(f32::total_cmp);
+        let mut stretches = Self {
+            all: [Stretch::default(); STRETCHES],
+            count: 0,
+        };
+        let mut cuts = cuts.into_iter().peekable();
+        for (hazard, edges) in hazards.iter().zip(edges().windows(2)) {
+            let [start, end] = edges else { continue };
+            let mut from = *start;
+            while from < *end {
+                while cuts.next_if(|cut| *cut <= from).is_some() {}
+                let to = cuts.peek().map_or(*end, |cut| cut.min(*end));
+                let middle = (from + to) / 2.0;
+                let fires: f32 = firings
+                    .iter()
+                    .filter(|(begin, finish, _)| *begin <= middle && middle < *finish)
+                    .map(|(_, _, rate)| rate)
+                    .sum();
+                if let Some(stretch) = stretches.all.get_mut(stretches.count) {
+                    stretch.from = from;
+                    stretch.to = to;
+                    stretch.hazard = hazard + fires;
+                    stretches.count += 1;
+                }
+                from = to;
+            }
+        }
+        stretches
     }
-    stretches
-}
 
-/// The best plan: for each stretch warm or cold, so that the expected number of calls met warm, less the price of warm
-/// time and of starts ahead, is the highest. Backwards over the stretches, as what follows does not depend on how one
-/// got there.
-fn best(stretches: &[Stretch], price: f32, start_price: f32) -> Plan {
-    // What is still idle when a stretch begins, and what the stretch yields if it is warm.
-    let mut idle = 1.0f32;
-    let yields: Vec<(f32, f32)> = stretches
-        .iter()
-        .map(|stretch| {
-            let load = stretch.hazard * (stretch.to - stretch.from);
-            // 1 - exp(-load), to within a percent of it, from its Padé approximant.
-            let called = idle * (load + load * load / 2.0) / (1.0 + load + load * load / 2.0);
-            let warm = if stretch.hazard > 1e-12 {
+    /// The best plan: for each stretch warm or cold, so that the expected number of calls met warm, less the price of
+    /// warm time and of starts ahead, is the highest. Backwards over the stretches, as what follows does not depend on
+    /// how one got there.
+    fn best(mut self, price: f32, start_price: f32) -> Plan {
+        let stretches = self.all.get_mut(..self.count).unwrap_or_default();
+        let mut idle = 1.0f32;
+        for stretch in &mut *stretches {
+            let length = stretch.to - stretch.from;
+            let load = stretch.hazard * length;
+            // 1 - exp(-load), from a rational approximant that is exact to second order and never leaves 0 to 1.
+            let grown = load + load * load / 2.0;
+            let called = idle * grown / (1.0 + grown);
+            let warm = if load > 1e-9 {
                 called / stretch.hazard
             } else {
-                idle * (stretch.to - stretch.from)
+                idle * length
             };
-            let begins = idle;
+            stretch.begins = idle;
+            stretch.gained = called - price * warm;
             idle -= called;
-            (begins, called - price * warm)
-        })
-        .collect();
-    let (mut warm, mut cold) = (0.0f32, 0.0f32);
-    // Whether to be warm in a stretch, by whether one was warm before it.
-    let mut choices = vec![(false, false); stretches.len()];
-    for ((begins, gained), choice) in yields.iter().zip(&mut choices).rev() {
-        let stay = gained + warm;
-        let start = stay - start_price * begins;
-        *choice = (stay > cold, start > cold);
-        (warm, cold) = (stay.max(cold), start.max(cold));
-    }
-    let mut plan = Plan::default();
-    let mut is_warm = true;
-    for (stretch, choice) in stretches.iter().zip(&choices) {
-        is_warm = if is_warm { choice.0 } else { choice.1 };
-        if is_warm {
-            plan.push(stretch.from, stretch.to);
         }
+        let (mut warm, mut cold) = (0.0f32, 0.0f32);
+        for stretch in stretches.iter_mut().rev() {
+            let stay = stretch.gained + warm;
+            let start = stay - start_price * stretch.begins;
+            stretch.stay = stay > cold;
+            stretch.start = start > cold;
+            (warm, cold) = (stay.max(cold), start.max(cold));
+        }
+        let mut plan = Plan::default();
+        let mut is_warm = true;
+        for stretch in stretches {
+            is_warm = if is_warm { stretch.stay } else { stretch.start };
+            if is_warm {
+                plan.push(stretch.from, stretch.to);
+            }
+        }
+        plan
     }
-    plan
+}
+
+/// The best plan for these hazards and firings.
+fn best(
+    hazards: &[f32; BINS],
+    firings: &[(f32, f32, f32)],
+    price: f32,
+    start_price: f32,
+) -> Plan {
+    Stretches::new(hazards, firings).best(price, start_price)
 }
 
 #[cfg(test)]
@@ -375,7 +453,7 @@ mod tests {
 
     #[test]
     fn a_constant_hazard_above_the_price_is_kept_and_below_it_is_not() {
-        let plan = |hazard: f32| best(&stretches(&[hazard; BINS], &[]), 1e-3, 0.05);
+        let plan = |hazard: f32| best(&[hazard; BINS], &[], 1e-3, 0.05);
         assert_eq!(plan(2e-3).windows().len(), 1);
         assert!(plan(2e-3).keep().as_secs() > 100_000);
         assert_eq!(plan(5e-4), Plan::default());
@@ -384,7 +462,7 @@ mod tests {
     #[test]
     fn a_firing_is_prepared_for_and_the_time_before_it_is_not_paid() {
         let firings = [(895.0, 905.0, 0.3)];
-        let plan = best(&stretches(&[1e-5; BINS], &firings), 1e-3, 0.05);
+        let plan = best(&[1e-5; BINS], &firings, 1e-3, 0.05);
         let [window] = plan.windows() else {
             panic!("{plan:?}")
         };
@@ -396,9 +474,9 @@ mod tests {
         let mut hazards = [1e-6; BINS];
         hazards[bin(1.0)] = 1.0;
         hazards[bin(4.0)] = 1.0;
-        let bridged = best(&stretches(&hazards, &[]), 1e-3, 0.05);
+        let bridged = best(&hazards, &[], 1e-3, 0.05);
         assert_eq!(bridged.windows().len(), 1, "{bridged:?}");
-        let split = best(&stretches(&hazards, &[]), 0.2, 0.0001);
+        let split = best(&hazards, &[], 0.2, 0.0001);
         assert_eq!(split.windows().len(), 2, "{split:?}");
     }
 }

@@ -84,11 +84,13 @@ pub struct Book {
     kinds: Vec<Kind>,
     hazards: Vec<[f32; BINS]>,
     hours: [f32; 24],
+    rhythm: [f32; 24],
     cold: (f32, f32),
     bytes: (f32, f32),
     /// Microseconds past midnight (UTC) at the origin of all moments.
     day_offset: u64,
     unpublished: u32,
+    learned: u32,
 }
 
 impl Book {
@@ -98,10 +100,12 @@ impl Book {
             kinds: vec![Kind::EMPTY; CONTEXTS],
             hazards: vec![scale_free(); CONTEXTS],
             hours: [1.0; 24],
+            rhythm: [1.0; 24],
             cold: (0.0, 0.0),
             bytes: (0.0, 0.0),
             day_offset,
             unpublished: 0,
+            learned: 0,
         }
     }
 
@@ -127,16 +131,21 @@ impl Book {
             self.bytes = (self.bytes.0 + worth.bytes.ln(), self.bytes.1 + 1.0);
         }
         self.unpublished = self.unpublished.saturating_add(1);
+        self.learned = self.learned.saturating_add(1);
     }
 
     /// Whether enough was learned since the last time that publishing is worth its hundred microseconds.
     pub fn is_stale(&self) -> bool {
-        self.unpublished > 256 || (self.unpublished > 0 && self.cold.1 < 256.0)
+        self.unpublished > (self.learned / 8).min(512)
     }
 
     /// Makes what was learned visible to plans.
     pub fn publish(&mut self) {
         self.unpublished = 0;
+        let mean = self.hours.iter().sum::<f32>() / 24.0;
+        for (rhythm, count) in self.rhythm.iter_mut().zip(self.hours) {
+            *rhythm = count / mean.max(1e-3);
+        }
         let mut all = Kind::EMPTY;
         let mut scales = [Kind::EMPTY; SCALES];
         for (kind, scale) in self.kinds.iter().take(NEW).zip(
@@ -171,12 +180,9 @@ impl Book {
         self.hazards.get(context)
     }
 
-    /// How much more often functions are called at this hour than on average.
-    pub(crate) fn rhythm(&self, hour: usize) -> f32 {
-        let all: f32 = self.hours.iter().sum();
-        self.hours
-            .get(hour)
-            .map_or(1.0, |count| count * 24.0 / all.max(1.0))
+    /// How much more often functions are called at each hour than on average.
+    pub(crate) fn rhythm(&self) -> &[f32; 24] {
+        &self.rhythm
     }
 
     /// What a typical function is worth: the geometric mean over functions.

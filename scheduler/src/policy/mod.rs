@@ -125,8 +125,10 @@ impl Plan {
         }
     }
 
-    /// The first window that is not over `age` seconds after the function went idle, if it is one to start for.
+    /// The first window that is not over `age` seconds after the function went idle, if it is one to start for. One that
+    /// is nearly over is over, as times are not exact: nothing is started twice for it.
     pub fn ahead(&self, age: f32) -> Option<Window> {
+        let age = age + 0.01 + age * 1e-6;
         self.windows()
             .iter()
             .copied()

@@ -113,7 +113,10 @@ fn adaptive_params(text: &str) -> Result<adaptive::Params, String> {
             "start" => params.start_price = float(key, value, 0.0, 1.0)?,
             "strength" => params.strength = float(key, value, 0.001, 1000.0)?,
             "half-life" => params.half_life = float(key, value, 1.0, 1e9)?,
-            "no-cost" => params.cost = 0.0,
+            "no-cost" => {
+                params.cost = 0.0;
+                params.no_cost = true;
+            }
             "no-periods" => params.no_periods = true,
             "no-prior" => params.no_prior = true,
             "no-rhythm" => params.no_rhythm = true,

@@ -308,12 +308,16 @@ impl Engine {
             return;
         };
         function.ahead_until = None;
-        if function.pool.start_failed().is_some() {
+        // Whoever it was started for is told.
+        let told = function.pool.start_failed().into_iter().count();
+        let mut admitted = Vec::new();
+        for _ in 0..told {
             function.counts.refused += 1;
             function.history.finished(now);
-            if let Some(next) = function.limit.release() {
-                self.take(now, index, next);
-            }
+            admitted.extend(function.limit.release());
+        }
+        for work in admitted {
+            self.take(now, index, work);
         }
     }
 
@@ -378,7 +382,8 @@ impl Engine {
             return;
         };
         let until = match function.ahead_until.take() {
-            Some(until) => until,
+            // A start that took longer than its window is let go at once.
+            Some(until) => until.max(now),
             // Whoever it was started for was served by another: it is kept like that one.
             None => function.until(now, &self.settings, &self.book),
         };

@@ -1,8 +1,13 @@
 //! Comparing policies at equal idle memory: each is simulated over a range of its one parameter, and the curve of cold
 //! starts against idle memory that results is read where another policy's memory is.
 
-use super::outcome::{Counts, Outcome};
+use super::engine::{Settings, simulate};
+use super::outcome::{Band, Counts};
+use super::trace::{Trace, Trigger};
 use crate::policy::{Spec, adaptive, histogram};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The policies of a sweep.
@@ -124,10 +129,112 @@ impl Curve {
     }
 }
 
-/// A point of a curve from some of the functions of a result.
-pub fn point(outcome: &Outcome, counts: impl Fn(&Outcome) -> Counts) -> (f64, f64) {
-    let counts = counts(outcome);
-    (counts.idle_gb_hours(), counts.cold_starts as f64)
+/// A member of a family and what it counted, over all traces that were added.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// The policy.
+    pub spec: Spec,
+    classes: BTreeMap<(Trigger, Band), Counts>,
+}
+
+impl Member {
+    /// Sums over the classes that `which` picks.
+    pub fn of(&self, which: impl Fn(Trigger, Band) -> bool) -> Counts {
+        let mut sum = Counts::default();
+        for ((trigger, band), counts) in &self.classes {
+            if which(*trigger, *band) {
+                sum.add(counts);
+            }
+        }
+        sum
+    }
+}
+
+/// Members that were simulated on the same traces.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sweep {
+    members: Vec<Member>,
+}
+
+impl Sweep {
+    /// Simulates each on a trace, on as many threads as given, and adds what was counted.
+    pub fn add(&mut self, specs: &[Spec], trace: &Trace, settings: &Settings, threads: usize) {
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..threads.clamp(1, 64) {
+                scope.spawn(|| {
+                    while let Some(spec) = specs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let settings = Settings {
+                            policy: *spec,
+                            ..*settings
+                        };
+                        let outcome = simulate(trace, &settings);
+                        results.lock().push((*spec, outcome.classes));
+                    }
+                });
+            }
+        });
+        for (spec, classes) in results.into_inner() {
+            let at = self.members.iter().position(|member| member.spec == spec);
+            let at = at.unwrap_or_else(|| {
+                self.members.push(Member {
+                    spec,
+                    classes: BTreeMap::new(),
+                });
+                self.members.len() - 1
+            });
+            if let Some(member) = self.members.get_mut(at) {
+                for (class, counts) in classes {
+                    member.classes.entry(class).or_default().add(&counts);
+                }
+            }
+        }
+        let order = |spec: &Spec| specs.iter().position(|other| other == spec);
+        self.members.sort_by_key(|member| order(&member.spec));
+    }
+
+    /// The members.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Cold starts by idle GiB-hours, over the classes that `which` picks.
+    pub fn curve(&self, which: impl Fn(Trigger, Band) -> bool) -> Curve {
+        Curve::of(self.members.iter().map(|member| {
+            let counts = member.of(&which);
+            (counts.idle_gb_hours(), counts.cold_starts as f64)
+        }))
+    }
+
+    /// Seconds that invocations waited, by idle GiB-hours.
+    pub fn waits(&self, which: impl Fn(Trigger, Band) -> bool) -> Curve {
+        Curve::of(self.members.iter().map(|member| {
+            let counts = member.of(&which);
+            (counts.idle_gb_hours(), counts.added_seconds)
+        }))
+    }
+
+    /// Cold starts in a class when the family's one parameter is set so that the memory of all functions together is
+    /// this: between the two members next to it by a straight line.
+    pub fn shared(&self, memory: f64, which: impl Fn(Trigger, Band) -> bool) -> Option<f64> {
+        let mut points: Vec<(f64, f64)> = self
+            .members
+            .iter()
+            .map(|member| {
+                let all = member.of(|_, _| true).idle_gb_hours();
+                (all, member.of(&which).cold_starts as f64)
+            })
+            .collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points.windows(2).find_map(|pair| match pair {
+            [from, to] if from.0 <= memory && memory <= to.0 => {
+                let part = (memory - from.0) / (to.0 - from.0).max(f64::MIN_POSITIVE);
+                Some(from.1 + part * (to.1 - from.1))
+            }
+            _ => None,
+        })
+    }
 }
 
 #[cfg(test)]

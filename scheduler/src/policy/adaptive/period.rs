@@ -132,7 +132,7 @@ impl Periods {
             if !(SHORTEST..=LONGEST).contains(&distance) {
                 continue;
             }
-            let allowed = (0.02 * distance).clamp(1.5, 45.0);
+            let allowed = (0.04 * distance).max(1.5);
             let found = self.recent.iter().take(at).find(|first| {
                 (middle.since(**first) - distance).abs() <= allowed
             });
