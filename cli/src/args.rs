@@ -10,7 +10,7 @@ use crate::commands::trace::TraceArgs;
 use crate::output::OutputArgs;
 use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
-use fnctl_core::config::Isolation;
+use fnctl_core::config::{Isolation, KeepAlivePolicy};
 use fnctl_core::units::{ByteSize, Period};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -208,6 +208,9 @@ pub(crate) struct DeployArgs {
     /// How long an idle instance is kept.
     #[arg(long, value_name = "TIME")]
     pub(crate) keep_alive: Option<Period>,
+    /// What decides how long instead: fixed, histogram or adaptive.
+    #[arg(long, value_name = "POLICY", value_parser = keep_alive_policy)]
+    pub(crate) keep_alive_policy: Option<KeepAlivePolicy>,
     /// Whether a sandbox serves many requests (instance) or one (request).
     #[arg(long, value_name = "instance|request", value_parser = isolation)]
     pub(crate) isolation: Option<Isolation>,
@@ -270,6 +273,15 @@ fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it like name=value".to_owned()),
+    }
+}
+
+fn keep_alive_policy(text: &str) -> Result<KeepAlivePolicy, String> {
+    match text {
+        "fixed" => Ok(KeepAlivePolicy::Fixed),
+        "histogram" => Ok(KeepAlivePolicy::Histogram),
+        "adaptive" => Ok(KeepAlivePolicy::Adaptive),
+        _ => Err("use fixed, histogram or adaptive".to_owned()),
     }
 }
 

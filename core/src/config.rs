@@ -17,6 +17,18 @@ pub enum Isolation {
     Request,
 }
 
+/// How long idle instances are kept, and whether one is started ahead of demand: docs/policies.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepAlivePolicy {
+    /// For `keep_alive`.
+    Fixed,
+    /// By the function's idle times in bins of a minute.
+    Histogram,
+    /// While it is expected to save more than it costs.
+    Adaptive,
+}
+
 /// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +65,9 @@ pub struct FunctionConfig {
     pub provisioned: u32,
     /// How long an idle instance is kept.
     pub keep_alive: Period,
+    /// What decides how long instead; unset = `scheduler.keep_alive_policy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive_policy: Option<KeepAlivePolicy>,
     /// Whether sandboxes are reused.
     pub isolation: Isolation,
     /// Invocations after which a sandbox is replaced; unset = never for that reason.
@@ -88,6 +103,7 @@ impl Default for FunctionConfig {
             queue_timeout: Period::secs(10),
             provisioned: 0,
             keep_alive: Period::secs(60),
+            keep_alive_policy: None,
             isolation: Isolation::Instance,
             max_uses: None,
             rate_limit: None,

@@ -13,6 +13,7 @@ pub mod inference;
 pub mod invocation;
 pub mod log;
 pub mod ports;
+pub mod record;
 pub mod task;
 pub mod trace;
 pub mod units;

@@ -1,6 +1,7 @@
 //! The composition root: builds the parts, wires them, keeps their housekeeping going, and drains them. Nothing else.
 
 mod config;
+mod histories;
 mod housekeeping;
 mod metrics;
 pub mod settings;
@@ -95,6 +96,9 @@ pub struct Platform {
     tasks: Tasks,
     stop: CancellationToken,
     grace: Duration,
+    /// Where what keep-alive policies learned is kept.
+    histories: std::path::PathBuf,
+    evictions: metrics::Evictions,
 }
 
 impl Platform {
@@ -113,6 +117,7 @@ impl Platform {
         metrics::register_process(&registry)?;
         metrics::register_limits(&registry, &config)?;
         let folder = config.store.folder.clone();
+        let evictions = metrics::Evictions::register(&registry)?;
         let store = tokio::task::spawn_blocking(move || Store::open(config.store))
             .await
             .map_err(Failure::internal)?
@@ -145,6 +150,8 @@ impl Platform {
             &registry,
             log_sink.clone(),
         )?;
+        let histories = histories::path(&folder);
+        histories::restore(&histories, &scheduler);
         let invoker = Arc::new(scheduler.clone());
         let deployer = Deployer {
             functions: store_port.clone(),
@@ -167,6 +174,7 @@ impl Platform {
             artifacts: store_port,
             deployer,
             logs: log_sink,
+            recorder: scheduler.recorder().clone(),
             tracing: traces.as_ref().map(Traces::tracing),
             registry,
         };
@@ -183,6 +191,8 @@ impl Platform {
             tasks,
             stop,
             grace: config.grace.duration(),
+            histories,
+            evictions,
         };
         platform.start_housekeeping();
         platform.restore_provisioned();
@@ -221,6 +231,8 @@ impl Platform {
         // While invocations finish, whoever asks is still answered: `/readyz` says so, new invocations are sent elsewhere.
         self.gateway.set_draining();
         let finished = self.scheduler.drain(self.grace).await;
+        let (path, scheduler) = (self.histories.clone(), self.scheduler.clone());
+        let _ = tokio::task::spawn_blocking(move || histories::save(&path, &scheduler)).await;
         self.logs.end_followers().await;
         self.gateway.stop();
         self.stop.cancel();
@@ -243,6 +255,8 @@ impl Platform {
             inference: self.inference.clone(),
             store: self.store.clone(),
             logs: self.logs.clone(),
+            histories: self.histories.clone(),
+            evictions: self.evictions.clone(),
         };
         self.tasks
             .spawn("housekeeping", keeper.run(self.stop.clone()));

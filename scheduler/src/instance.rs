@@ -22,6 +22,8 @@ pub(crate) struct Instance {
     pub(crate) began: Instant,
     /// The pool's generation when its start ended.
     pub(crate) generation: u64,
+    /// Until when it is kept while it is idle.
+    pub(crate) until: Instant,
     /// Its slot on the node.
     _slot: OwnedSemaphorePermit,
 }
@@ -30,7 +32,7 @@ pub(crate) struct Instance {
 pub(crate) struct Started {
     pub(crate) id: InstanceId,
     sandbox: Box<dyn Sandbox>,
-    phases: ColdStart,
+    pub(crate) phases: ColdStart,
     began: Instant,
     slot: OwnedSemaphorePermit,
 }
@@ -44,6 +46,7 @@ impl Started {
             phases: self.phases,
             began: self.began,
             generation,
+            until: self.began,
             _slot: self.slot,
         }
     }

@@ -2,6 +2,7 @@
 //! hand-over of instances to those who wait.
 
 use crate::instance::{Instance, Started};
+use crate::keep::FunctionKeep;
 use crate::lease::Lease;
 use crate::limit::{ConcurrencyLimit, Permit};
 use crate::metrics::VersionMetrics;
@@ -27,21 +28,25 @@ use tokio::time::Instant;
 pub(crate) struct Lane {
     limit: ConcurrencyLimit,
     pools: Mutex<HashMap<VersionNumber, Arc<VersionPool>>>,
+    /// How long its instances are kept.
+    pub(crate) keep: Arc<FunctionKeep>,
 }
 
 impl Lane {
-    pub(crate) fn new(config: &FunctionConfig) -> Self {
+    pub(crate) fn new(config: &FunctionConfig, keep: FunctionKeep) -> Self {
         Self {
             limit: ConcurrencyLimit::new(
                 config.concurrency.get() as usize,
                 config.queue_size as usize,
             ),
             pools: Mutex::new(HashMap::new()),
+            keep: Arc::new(keep),
         }
     }
 
     /// Applies the limits of the version that is live now.
     pub(crate) fn configure(&self, config: &FunctionConfig) {
+        self.keep.configure(config);
         self.limit.resize(
             config.concurrency.get() as usize,
             config.queue_size as usize,
@@ -144,6 +149,8 @@ pub(crate) struct VersionPool {
     /// Starts an instance that the state has counted as starting.
     start: Box<dyn Fn(Arc<VersionPool>) + Send + Sync>,
     demoted: AtomicBool,
+    /// The function's, not the version's alone.
+    pub(crate) keep: Arc<FunctionKeep>,
 }
 
 /// Waits between failed starts that no caller asked for: one second, doubled each time, at most a minute.
@@ -199,6 +206,7 @@ impl VersionPool {
     pub(crate) fn new(
         version: Arc<Version>,
         metrics: Arc<VersionMetrics>,
+        keep: Arc<FunctionKeep>,
         start: impl Fn(Arc<VersionPool>) + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -209,6 +217,7 @@ impl VersionPool {
             backoff: Mutex::default(),
             start: Box::new(start),
             demoted: AtomicBool::new(false),
+            keep,
         }
     }
 
@@ -248,13 +257,14 @@ impl VersionPool {
 
     /// A start that was counted has succeeded.
     pub(crate) fn started(self: &Arc<Self>, started: Started) {
+        self.keep.measured(Some(&started.phases), None);
+        let now = Instant::now();
+        let until = self.keep.idle(&self.version, now);
         let place = self.change(|state| {
             let generation = state.generation();
-            state.started(
-                started.into_instance(generation),
-                generation,
-                Instant::now(),
-            )
+            let mut instance = started.into_instance(generation);
+            instance.until = until;
+            state.started(instance, generation, now)
         });
         self.settle(place, StartKind::Cold);
         *self.backoff.lock() = Backoff::default();
@@ -274,7 +284,7 @@ impl VersionPool {
     }
 
     /// Takes an instance back. `reusable` is false after anything that may have left the guest in a bad state.
-    pub(crate) fn give_back(self: &Arc<Self>, instance: Instance, reusable: bool) {
+    pub(crate) fn give_back(self: &Arc<Self>, mut instance: Instance, reusable: bool) {
         let worn = self
             .version
             .config
@@ -296,7 +306,9 @@ impl VersionPool {
         } else {
             StartKind::Warm
         };
-        let place = self.change(|state| state.released(instance, generation, Instant::now()));
+        let now = Instant::now();
+        instance.until = self.keep.idle(&self.version, now);
+        let place = self.change(|state| state.released(instance, generation, now));
         self.settle(place, kind);
     }
 
@@ -317,7 +329,7 @@ impl VersionPool {
         let expired = self
             .state
             .lock()
-            .expire(now, |idle| idle.since + self.version.config.keep_alive.duration());
+            .expire(now, |idle| idle.instance.until);
         self.observe();
         expired
     }
@@ -325,7 +337,7 @@ impl VersionPool {
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.state
             .lock()
-            .next_expiry(|idle| idle.since + self.version.config.keep_alive.duration())
+            .next_expiry(|idle| idle.instance.until)
     }
 
     pub(crate) fn oldest_idle(&self) -> Option<Instant> {
@@ -333,9 +345,25 @@ impl VersionPool {
     }
 
     pub(crate) fn evict(&self) -> Option<Instance> {
-        let evicted = self.state.lock().evict();
+        let (evicted, last) = {
+            let mut state = self.state.lock();
+            (state.evict(), state.total() == 0)
+        };
+        if evicted.is_some() {
+            self.keep.evicted(last);
+        }
         self.observe();
         evicted
+    }
+
+    /// Starts an instance ahead of demand, if there is none.
+    pub(crate) fn start_ahead(self: &Arc<Self>) -> bool {
+        let start = self.state.lock().start_ahead();
+        if start {
+            (self.start)(self.clone());
+            self.observe();
+        }
+        start
     }
 
     pub(crate) fn demote(&self) -> Vec<Instance> {

@@ -8,6 +8,7 @@
 mod body;
 mod config;
 mod instance;
+mod keep;
 mod lane;
 mod lease;
 pub mod limit;
@@ -27,17 +28,19 @@ use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::{ColdStart, StartKind, Unanswered};
 use fnctl_core::log::LogSink;
 use fnctl_core::ports::{InstanceStatus, Invoker, SandboxFactory};
+use fnctl_core::record::{Recorded, Recorder};
 use fnctl_core::task::Tasks;
 use fnctl_core::version::{Version, VersionKey};
 use fnctl_core::{ErrorKind, Failure, Invocation, Reply, ReplySender, RequestId, RunEnd};
 use instance::Instances;
+use keep::{Keep, Running};
 use lane::{Lane, VersionPool};
 use lease::Lease;
 use limit::Permit;
 use metrics::{Metrics, VersionMetrics};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -56,6 +59,8 @@ impl std::fmt::Debug for Scheduler {
 struct Inner {
     instances: Arc<Instances>,
     lanes: DashMap<FunctionName, Arc<Lane>>,
+    keep: Arc<Keep>,
+    recorder: Recorder,
     metrics: Metrics,
     logs: Arc<dyn LogSink>,
     tasks: Tasks,
@@ -80,6 +85,8 @@ impl Scheduler {
             inner: Arc::new(Inner {
                 instances,
                 lanes: DashMap::new(),
+                keep: Arc::new(Keep::new(config.keep_alive_policy)),
+                recorder: Recorder::new(config.trace_size),
                 metrics,
                 logs,
                 tasks,
@@ -94,19 +101,43 @@ impl Scheduler {
     /// Returns how many were retired.
     pub fn reap(&self, now: Instant) -> usize {
         let mut reaped = 0;
+        let mut taught = Vec::new();
         for lane in self.inner.lanes() {
+            taught.append(&mut lane.keep.taught());
             for pool in lane.pools() {
                 let expired = pool.expire(now);
                 reaped += expired.len();
-                pool.metrics.reaped(expired.len());
+                pool.metrics.reaped(expired.len(), lane.keep.reason());
                 drop(expired);
                 self.inner.keep_provisioned(&pool, now);
                 if lane.close_if_unused(&pool) && pool.is_demoted() {
                     self.inner.metrics.forget(&pool.version.key());
                 }
             }
+            self.inner.start_ahead(&lane, now);
         }
+        self.inner.keep.learn(&taught);
         reaped
+    }
+
+    /// What was invoked lately.
+    pub fn recorder(&self) -> &Recorder {
+        &self.inner.recorder
+    }
+
+    /// What was learned of each function, to be kept over a restart.
+    pub fn histories(&self) -> Vec<(FunctionName, policy::History)> {
+        let mut histories = self.inner.keep.untouched();
+        for entry in &self.inner.lanes {
+            histories.push((entry.key().clone(), entry.value().keep.history()));
+        }
+        histories.truncate(keep::MOST_HISTORIES);
+        histories
+    }
+
+    /// Takes over what was learned before a restart, of functions that are not called yet.
+    pub fn restore_histories(&self, histories: Vec<(FunctionName, policy::History)>) {
+        self.inner.keep.restore(histories);
     }
 
     /// Applies the concurrency limit of the version that is live.
@@ -114,13 +145,16 @@ impl Scheduler {
         self.inner.lane(version).configure(&version.config);
     }
 
-    /// When the next idle instance expires, if any is idle.
+    /// When the next idle instance expires or is to be started ahead.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.inner
-            .lanes()
+        let now = Instant::now();
+        let lanes = self.inner.lanes();
+        let ahead = lanes.iter().filter_map(|lane| lane.keep.next_due(now));
+        lanes
             .iter()
             .flat_map(|lane| lane.pools())
             .filter_map(|pool| pool.next_expiry())
+            .chain(ahead)
             .min()
     }
 
@@ -172,7 +206,7 @@ impl Inner {
         }
         self.lanes
             .entry(version.function.clone())
-            .or_insert_with(|| Arc::new(Lane::new(&version.config)))
+            .or_insert_with(|| Arc::new(Lane::new(&version.config, self.keep.function(version))))
             .value()
             .clone()
     }
@@ -183,6 +217,7 @@ impl Inner {
             VersionPool::new(
                 version.clone(),
                 Arc::new(self.metrics.of(&version.key())),
+                lane.keep.clone(),
                 move |pool| {
                     if let Some(this) = this.upgrade() {
                         this.spawn_start(pool);
@@ -199,6 +234,19 @@ impl Inner {
         }
     }
 
+    /// Starts an instance of a function that is at zero, if its policy wants one warm now.
+    fn start_ahead(self: &Arc<Self>, lane: &Lane, now: Instant) {
+        if self.draining.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(version) = lane.keep.due(now) else {
+            return;
+        };
+        if !self.pool(lane, &version).start_ahead() {
+            lane.keep.cancel();
+        }
+    }
+
     /// Starts one instance that was reserved in the pool; whoever waits first gets it.
     fn spawn_start(self: Arc<Self>, pool: Arc<VersionPool>) {
         let this = self.clone();
@@ -211,6 +259,7 @@ impl Inner {
             match outcome {
                 Ok(started) => pool.started(started),
                 Err(failure) => {
+                    pool.keep.cancel();
                     pool.metrics.start_failed(failure.kind);
                     this.log_failure(&pool.version.key(), None, &failure);
                     pool.start_failed(failure);
@@ -219,14 +268,15 @@ impl Inner {
         });
     }
 
-    /// Retires the instance that has been idle longest, to make room on a full node.
+    /// Retires an idle instance of the function of lowest greedy-dual priority, to make room on a full node; of equals
+    /// the one that has been idle longest.
     fn evict_idle(&self) -> bool {
         let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
-        let oldest = pools
+        let lowest = pools
             .iter()
-            .filter_map(|pool| Some((pool.oldest_idle()?, pool)))
-            .min_by_key(|(since, _)| *since);
-        oldest.is_some_and(|(_, pool)| {
+            .filter_map(|pool| Some((pool.keep.priority(), pool.oldest_idle()?, pool)))
+            .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        lowest.is_some_and(|(_, _, pool)| {
             let evicted = pool.evict();
             pool.metrics.evicted(usize::from(evicted.is_some()));
             evicted.is_some()
@@ -285,11 +335,19 @@ impl Inner {
                         self.log_failure(&key, Some(&request_id), failure);
                     }
                     metrics.ran(took, report.inference, report.memory);
+                    work.lease.pool().keep.measured(None, Some(report.memory));
+                    self.recorder.add(Recorded {
+                        at: work.arrived,
+                        function: key.function.clone(),
+                        duration: took,
+                        start: work.lease.start_kind(),
+                    });
                     break end;
                 }
             }
         };
         let pool = work.lease.pool().clone();
+        drop(work.running);
         work.lease.release(matches!(report, RunEnd::Completed));
         drop(work.permit);
         self.keep_provisioned(&pool, Instant::now());
@@ -344,6 +402,9 @@ impl Drop for CountedStart {
 /// What the task of one invocation works with.
 struct Work {
     invocation: Invocation,
+    arrived: SystemTime,
+    /// Dropped before the lease is, so that the instance goes idle with nothing of this in flight.
+    running: Running,
     lease: Lease,
     permit: Permit,
     reply: ReplySender,
@@ -416,6 +477,8 @@ impl Invoker for Scheduler {
         observe::note_outcome(step, permit.as_ref().err());
         metrics.queued(phases.queue);
         let permit = permit.map_err(|failure| unanswered(failure, phases))?;
+        let arrived = SystemTime::now();
+        let running = lane.keep.arrived(Instant::now());
 
         // A guest that was asked by somebody who left is stopped: the guard goes with this future, and later with the
         // response's body.
@@ -437,6 +500,7 @@ impl Invoker for Scheduler {
             inner.logs.write(line);
         }
         let lease = lease.map_err(|failure| unanswered(failure, phases))?;
+        lane.keep.used();
         let start = lease.start_kind();
         let started = lease.phases();
         phases = ColdStart {
@@ -457,6 +521,8 @@ impl Invoker for Scheduler {
         let since = Instant::now();
         let work = Work {
             invocation,
+            arrived,
+            running,
             lease,
             permit,
             reply,
@@ -519,10 +585,13 @@ impl Invoker for Scheduler {
                 .map(|lane| lane.value().clone())
             {
                 drop(lane.remove(key.number));
+                lane.keep.cancel();
             }
             self.inner.metrics.forget(key);
         }
         if let Some(key) = versions.first() {
+            self.inner.keep.forget(&key.function);
+            self.inner.recorder.forget(&key.function);
             self.inner
                 .lanes
                 .remove_if(&key.function, |_, lane| lane.is_unused());
@@ -549,11 +618,14 @@ impl Invoker for Scheduler {
 impl Scheduler {
     /// Lets go of the instances of versions that are no longer live: idle ones now, busy ones when they are free.
     fn demote(&self, lane: &Lane, retired: &[VersionKey]) {
+        if !retired.is_empty() {
+            lane.keep.cancel();
+        }
         for key in retired {
             if let Some(pool) = lane.existing(key.number) {
                 pool.set_provisioned(0);
                 let idle = pool.demote();
-                pool.metrics.reaped(idle.len());
+                pool.metrics.reaped(idle.len(), "demoted");
                 drop(idle);
             }
         }

@@ -34,6 +34,8 @@ struct Families {
     queue_depth: IntGaugeVec,
     queue_wait: HistogramVec,
     reaps: IntCounterVec,
+    /// Over all functions, with the rung, which other parts count for theirs.
+    evictions: IntCounterVec,
     tracked: DashMap<VersionKey, ()>,
     count: AtomicUsize,
     max_tracked: usize,
@@ -67,7 +69,17 @@ impl Metrics {
             registry.register(Box::new(family.clone()))?;
             Ok(family)
         };
+        let evictions = IntCounterVec::new(
+            Opts::new(
+                "fnctl_evictions_total",
+                "What was let go, by rung of the ladder and reason.",
+            )
+            .const_label("rung", "sandbox"),
+            &["reason"],
+        )?;
+        registry.register(Box::new(evictions.clone()))?;
         Ok(Self(Arc::new(Families {
+            evictions,
             invocations: counter(
                 "fnctl_invocations_total",
                 "Invocations that were run by a guest.",
@@ -138,7 +150,7 @@ impl Metrics {
             )?,
             reaps: counter(
                 "fnctl_reaps_total",
-                "Idle instances retired, by reason (keep_alive, node_full).",
+                "Idle instances retired, by reason (keep_alive, policy, demoted, node_full).",
                 &["reason"],
             )?,
             tracked: DashMap::new(),
@@ -223,7 +235,7 @@ impl Metrics {
                 .phases
                 .remove_label_values(&[f, &v, phase.as_str()]);
         }
-        for reason in ["keep_alive", "node_full"] {
+        for reason in ["keep_alive", "policy", "demoted", "node_full"] {
             let _ = families.reaps.remove_label_values(&[f, &v, reason]);
         }
     }
@@ -327,12 +339,17 @@ impl VersionMetrics {
         self.starting.set(gauge(starting));
     }
 
-    pub(crate) fn reaped(&self, count: usize) {
+    pub(crate) fn reaped(&self, count: usize, reason: &str) {
         if count > 0 {
             self.families
                 .0
                 .reaps
-                .with_label_values(&self.labels("keep_alive"))
+                .with_label_values(&self.labels(reason))
+                .inc_by(count as u64);
+            self.families
+                .0
+                .evictions
+                .with_label_values(&[reason])
                 .inc_by(count as u64);
         }
     }
@@ -343,6 +360,11 @@ impl VersionMetrics {
                 .0
                 .reaps
                 .with_label_values(&self.labels("node_full"))
+                .inc_by(count as u64);
+            self.families
+                .0
+                .evictions
+                .with_label_values(&["node_full"])
                 .inc_by(count as u64);
         }
     }

@@ -291,6 +291,11 @@ impl Adaptive {
         }
     }
 
+    /// Whether too little is known to let go earlier than the fixed time would.
+    pub(crate) fn is_young(&self) -> bool {
+        self.count < 2.0
+    }
+
     /// The timers that are followed.
     pub fn periods(&self) -> &Periods {
         &self.periods

@@ -142,6 +142,10 @@ impl History {
             // Its history was made for another policy: the fixed time is safe.
             _ => fixed::plan(keep_alive),
         };
+        let young = matches!(&self.learner, Learner::Adaptive(adaptive) if adaptive.is_young());
+        if young && plan.keep() < keep_alive {
+            return fixed::plan(keep_alive);
+        }
         if level == 1 {
             plan
         } else {
@@ -152,6 +156,16 @@ impl History {
     /// Invocations in flight.
     pub fn in_flight(&self) -> u32 {
         self.activity.in_flight()
+    }
+
+    /// An invocation that is in flight while the history is begun anew.
+    pub fn carried(&mut self) {
+        self.activity.in_flight = self.activity.in_flight.saturating_add(1);
+    }
+
+    /// After a restart: nothing is in flight, whatever was when it was kept.
+    pub fn restarted(&mut self) {
+        self.activity.in_flight = 0;
     }
 
     /// Bytes it takes, on the heap and beside it.

@@ -6,10 +6,6 @@
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// The stream of a seed.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
 
     /// The stream of a seed and a name within it.
     pub(crate) fn of(seed: u64, name: u64) -> Self {

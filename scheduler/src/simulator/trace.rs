@@ -398,8 +398,13 @@ fn heading(text: &str) -> Result<Option<u32>, String> {
             .map(Some)
             .ok_or_else(|| "the heading has no minutes behind Trigger".to_owned());
     }
-    let rest: Vec<_> = fields.take(2).collect();
-    if first.eq_ignore_ascii_case("timestamp") && rest == ["function", "duration"] {
+    let rest: Vec<_> = fields.collect();
+    if first.eq_ignore_ascii_case("timestamp")
+        && matches!(
+            rest.as_slice(),
+            ["function", "duration"] | ["function", "duration", "start"]
+        )
+    {
         return Ok(None);
     }
     Err("the first line must be 'HashOwner,HashApp,HashFunction,Trigger,1,2,...' (the Azure Functions 2019 counts) or 'timestamp,function,duration'".to_owned())
