@@ -10,7 +10,7 @@ use crate::commands::trace::TraceArgs;
 use crate::output::OutputArgs;
 use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
-use fnctl_core::config::{Isolation, KeepAlivePolicy};
+use fnctl_core::config::{InferenceIsolation, Isolation, KeepAlivePolicy};
 use fnctl_core::units::{ByteSize, Period};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -106,6 +106,12 @@ pub(crate) enum Command {
     Policy(PolicyArgs),
     /// Write what was invoked on a platform as a trace.
     Trace(TraceArgs),
+    /// Load models and compute for the `fnctl serve` that started it.
+    #[command(
+        hide = true,
+        after_help = "Examples:\n  fnctl serve    # starts its inference-host by itself"
+    )]
+    InferenceHost,
     /// Check or show the settings of `serve`.
     Config(ConfigArgs),
     /// Keep the addresses and tokens of platforms under names.
@@ -214,6 +220,9 @@ pub(crate) struct DeployArgs {
     /// Whether a sandbox serves many requests (instance) or one (request).
     #[arg(long, value_name = "instance|request", value_parser = isolation)]
     pub(crate) isolation: Option<Isolation>,
+    /// Whether the models share an inference host (shared) or have one of their own (dedicated).
+    #[arg(long, value_name = "shared|dedicated", value_parser = inference_isolation)]
+    pub(crate) inference_isolation: Option<InferenceIsolation>,
     /// An environment variable of the guest; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) env: Vec<(String, String)>,
@@ -290,6 +299,14 @@ fn isolation(text: &str) -> Result<Isolation, String> {
         "instance" => Ok(Isolation::Instance),
         "request" => Ok(Isolation::Request),
         _ => Err("use instance or request".to_owned()),
+    }
+}
+
+fn inference_isolation(text: &str) -> Result<InferenceIsolation, String> {
+    match text {
+        "shared" => Ok(InferenceIsolation::Shared),
+        "dedicated" => Ok(InferenceIsolation::Dedicated),
+        _ => Err("use shared or dedicated".to_owned()),
     }
 }
 

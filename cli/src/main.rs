@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     let app = App::new(cli.output, cli.connection);
     let outcome = match cli.command {
         Command::Serve(serve) => commands::serve::run(&app, &serve),
+        Command::InferenceHost => commands::inference_host::run(),
         Command::Status(status) => commands::status::run(&app, &status),
         Command::Token => commands::status::token(&app),
         Command::Policy(policy) => commands::policy::run(&app, &policy),

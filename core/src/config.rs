@@ -29,6 +29,17 @@ pub enum KeepAlivePolicy {
     Adaptive,
 }
 
+/// Whether a function's models share an inference host with those of other functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InferenceIsolation {
+    /// One host for all functions that say so.
+    #[default]
+    Shared,
+    /// A host of the function's own.
+    Dedicated,
+}
+
 /// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +81,8 @@ pub struct FunctionConfig {
     pub keep_alive_policy: Option<KeepAlivePolicy>,
     /// Whether sandboxes are reused.
     pub isolation: Isolation,
+    /// Whether the models have an inference host of their own.
+    pub inference_isolation: InferenceIsolation,
     /// Invocations after which a sandbox is replaced; unset = never for that reason.
     pub max_uses: Option<NonZeroU32>,
     /// Limits the rate of invocations; unset = no limit.
@@ -105,6 +118,7 @@ impl Default for FunctionConfig {
             keep_alive: Period::secs(60),
             keep_alive_policy: None,
             isolation: Isolation::Instance,
+            inference_isolation: InferenceIsolation::Shared,
             max_uses: None,
             rate_limit: None,
             request_body: ByteSize::mib(16),

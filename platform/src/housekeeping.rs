@@ -2,7 +2,7 @@
 //! artifacts, forgetting old log lines.
 
 use fnctl_core::ports::ArtifactStore;
-use fnctl_inference::OnnxHost;
+use fnctl_inference::Inference;
 use fnctl_logs::Logs;
 use fnctl_scheduler::Scheduler;
 use fnctl_store::Store;
@@ -19,7 +19,7 @@ const COLLECT: Duration = Duration::from_secs(600);
 pub(crate) struct Keeper {
     pub(crate) scheduler: Scheduler,
     pub(crate) worker: Worker,
-    pub(crate) inference: OnnxHost,
+    pub(crate) inference: Inference,
     pub(crate) store: Store,
     pub(crate) logs: Logs,
     pub(crate) histories: std::path::PathBuf,

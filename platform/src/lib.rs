@@ -9,17 +9,18 @@ pub mod token_file;
 pub mod traces;
 
 pub use config::Config;
-pub use fnctl_inference::{cache_folder, probe_library};
+pub use fnctl_inference::{ServeError, cache_folder, probe_library, serve as serve_inference};
 pub use fnctl_scheduler::{policy, simulator};
 pub use fnctl_store::{PauseAt, WriteSteps};
 pub use fnctl_worker::probe_engine;
 
 use fnctl_core::Failure;
 use fnctl_core::deploy::Deployer;
+use fnctl_core::inference::InferenceError;
 use fnctl_core::ports::{FunctionStore, Invoker};
 use fnctl_core::task::Tasks;
 use fnctl_gateway::{Backend, Gateway};
-use fnctl_inference::OnnxHost;
+use fnctl_inference::Inference;
 use fnctl_logs::Logs;
 use fnctl_scheduler::Scheduler;
 use fnctl_store::Store;
@@ -88,7 +89,7 @@ pub enum StartError {
 pub struct Platform {
     gateway: Gateway,
     scheduler: Scheduler,
-    inference: OnnxHost,
+    inference: Inference,
     worker: Worker,
     store: Store,
     logs: Logs,
@@ -130,7 +131,7 @@ impl Platform {
         let store_port = Arc::new(store.clone());
         let logs = Logs::start(config.logs, &registry)?;
         let traces = Traces::start(&config.traces)?;
-        let inference = OnnxHost::new(config.inference, &registry)?;
+        let inference = Inference::new(config.inference, &registry)?;
         let worker_config = config.worker;
         let max_memory = worker_config.max_memory;
         let (artifacts, host) = (store_port.clone(), Arc::new(inference.clone()));
@@ -219,6 +220,16 @@ impl Platform {
         self.inference.resident()
     }
 
+    /// Process ids of the inference hosts that run.
+    pub fn inference_hosts(&self) -> Vec<u32> {
+        self.inference.hosts()
+    }
+
+    /// Replaces every inference host by a new one with the same sessions, while requests go on. Returns how many.
+    pub async fn replace_inference_hosts(&self) -> Result<usize, InferenceError> {
+        self.inference.replace_hosts().await
+    }
+
     /// Tasks that panicked; always zero, or there is a defect.
     pub fn panics(&self) -> u64 {
         self.tasks.panics()
@@ -239,6 +250,7 @@ impl Platform {
         if !finished {
             tracing::warn!("the grace period is over; invocations that still run are ended");
         }
+        self.inference.shut_down().await;
         // What is left are responses on their way out.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.join()).await;
         self.logs.stop().await;

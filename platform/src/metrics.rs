@@ -117,8 +117,9 @@ pub(crate) fn register_disk(registry: &Registry, folder: &Path) -> prometheus::R
         let folder = folder.to_path_buf();
         // A folder that cannot be asked has no room that is known of.
         Box::new(move || {
-            rustix::fs::statvfs(&folder)
-                .map_or(0.0, |space| (of(&space).saturating_mul(space.f_frsize)) as f64)
+            rustix::fs::statvfs(&folder).map_or(0.0, |space| {
+                (of(&space).saturating_mul(space.f_frsize)) as f64
+            })
         })
     };
     registry.register(Box::new(PullingGauge::new(

@@ -261,7 +261,11 @@ impl FunctionKeep {
             state.idle_from = moment;
             state.version = Some(version.clone());
         }
-        now + plan.keep()
+        match spec {
+            // To the nanosecond; a plan is in seconds.
+            Spec::Fixed(time) => now + time.unwrap_or(keep_alive),
+            _ => now + plan.keep(),
+        }
     }
 
     /// The version to start an instance of, if the plan wants one warm now. Asked only while there is none.

@@ -14,11 +14,11 @@ use fnctl_core::ports::InstanceStatus;
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -26,10 +26,12 @@ use tokio::time::Instant;
 
 /// One function: its concurrency limit, and a pool for each version that has instances.
 pub(crate) struct Lane {
-    limit: ConcurrencyLimit,
-    pools: Mutex<HashMap<VersionNumber, Arc<VersionPool>>>,
     /// How long its instances are kept.
     pub(crate) keep: Arc<FunctionKeep>,
+    pub(crate) limit: ConcurrencyLimit,
+    pub(crate) pools: Mutex<BTreeMap<VersionNumber, Arc<VersionPool>>>,
+    /// The number of the version that is live; 0 while none is known to be.
+    live: AtomicU32,
 }
 
 impl Lane {
@@ -39,13 +41,33 @@ impl Lane {
                 config.concurrency.get() as usize,
                 config.queue_size as usize,
             ),
-            pools: Mutex::new(HashMap::new()),
             keep: Arc::new(keep),
+            pools: Mutex::new(BTreeMap::new()),
+            live: AtomicU32::new(0),
         }
     }
 
+    /// Whether this version is the live one.
+    pub(crate) fn is_live(&self, number: VersionNumber) -> bool {
+        self.live.load(Ordering::SeqCst) == number.0
+    }
+
+    /// Notes that a version is removed. What is asked of it from now on was asked before.
+    pub(crate) fn removed(&self, number: VersionNumber) {
+        let _ = self
+            .live
+            .compare_exchange(number.0, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Whether nothing is left to keep the lane for: no version is live, nobody waits or runs.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_live(VersionNumber(0)) && self.is_unused()
+    }
+
     /// Applies the limits of the version that is live now.
-    pub(crate) fn configure(&self, config: &FunctionConfig) {
+    pub(crate) fn configure(&self, version: &Version) {
+        self.live.store(version.number.0, Ordering::SeqCst);
+        let config = &version.config;
         self.keep.configure(config);
         self.limit.resize(
             config.concurrency.get() as usize,
@@ -96,6 +118,8 @@ impl Lane {
             return pool.clone();
         }
         let pool = Arc::new(make());
+        #[cfg(test)]
+        crate::audit::made(&pool);
         pools.insert(version.number, pool.clone());
         pool
     }
@@ -141,14 +165,13 @@ type Handed = Result<Lease, Failure>;
 pub(crate) struct VersionPool {
     pub(crate) version: Arc<Version>,
     pub(crate) metrics: Arc<VersionMetrics>,
-    state: Mutex<PoolState<Instance, oneshot::Sender<Handed>>>,
+    pub(crate) state: Mutex<PoolState<Instance, oneshot::Sender<Handed>>>,
     /// Told of every start: the outcome of the last one.
     provisioning: watch::Sender<Result<(), Failure>>,
     /// After failed starts, when provisioned instances may be started again.
     backoff: Mutex<Backoff>,
     /// Starts an instance that the state has counted as starting.
     start: Box<dyn Fn(Arc<VersionPool>) + Send + Sync>,
-    demoted: AtomicBool,
     /// The function's, not the version's alone.
     pub(crate) keep: Arc<FunctionKeep>,
 }
@@ -216,7 +239,6 @@ impl VersionPool {
             provisioning: watch::Sender::new(Ok(())),
             backoff: Mutex::default(),
             start: Box::new(start),
-            demoted: AtomicBool::new(false),
             keep,
         }
     }
@@ -367,7 +389,6 @@ impl VersionPool {
     }
 
     pub(crate) fn demote(&self) -> Vec<Instance> {
-        self.demoted.store(true, Ordering::Relaxed);
         let idle = self.state.lock().demote();
         self.observe();
         idle
@@ -380,17 +401,11 @@ impl VersionPool {
         idle
     }
 
-    /// Whether this version is no longer the live one.
-    pub(crate) fn is_demoted(&self) -> bool {
-        self.demoted.load(Ordering::Relaxed)
-    }
-
     /// Sets how many instances are kept whatever the traffic, and forgets how earlier starts went.
     pub(crate) fn set_provisioned(&self, count: usize) {
         self.state.lock().set_provisioned(count);
         *self.backoff.lock() = Backoff::default();
         let _previous = self.provisioning.send_replace(Ok(()));
-        self.demoted.store(false, Ordering::Relaxed);
     }
 
     /// Starts the provisioned instances that are missing, unless starts have just failed.
@@ -398,7 +413,7 @@ impl VersionPool {
         if self.version.config.provisioned == 0 || !self.backoff.lock().allows(now) {
             return;
         }
-        let missing = self.state.lock().missing_provisioned();
+        let missing = self.change(PoolState::missing_provisioned);
         for _ in 0..missing {
             (self.start)(self.clone());
         }

@@ -5,8 +5,12 @@
 //! leased and idle; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
 //! a lock is held.
 
+#[cfg(test)]
+mod audit;
 mod body;
 mod config;
+#[cfg(test)]
+mod dst;
 mod instance;
 mod keep;
 mod lane;
@@ -110,13 +114,15 @@ impl Scheduler {
                 pool.metrics.reaped(expired.len(), lane.keep.reason());
                 drop(expired);
                 self.inner.keep_provisioned(&pool, now);
-                if lane.close_if_unused(&pool) && pool.is_demoted() {
+                if lane.close_if_unused(&pool) && !lane.is_live(pool.version.number) {
                     self.inner.metrics.forget(&pool.version.key());
                 }
             }
             self.inner.start_ahead(&lane, now);
         }
         self.inner.keep.learn(&taught);
+        // Functions that were removed while somebody still ran, or was on the way.
+        self.inner.lanes.retain(|_, lane| !lane.is_over());
         reaped
     }
 
@@ -142,7 +148,7 @@ impl Scheduler {
 
     /// Applies the concurrency limit of the version that is live.
     pub fn configure(&self, version: &Version) {
-        self.inner.lane(version).configure(&version.config);
+        self.inner.lane(version).configure(version);
     }
 
     /// When the next idle instance expires or is to be started ahead.
@@ -192,12 +198,15 @@ impl Scheduler {
 }
 
 impl Inner {
-    /// The lanes as they are now; no map shard stays locked.
+    /// The lanes as they are now, by name, so that what happens to them happens in an order that can be repeated; no map
+    /// shard stays locked.
     fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.lanes
-            .iter()
-            .map(|entry| entry.value().clone())
-            .collect()
+        let entries = self.lanes.iter();
+        let mut lanes: Vec<_> = entries
+            .map(|entry| (entry.key().clone(), entry.value().clone()))
+            .collect();
+        lanes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        lanes.into_iter().map(|(_, lane)| lane).collect()
     }
 
     fn lane(&self, version: &Version) -> Arc<Lane> {
@@ -560,7 +569,7 @@ impl Invoker for Scheduler {
     ) -> Result<(), Failure> {
         let inner = &self.inner;
         let lane = inner.lane(&version);
-        lane.configure(&version.config);
+        lane.configure(&version);
         let pool = inner.pool(&lane, &version);
         pool.set_provisioned(version.config.provisioned as usize);
         inner.keep_provisioned(&pool, Instant::now());
@@ -584,6 +593,7 @@ impl Invoker for Scheduler {
                 .get(&key.function)
                 .map(|lane| lane.value().clone())
             {
+                lane.removed(key.number);
                 drop(lane.remove(key.number));
                 lane.keep.cancel();
             }
@@ -594,7 +604,7 @@ impl Invoker for Scheduler {
             self.inner.recorder.forget(&key.function);
             self.inner
                 .lanes
-                .remove_if(&key.function, |_, lane| lane.is_unused());
+                .remove_if(&key.function, |_, lane| lane.is_over());
         }
     }
 
@@ -627,6 +637,9 @@ impl Scheduler {
                 let idle = pool.demote();
                 pool.metrics.reaped(idle.len(), "demoted");
                 drop(idle);
+            } else {
+                // It was at zero already.
+                self.inner.metrics.forget(key);
             }
         }
     }

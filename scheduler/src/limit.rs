@@ -84,6 +84,16 @@ impl<W> LimitState<W> {
         std::iter::from_fn(|| self.grant()).collect()
     }
 
+    /// Most permits out.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Most callers waiting.
+    pub fn max_queue(&self) -> usize {
+        self.max_queue
+    }
+
     /// Permits out.
     pub fn in_flight(&self) -> usize {
         self.in_flight
@@ -97,7 +107,7 @@ impl<W> LimitState<W> {
 
 /// A [`LimitState`] that callers can wait on.
 #[derive(Debug, Clone)]
-pub(crate) struct ConcurrencyLimit(Arc<Mutex<LimitState<oneshot::Sender<Permit>>>>);
+pub(crate) struct ConcurrencyLimit(pub(crate) Arc<Mutex<LimitState<oneshot::Sender<Permit>>>>);
 
 /// The right to have one invocation in flight; given back when dropped.
 #[derive(Debug)]

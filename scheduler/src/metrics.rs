@@ -191,6 +191,7 @@ impl Metrics {
             queue_wait: families.queue_wait.with_label_values(&[f, v]),
             families: self.clone(),
             labels,
+            key: own.then(|| key.clone()),
         }
     }
 
@@ -245,6 +246,8 @@ impl Metrics {
 pub(crate) struct VersionMetrics {
     families: Metrics,
     labels: (String, String),
+    /// The version that these are of, unless they are shared.
+    key: Option<VersionKey>,
     invocations: IntCounter,
     throttles: IntCounter,
     duration: Histogram,
@@ -278,20 +281,28 @@ impl VersionMetrics {
         [&self.labels.0, &self.labels.1, extra]
     }
 
+    /// Does something with the families, unless the version has been forgotten: what still ran then would bring back
+    /// labels that nobody removes.
+    fn with_families(&self, change: impl FnOnce(&Families)) {
+        let families = &self.families.0;
+        let tracked = self.key.as_ref().map(|key| families.tracked.get(key));
+        if !matches!(tracked, Some(None)) {
+            change(families);
+        }
+    }
+
     pub(crate) fn failed(&self, kind: ErrorKind) {
-        self.families
-            .0
-            .errors
-            .with_label_values(&self.labels(kind.code()))
-            .inc();
+        self.with_families(|families| {
+            let labels = self.labels(kind.code());
+            families.errors.with_label_values(&labels).inc();
+        });
     }
 
     pub(crate) fn start_failed(&self, kind: ErrorKind) {
-        self.families
-            .0
-            .start_failures
-            .with_label_values(&self.labels(kind.code()))
-            .inc();
+        self.with_families(|families| {
+            let labels = self.labels(kind.code());
+            families.start_failures.with_label_values(&labels).inc();
+        });
     }
 
     pub(crate) fn throttled(&self) {
@@ -313,13 +324,13 @@ impl VersionMetrics {
             StartKind::Prewarmed => self.prewarmed.inc(),
             StartKind::Cold => {
                 self.cold.inc();
-                for phase in Phase::ALL {
-                    self.families
-                        .0
-                        .phases
-                        .with_label_values(&self.labels(phase.as_str()))
-                        .observe(phases.get(phase).as_secs_f64());
-                }
+                self.with_families(|families| {
+                    for phase in Phase::ALL {
+                        let labels = self.labels(phase.as_str());
+                        let seconds = phases.get(phase).as_secs_f64();
+                        families.phases.with_label_values(&labels).observe(seconds);
+                    }
+                });
             }
         }
     }
@@ -339,33 +350,28 @@ impl VersionMetrics {
         self.starting.set(gauge(starting));
     }
 
-    pub(crate) fn reaped(&self, count: usize, reason: &str) {
+    /// What the gauges say: idle, busy, starting.
+    #[cfg(test)]
+    pub(crate) fn gauges(&self) -> [i64; 3] {
+        [self.idle.get(), self.busy.get(), self.starting.get()]
+    }
+
+    fn gone(&self, count: usize, reason: &str) {
         if count > 0 {
-            self.families
-                .0
-                .reaps
-                .with_label_values(&self.labels(reason))
-                .inc_by(count as u64);
-            self.families
-                .0
-                .evictions
-                .with_label_values(&[reason])
-                .inc_by(count as u64);
+            let all = self.families.0.evictions.with_label_values(&[reason]);
+            all.inc_by(count as u64);
+            self.with_families(|families| {
+                let labels = self.labels(reason);
+                families.reaps.with_label_values(&labels).inc_by(count as u64);
+            });
         }
     }
 
+    pub(crate) fn reaped(&self, count: usize, reason: &str) {
+        self.gone(count, reason);
+    }
+
     pub(crate) fn evicted(&self, count: usize) {
-        if count > 0 {
-            self.families
-                .0
-                .reaps
-                .with_label_values(&self.labels("node_full"))
-                .inc_by(count as u64);
-            self.families
-                .0
-                .evictions
-                .with_label_values(&["node_full"])
-                .inc_by(count as u64);
-        }
+        self.gone(count, "node_full");
     }
 }

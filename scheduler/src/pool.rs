@@ -234,6 +234,16 @@ impl<S, W> PoolState<S, W> {
         self.idle.len() + self.busy >= self.provisioned
     }
 
+    /// How many instances are kept whatever the traffic.
+    pub fn provisioned(&self) -> usize {
+        self.provisioned
+    }
+
+    /// Whether the pool has ended.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// The generation that instances started now belong to.
     pub fn generation(&self) -> u64 {
         self.generation

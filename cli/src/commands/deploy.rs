@@ -47,6 +47,9 @@ fn override_with(deployment: &mut Deployment, args: &DeployArgs) {
     config.provisioned = args.provisioned.unwrap_or(config.provisioned);
     config.keep_alive = args.keep_alive.unwrap_or(config.keep_alive);
     config.isolation = args.isolation.unwrap_or(config.isolation);
+    config.inference_isolation = args
+        .inference_isolation
+        .unwrap_or(config.inference_isolation);
 }
 
 /// Tells an event: for programs each is a result, for people only the last.

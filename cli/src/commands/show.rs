@@ -97,6 +97,7 @@ fn details(function: &Value) -> Vec<(&'static str, String)> {
         "provisioned",
         "keep_alive",
         "isolation",
+        "inference_isolation",
     ] {
         lines.push((key, text(&config, key)));
     }

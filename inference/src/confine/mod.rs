@@ -116,14 +116,6 @@ impl Confinement {
             ("first_to_die", &self.first_to_die),
         ]
     }
-
-    /// Whether everything that was asked for is in force. Before Linux 7.1 it is not: Landlock knows nothing of sockets in
-    /// the file system, which seccomp keeps out of reach there.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.measures()
-            .iter()
-            .all(|(_, measure)| matches!(measure, Measure::Enforced | Measure::Unwanted))
-    }
 }
 
 impl fmt::Display for Measure {

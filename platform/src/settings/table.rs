@@ -281,6 +281,60 @@ pub static SETTINGS: &[Setting] = &[
         inference.parallel_loads,
         count
     ),
+    setting!(
+        "inference.process",
+        "Where ONNX Runtime runs: host (processes of its own, which may die) or in-process.",
+        inference.process,
+        parsed
+    ),
+    setting!(
+        "inference.host_ttl",
+        "How long an inference host without a model stays.",
+        inference.host_ttl,
+        parsed::<Period>
+    ),
+    setting!(
+        "inference.spare_host",
+        "Whether a bare inference host is kept ready, so that the first model does not wait for its start.",
+        inference.spare_host,
+        parsed::<bool>
+    ),
+    setting!(
+        "inference.heartbeat",
+        "How often an inference host that has work is asked for a sign of life.",
+        inference.heartbeat,
+        period
+    ),
+    setting!(
+        "inference.hang_after",
+        "How long an inference host may give no sign of life, and how long an inference may go on after it was to end, before the host is killed.",
+        inference.hang_after,
+        period
+    ),
+    setting!(
+        "inference.shared_memory",
+        "Most bytes of tensors in the memory that is shared with one inference host; small tensors need none of it.",
+        inference.shared_memory,
+        parsed::<ByteSize>
+    ),
+    setting!(
+        "inference.max_hosts",
+        "Most inference hosts besides the shared one.",
+        inference.max_hosts,
+        count
+    ),
+    setting!(
+        "inference.quarantine_after",
+        "Times that a model may kill its inference host within ten minutes before it is quarantined.",
+        inference.quarantine_after,
+        positive
+    ),
+    setting!(
+        "inference.quarantine",
+        "How long a quarantined model is kept away from inference hosts.",
+        inference.quarantine,
+        period
+    ),
     Setting {
         key: "store.artifact_grace",
         help: "How long an artifact that no version names is kept.",
