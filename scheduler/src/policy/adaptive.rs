@@ -52,7 +52,7 @@ impl Default for Params {
         Self {
             patience: 1200.0,
             cost: 0.25,
-            start_price: 0.005,
+            start_price: 0.01,
             strength: 0.2,
             half_life: 128.0,
             no_cost: false,
@@ -64,7 +64,7 @@ impl Default for Params {
     }
 }
 
-/// Calls at this hour that an hour's average of other functions counts for.
+/// Calls in each hour that a function is credited with, so that a few calls make no rhythm.
 const HOUR_STRENGTH: f32 = 8.0;
 /// Seconds after which a call no longer belongs to the last one's session.
 const SESSION: f32 = 1800.0;
@@ -117,7 +117,6 @@ impl Adaptive {
             context: 0,
             bin: u8::try_from(at).unwrap_or(u8::MAX),
             ended: true,
-            hour: u8::try_from(hour).unwrap_or(0),
             first: None,
         };
         if level > 1 {
@@ -192,13 +191,9 @@ impl Adaptive {
     }
 
     /// How much more often this function is called at each hour than on average.
-    fn rhythm(&self, book: &Book) -> [f32; 24] {
+    fn rhythm(&self) -> [f32; 24] {
         let all = self.hours.iter().sum::<f32>() / 24.0 + HOUR_STRENGTH;
-        let mut rhythm = *book.rhythm();
-        for (hour, own) in rhythm.iter_mut().zip(self.hours) {
-            *hour = (own + HOUR_STRENGTH * *hour) / all;
-        }
-        rhythm
+        self.hours.map(|own| (own + HOUR_STRENGTH) / all)
     }
 
     /// The price of a second of an idle instance of this function, in its own cold starts.
@@ -252,7 +247,7 @@ impl Adaptive {
         let prior = prior(self.context(), params, book);
         let mut hazards = self.idle.hazards(&prior, params.strength);
         if !params.no_rhythm {
-            let rhythm = self.rhythm(book);
+            let rhythm = self.rhythm();
             let at = |ahead: f32| rhythm.get(book.hour(now, ahead)).copied().unwrap_or(1.0);
             for (hazard, edges) in hazards.iter_mut().zip(edges().windows(2)) {
                 let [from, to] = edges else { continue };

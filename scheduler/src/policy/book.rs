@@ -1,5 +1,5 @@
-//! What is learned over all functions: how long functions of a kind stay idle, at which hours of the day functions are
-//! called, and what a typical function is worth. It is where a function with few idle times of its own borrows from.
+//! What is learned over all functions: how long functions of a kind stay idle, and what a typical function
+//! is worth. It is where a function with few idle times of its own borrows from.
 
 use super::adaptive::hazard::{BINS, edges, width};
 use super::{Moment, Sample, Worth};
@@ -83,8 +83,6 @@ pub(crate) fn scale_free() -> [f32; BINS] {
 pub struct Book {
     kinds: Vec<Kind>,
     hazards: Vec<[f32; BINS]>,
-    hours: [f32; 24],
-    rhythm: [f32; 24],
     cold: (f32, f32),
     bytes: (f32, f32),
     /// Microseconds past midnight (UTC) at the origin of all moments.
@@ -99,8 +97,6 @@ impl Book {
         Self {
             kinds: vec![Kind::EMPTY; CONTEXTS],
             hazards: vec![scale_free(); CONTEXTS],
-            hours: [1.0; 24],
-            rhythm: [1.0; 24],
             cold: (0.0, 0.0),
             bytes: (0.0, 0.0),
             day_offset,
@@ -123,9 +119,6 @@ impl Book {
         if let Some(kind) = self.kinds.get_mut(usize::from(sample.context)) {
             kind.learn(usize::from(sample.bin), sample.ended);
         }
-        if let Some(hour) = self.hours.get_mut(usize::from(sample.hour)) {
-            *hour += 1.0;
-        }
         if let Some(worth) = sample.first {
             self.cold = (self.cold.0 + worth.cold.ln(), self.cold.1 + 1.0);
             self.bytes = (self.bytes.0 + worth.bytes.ln(), self.bytes.1 + 1.0);
@@ -142,10 +135,6 @@ impl Book {
     /// Makes what was learned visible to plans.
     pub fn publish(&mut self) {
         self.unpublished = 0;
-        let mean = self.hours.iter().sum::<f32>() / 24.0;
-        for (rhythm, count) in self.rhythm.iter_mut().zip(self.hours) {
-            *rhythm = count / mean.max(1e-3);
-        }
         let mut all = Kind::EMPTY;
         let mut scales = [Kind::EMPTY; SCALES];
         for (kind, scale) in self.kinds.iter().take(NEW).zip(
@@ -178,11 +167,6 @@ impl Book {
     /// Hazards of a kind, per second.
     pub(crate) fn hazards(&self, context: usize) -> Option<&[f32; BINS]> {
         self.hazards.get(context)
-    }
-
-    /// How much more often functions are called at each hour than on average.
-    pub(crate) fn rhythm(&self) -> &[f32; 24] {
-        &self.rhythm
     }
 
     /// What a typical function is worth: the geometric mean over functions.

@@ -57,7 +57,6 @@ pub struct Sample {
     pub(crate) context: u16,
     pub(crate) bin: u8,
     pub(crate) ended: bool,
-    pub(crate) hour: u8,
     pub(crate) first: Option<Worth>,
 }
 
