@@ -10,7 +10,9 @@ use crate::commands::trace::TraceArgs;
 use crate::output::OutputArgs;
 use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
+use fnctl_core::FunctionName;
 use fnctl_core::config::{InferenceIsolation, Isolation, KeepAlivePolicy};
+use fnctl_core::ids::{AliasName, IdError};
 use fnctl_core::units::{ByteSize, Period};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -64,13 +66,13 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  fnctl get fraud\n  fnctl get fraud --json")]
     Get {
         /// The function.
-        name: String,
+        name: FunctionName,
     },
     /// List the versions of a function, the newest first.
     #[command(after_help = "Examples:\n  fnctl versions fraud\n  fnctl versions fraud --json")]
     Versions {
         /// The function.
-        name: String,
+        name: FunctionName,
     },
     /// Make an earlier version live again.
     #[command(
@@ -78,7 +80,7 @@ pub(crate) enum Command {
     )]
     Rollback {
         /// The function.
-        name: String,
+        name: FunctionName,
         /// The version; without it, the one before the live one.
         #[arg(long, value_name = "VERSION")]
         to: Option<u32>,
@@ -93,7 +95,7 @@ pub(crate) enum Command {
     Rm {
         /// The functions.
         #[arg(required = true, value_name = "NAME")]
-        names: Vec<String>,
+        names: Vec<FunctionName>,
     },
     /// Say whether the platform is ready; exits with 0 only if it is.
     Status(StatusArgs),
@@ -192,7 +194,7 @@ pub(crate) struct DeployArgs {
     pub(crate) path: PathBuf,
     /// The function's name.
     #[arg(long)]
-    pub(crate) name: Option<String>,
+    pub(crate) name: Option<FunctionName>,
     /// A model the guest may load by name; may be repeated.
     #[arg(long = "model", value_name = "NAME=FILE", value_parser = pair)]
     pub(crate) models: Vec<(String, String)>,
@@ -237,6 +239,7 @@ pub(crate) struct DeployArgs {
 )]
 pub(crate) struct InvokeArgs {
     /// The function, with a version or alias behind a colon if not the live one.
+    #[arg(value_parser = invocation_target)]
     pub(crate) target: String,
     /// The request body: text, @file, or @- for stdin. Sent as it is, as JSON unless -H says otherwise.
     #[arg(short, long, visible_alias = "data-binary", value_name = "BODY")]
@@ -264,9 +267,9 @@ pub(crate) struct InvokeArgs {
 )]
 pub(crate) struct AliasArgs {
     /// The function.
-    pub(crate) name: String,
+    pub(crate) name: FunctionName,
     /// The alias.
-    pub(crate) alias: String,
+    pub(crate) alias: AliasName,
     /// The version it points to.
     #[arg(required_unless_present = "remove", value_name = "VERSION")]
     pub(crate) to: Option<u32>,
@@ -292,6 +295,23 @@ fn keep_alive_policy(text: &str) -> Result<KeepAlivePolicy, String> {
         "adaptive" => Ok(KeepAlivePolicy::Adaptive),
         _ => Err("use fixed, histogram or adaptive".to_owned()),
     }
+}
+
+/// `fraud`, `fraud:3` or `fraud:canary`: it becomes part of a path, so nothing else may.
+fn invocation_target(text: &str) -> Result<String, String> {
+    let (name, selector) = match text.split_once(':') {
+        Some((name, selector)) => (name, Some(selector)),
+        None => (text, None),
+    };
+    let name: FunctionName = name.parse().map_err(|error: IdError| error.to_string())?;
+    if let Some(selector) = selector
+        && selector.parse::<u32>().is_err()
+    {
+        selector
+            .parse::<AliasName>()
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(selector.map_or_else(|| name.to_string(), |selector| format!("{name}:{selector}")))
 }
 
 fn isolation(text: &str) -> Result<Isolation, String> {
@@ -353,6 +373,32 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         crate::help::command().debug_assert();
+    }
+
+    #[test]
+    fn what_becomes_part_of_a_path_is_a_name() {
+        for line in [
+            "get a/b",
+            "versions ../functions",
+            "rollback a?x",
+            "rm fraud a/b",
+            "rm Fraud",
+            "logs a/b",
+            "alias fraud a/b 1",
+            "alias a/b canary 1",
+            "invoke a/b",
+            "invoke fraud:a/b",
+            "invoke fraud:",
+            "deploy --name a/b",
+        ] {
+            let words = std::iter::once("fnctl").chain(line.split(' '));
+            let error = Cli::try_parse_from(words).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains("use 1 to 63 of a-z"), "{error}");
+        }
+        for target in ["fraud", "fraud:3", "fraud:canary"] {
+            assert_eq!(invocation_target(target).as_deref(), Ok(target));
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ use ureq::{Agent, Body, SendBody};
 
 /// Most time that a suggestion may take.
 const SUGGESTION: Duration = Duration::from_secs(2);
+/// Most time until a stream begins.
+const STREAM_BEGINS: Duration = Duration::from_secs(30);
 /// Most bytes of an error's body that are read.
 const MAX_ERROR: u64 = 1 << 20;
 
@@ -176,17 +178,13 @@ impl Client {
         }
     }
 
-    /// Opens a stream of the admin API, which goes on until its end, or for `limit`.
-    pub(crate) fn stream(
-        &self,
-        path: &str,
-        limit: Option<Duration>,
-    ) -> anyhow::Result<Response<Body>> {
+    /// Opens a stream of the admin API, which goes on until its end. Its answer begins soon.
+    pub(crate) fn stream(&self, path: &str) -> anyhow::Result<Response<Body>> {
         let mut request = self
             .agent
             .get(format!("{}/api/v1/{path}", self.server))
             .config()
-            .timeout_global(limit)
+            .timeout_recv_response(Some(STREAM_BEGINS))
             .build();
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {}", token.reveal()));

@@ -13,6 +13,7 @@ mod doctor;
 mod exit;
 mod function_file;
 mod help;
+mod log_stream;
 mod logging;
 mod output;
 mod policy_plot;

@@ -3,6 +3,7 @@
 use crate::error::Failure;
 use crate::ids::{FunctionName, RequestId, VersionNumber};
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use tokio::sync::mpsc;
@@ -211,10 +212,12 @@ impl LogQuery {
 /// What a reader gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogItem {
-    /// A line.
-    Line(Box<LogLine>),
+    /// One or more whole lines, each the JSON of a [`LogLine`] with a line end behind it: as they are stored.
+    Lines(Bytes),
     /// So many lines were left out here, because the reader was slower than they came.
     Skipped(u64),
+    /// Nothing was written for a while, and the stream goes on.
+    Alive,
 }
 
 /// Keeps the lines of every function, within bounds. The gateway calls it, the logs crate implements it.
@@ -224,8 +227,9 @@ pub trait LogStore: Send + Sync {
     /// following, when the reader goes or the platform stops.
     async fn read(&self, query: LogQuery) -> Result<mpsc::Receiver<LogItem>, Failure>;
 
-    /// Removes everything that is stored of a function.
-    fn forget(&self, function: &FunctionName);
+    /// Removes everything that is stored of a function, and takes no more lines of its versions up to `newest`: an
+    /// invocation may end after the removal. Numbers are never used twice, so a new version's lines are taken.
+    fn forget(&self, function: &FunctionName, newest: VersionNumber);
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! rings stay within their size and age.
 
 mod config;
+mod feed;
 mod reader;
 mod ring;
 #[cfg(test)]
@@ -15,8 +16,10 @@ pub use config::Config;
 
 use async_trait::async_trait;
 use dashmap::DashMap;
-use fnctl_core::ids::FunctionName;
+use feed::{FeedEnd, Taken};
+use fnctl_core::ids::{FunctionName, VersionNumber};
 use fnctl_core::log::{LogItem, LogLine, LogQuery, LogSink, LogStore};
+use fnctl_core::task::Tasks;
 use fnctl_core::{ErrorKind, Failure};
 use prometheus::{IntCounter, IntGauge, Registry};
 use std::sync::Arc;
@@ -33,8 +36,13 @@ const QUEUE_PER_FUNCTION: usize = 1_024;
 const QUEUE_OF_QUIET: usize = 64;
 /// Readers at once.
 const MAX_READERS: usize = 64;
-/// Items on their way to one reader.
-const READER_QUEUE: usize = 256;
+/// Items on their way to one reader. Each may be a chunk of many lines.
+const READER_QUEUE: usize = 4;
+/// A follower hears that its stream is alive after this much silence.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// A reader that takes nothing for so long has lost its place. Whoever reads over HTTP/2 can keep a connection alive and
+/// its window closed; the heartbeat makes sure that there is something to take.
+const STALLED: Duration = Duration::from_secs(60);
 
 /// The log rings of a platform. Clones share them.
 #[derive(Clone)]
@@ -42,6 +50,7 @@ pub struct Logs {
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     readers: Arc<Semaphore>,
+    tasks: Tasks,
 }
 
 impl std::fmt::Debug for Logs {
@@ -114,8 +123,8 @@ impl Shared {
 }
 
 impl Logs {
-    /// Starts the thread that writes.
-    pub fn start(config: Config, registry: &Registry) -> Result<Self, StartError> {
+    /// Starts the thread that writes. What serves readers is spawned as `tasks`.
+    pub fn start(config: Config, registry: &Registry, tasks: Tasks) -> Result<Self, StartError> {
         std::fs::create_dir_all(&config.folder).map_err(|source| StartError::Folder {
             folder: config.folder.display().to_string(),
             source,
@@ -135,6 +144,7 @@ impl Logs {
             commands,
             shared,
             readers: Arc::new(Semaphore::new(MAX_READERS)),
+            tasks,
         };
         logs.expire();
         Ok(logs)
@@ -218,40 +228,64 @@ impl LogStore for Logs {
                     .because(error)
             })?;
         let (tx, rx) = mpsc::channel(READER_QUEUE);
-        // Ends with the reader: every send fails once it is gone.
-        tokio::spawn(async move {
+        self.tasks.spawn("log reader", async move {
             let _place = place;
             let out = tx.clone();
-            let sent =
-                tokio::task::spawn_blocking(move || reader::send_stored(stored, &query, &out))
-                    .await;
+            let runtime = tokio::runtime::Handle::current();
+            let sent = tokio::task::spawn_blocking(move || {
+                reader::send_stored(stored, &query, |lines| {
+                    runtime.block_on(send(&out, LogItem::Lines(lines)))
+                })
+            })
+            .await;
             if let Ok(Err(error)) = sent {
                 tracing::warn!(%error, "stored log lines cannot be read");
             }
-            let Some(mut live) = live else { return };
-            loop {
-                let item = tokio::select! {
-                    item = live.recv() => item,
-                    () = tx.closed() => return,
-                };
-                let Some(item) = item else { return };
-                if tx.send(item).await.is_err() {
-                    return;
-                }
+            if let Some(live) = live {
+                follow(live, &tx).await;
             }
         });
         Ok(rx)
     }
 
-    fn forget(&self, function: &FunctionName) {
+    fn forget(&self, function: &FunctionName, newest: VersionNumber) {
         let commands = self.commands.clone();
         if let Err(mpsc::error::TrySendError::Full(command)) =
-            commands.try_send(Command::Forget(function.clone()))
+            commands.try_send(Command::Forget(function.clone(), newest))
         {
             // Rare: the queue is full of lines. It empties by itself.
-            tokio::spawn(async move {
+            self.tasks.spawn("forgetting a log", async move {
                 let _ = tokio::time::timeout(Duration::from_secs(10), commands.send(command)).await;
             });
+        }
+    }
+}
+
+/// Hands an item over. Says whether the reader is there and reads.
+async fn send(tx: &mpsc::Sender<LogItem>, item: LogItem) -> bool {
+    matches!(
+        tokio::time::timeout(STALLED, tx.send(item)).await,
+        Ok(Ok(()))
+    )
+}
+
+/// Passes live lines on until the log or the reader ends, or the reader reads no more.
+async fn follow(mut live: FeedEnd, tx: &mpsc::Sender<LogItem>) {
+    loop {
+        let taken = tokio::select! {
+            taken = tokio::time::timeout(HEARTBEAT, live.take()) => taken,
+            () = tx.closed() => return,
+        };
+        let is_read = match taken {
+            Err(_) => send(tx, LogItem::Alive).await,
+            Ok(None) => return,
+            Ok(Some(Taken { lines, skipped })) => {
+                (lines.is_empty() || send(tx, LogItem::Lines(lines)).await)
+                    && (skipped == 0 || send(tx, LogItem::Skipped(skipped)).await)
+            }
+        };
+        if !is_read {
+            return;
         }
     }
 }

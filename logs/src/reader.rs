@@ -1,18 +1,21 @@
 //! Reads what a ring has stored: a snapshot of its segments, line by line, through a query.
 
 use crate::ring::Snapshot;
-use fnctl_core::log::{LogItem, LogLine, LogQuery};
+use bytes::Bytes;
+use fnctl_core::log::{LogLine, LogQuery};
 use std::io::{self, BufRead, BufReader, Read, Seek};
-use tokio::sync::mpsc;
 
 /// Longest stored line that is read; a ring is a file that anybody may have edited.
 const MAX_STORED_LINE: u64 = 256 << 10;
+/// Lines are sent on together once they have so many bytes.
+const CHUNK: usize = 64 << 10;
 
-/// Sends the stored lines that the query wants. Blocks while the reader is busy; ends early when it is gone.
+/// Sends the stored lines that the query wants, as they are stored and many at once, until `send` says that nobody reads
+/// them. Blocks while `send` does.
 pub(crate) fn send_stored(
     mut snapshot: Snapshot,
     query: &LogQuery,
-    out: &mpsc::Sender<LogItem>,
+    mut send: impl FnMut(Bytes) -> bool,
 ) -> io::Result<()> {
     // The last lines are found by counting first: two passes over the files need no memory, a window of lines would.
     let mut skip = match query.tail {
@@ -26,20 +29,31 @@ pub(crate) fn send_stored(
         }
         None => 0,
     };
+    let mut chunk = Vec::new();
+    let mut is_read = true;
     each_wanted(&mut snapshot, query, |line| {
         if skip > 0 {
             skip -= 1;
-            return !out.is_closed();
+            return true;
         }
-        out.blocking_send(LogItem::Line(Box::new(line))).is_ok()
-    })
+        chunk.extend_from_slice(line.trim_ascii_end());
+        chunk.push(b'\n');
+        if chunk.len() >= CHUNK {
+            is_read = send(Bytes::from(std::mem::take(&mut chunk)));
+        }
+        is_read
+    })?;
+    if is_read && !chunk.is_empty() {
+        send(Bytes::from(chunk));
+    }
+    Ok(())
 }
 
 /// Calls `visit` with each wanted line, oldest first, until it says false. What is no line is passed over.
 fn each_wanted(
     snapshot: &mut Snapshot,
     query: &LogQuery,
-    mut visit: impl FnMut(LogLine) -> bool,
+    mut visit: impl FnMut(&[u8]) -> bool,
 ) -> io::Result<()> {
     for (file, bytes) in snapshot {
         file.rewind()?;
@@ -55,7 +69,7 @@ fn each_wanted(
             }
             if let Ok(line) = serde_json::from_slice::<LogLine>(&text)
                 && query.wants(&line)
-                && !visit(line)
+                && !visit(&text)
             {
                 return Ok(());
             }

@@ -29,7 +29,17 @@ fn start(folder: &std::path::Path, max_bytes: u64) -> Logs {
         max_bytes: ByteSize(max_bytes),
         ..Config::default()
     };
-    Logs::start(config, &Registry::new()).unwrap()
+    Logs::start(config, &Registry::new(), Tasks::default()).unwrap()
+}
+
+/// The texts of encoded lines.
+fn lines_of(bytes: &[u8]) -> Vec<String> {
+    assert_eq!(bytes.last(), Some(&b'\n'), "whole lines");
+    bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice::<LogLine>(line).unwrap().text)
+        .collect()
 }
 
 async fn texts(rx: &mut mpsc::Receiver<LogItem>, count: usize) -> Vec<String> {
@@ -39,7 +49,8 @@ async fn texts(rx: &mut mpsc::Receiver<LogItem>, count: usize) -> Vec<String> {
             .await
             .expect("a line in time");
         match item {
-            Some(LogItem::Line(line)) => texts.push(line.text),
+            Some(LogItem::Lines(lines)) => texts.extend(lines_of(&lines)),
+            Some(LogItem::Alive) => {}
             Some(LogItem::Skipped(count)) => texts.push(format!("skipped {count}")),
             None => break,
         }
@@ -107,22 +118,26 @@ async fn a_slow_follower_is_told_what_it_missed_and_holds_up_nobody() {
     // More than the queues between writer and follower hold, at a pace the writer keeps up with.
     for _ in 0..40 {
         for _ in 0..100 {
-            logs.write(line("a", "x"));
+            logs.write(line("a", &"x".repeat(1_500)));
             written += 1;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        while logs.shared.metrics.written.get() < written as u64 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
     let mut stored = logs.read(LogQuery::all(name("a"))).await.unwrap();
     assert_eq!(texts(&mut stored, usize::MAX).await.len(), written);
     logs.end_followers().await;
-    let mut seen = 0;
+    let (mut seen, mut left_out) = (0, 0);
     while let Some(item) = slow.recv().await {
         match item {
-            LogItem::Line(_) => seen += 1,
-            LogItem::Skipped(_) => unreachable!("told only when there is room again"),
+            LogItem::Lines(lines) => seen += lines_of(&lines).len(),
+            LogItem::Skipped(count) => left_out += usize::try_from(count).unwrap(),
+            LogItem::Alive => {}
         }
     }
-    assert!(seen < written, "{seen} of {written}");
+    assert!(left_out > 0, "{seen} of {written}");
+    assert_eq!(seen + left_out, written, "{seen} seen, {left_out} left out");
 }
 
 #[tokio::test]
@@ -154,10 +169,21 @@ async fn a_removed_function_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let logs = start(folder.path(), 1 << 20);
     logs.write(line("a", "x"));
-    logs.forget(&name("a"));
+    logs.forget(&name("a"), VersionNumber(1));
     let mut rx = logs.read(LogQuery::all(name("a"))).await.unwrap();
     assert!(texts(&mut rx, usize::MAX).await.is_empty());
     assert!(!folder.path().join("a").exists());
+    // An invocation that ends after its function was removed leaves nothing; the next deploy has the next number.
+    logs.write(line("a", "late"));
+    let mut rx = logs.read(LogQuery::all(name("a"))).await.unwrap();
+    assert!(texts(&mut rx, usize::MAX).await.is_empty());
+    assert!(!folder.path().join("a").exists());
+    logs.write(LogLine {
+        version: VersionNumber(2),
+        ..line("a", "again")
+    });
+    let mut rx = logs.read(LogQuery::all(name("a"))).await.unwrap();
+    assert_eq!(texts(&mut rx, usize::MAX).await, ["again"]);
 }
 
 #[tokio::test]
@@ -182,4 +208,18 @@ async fn readers_are_limited() {
     })
     .await
     .expect("places come free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_stream_says_that_it_is_alive_and_ends_when_nobody_takes_that() {
+    let (_feed, end) = feed::pair();
+    let (tx, mut rx) = mpsc::channel(READER_QUEUE);
+    let started = tokio::time::Instant::now();
+    let following = tokio::spawn(async move { follow(end, &tx).await });
+    assert_eq!(rx.recv().await, Some(LogItem::Alive));
+    assert_eq!(started.elapsed(), HEARTBEAT);
+    // Nothing is taken any more: the queue fills, and the next one waits until the reader is given up.
+    following.await.unwrap();
+    let count = u32::try_from(READER_QUEUE).unwrap();
+    assert_eq!(started.elapsed(), HEARTBEAT * (count + 2) + STALLED);
 }

@@ -1,31 +1,34 @@
 //! The one thread that writes: it owns every ring, and is the one point where lines, readers and removals have an order.
 //! So a reader that follows gets each line once: what is stored before it came from the files, the rest live.
 
+use crate::feed::{self, Feed, FeedEnd};
 use crate::ring::{Ring, Snapshot};
 use crate::{Queue, Shared};
-use fnctl_core::ids::FunctionName;
-use fnctl_core::log::{LogItem, LogLevel, LogLine, LogQuery, LogSource, now_ms};
+use fnctl_core::ids::{FunctionName, VersionNumber};
+use fnctl_core::log::{LogLevel, LogLine, LogQuery, LogSource, now_ms};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-/// Live lines that wait for one follower.
-const FOLLOWER_QUEUE: usize = 1024;
 /// Files kept open; further rings open theirs again for each batch.
 const MAX_OPEN: usize = 64;
 /// Most commands taken at once, so that a flood is written in few calls.
 const BATCH: usize = 1024;
 /// How long lines gather before they are written together. A follower sees them that much later.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(5);
+/// How long a removed function is remembered, so that invocations which end meanwhile leave nothing.
+const REMEMBER_REMOVED: Duration = Duration::from_secs(3600);
+/// Most removed functions that are remembered.
+const MAX_REMOVED: usize = 10_000;
 /// How often a failing disk is complained about.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 pub(crate) enum Command {
     Line(Box<LogLine>, Arc<Queue>),
     Read(LogQuery, oneshot::Sender<io::Result<Reading>>),
-    Forget(FunctionName),
+    Forget(FunctionName, VersionNumber),
     /// Ends the stream of whoever follows.
     EndFollowers,
     Expire,
@@ -36,13 +39,19 @@ pub(crate) enum Command {
 pub(crate) struct Reading {
     pub(crate) stored: Snapshot,
     /// The lines after the stored ones, if the query follows.
-    pub(crate) live: Option<mpsc::Receiver<LogItem>>,
+    pub(crate) live: Option<FeedEnd>,
 }
 
 struct Follower {
     query: LogQuery,
-    tx: mpsc::Sender<LogItem>,
-    skipped: u64,
+    feed: Feed,
+}
+
+/// A function that was removed.
+struct Removed {
+    /// Its last version.
+    newest: VersionNumber,
+    at: Instant,
 }
 
 pub(crate) struct Writer {
@@ -51,6 +60,7 @@ pub(crate) struct Writer {
     /// Lines of the running batch that are not yet written, by function.
     pending: HashMap<FunctionName, Vec<u8>>,
     followers: HashMap<FunctionName, Vec<Follower>>,
+    removed: HashMap<FunctionName, Removed>,
     complained: Option<Instant>,
 }
 
@@ -61,6 +71,7 @@ impl Writer {
             rings: HashMap::new(),
             pending: HashMap::new(),
             followers: HashMap::new(),
+            removed: HashMap::new(),
             complained: None,
         }
     }
@@ -81,9 +92,9 @@ impl Writer {
                         // A reader that left needs no answer; its follower is found gone at the next line.
                         let _ = answer.send(reading);
                     }
-                    Command::Forget(function) => {
+                    Command::Forget(function, newest) => {
                         self.write_pending();
-                        self.forget(&function);
+                        self.forget(&function, newest);
                     }
                     Command::EndFollowers => self.followers.clear(),
                     Command::Expire => self.expire(),
@@ -101,6 +112,14 @@ impl Writer {
 
     /// Takes a line in, and word of those before it that were `dropped`.
     fn take(&mut self, line: &LogLine, dropped: u64) {
+        if let Some(removed) = self.removed.get(&line.function) {
+            if line.version <= removed.newest {
+                // Its invocation outlived its function.
+                self.shared.forget_queue(&line.function);
+                return;
+            }
+            self.removed.remove(&line.function);
+        }
         if dropped > 0 {
             let notice = LogLine {
                 level: LogLevel::Warn,
@@ -119,25 +138,39 @@ impl Writer {
     }
 
     fn store(&mut self, line: &LogLine) {
-        if let Some(followers) = self.followers.get_mut(&line.function) {
-            followers.retain_mut(|follower| follower.offer(line));
-            if followers.is_empty() {
-                self.followers.remove(&line.function);
-            }
-        }
         let buffer = match self.pending.get_mut(&line.function) {
             Some(buffer) => buffer,
             None => self.pending.entry(line.function.clone()).or_default(),
         };
+        let start = buffer.len();
         // Writing JSON to memory does not fail.
-        if serde_json::to_writer(&mut *buffer, line).is_ok() {
-            buffer.push(b'\n');
+        if serde_json::to_writer(&mut *buffer, line).is_err() {
+            buffer.truncate(start);
+            return;
+        }
+        buffer.push(b'\n');
+        if let Some(followers) = self.followers.get_mut(&line.function) {
+            let written = buffer.get(start..).unwrap_or_default();
+            for follower in followers.iter_mut().filter(|one| one.query.wants(line)) {
+                follower.feed.offer(written);
+            }
+        }
+    }
+
+    /// Tells followers of what their feeds hold, once for many lines.
+    fn wake_followers(&mut self, function: &FunctionName) {
+        if let Some(followers) = self.followers.get_mut(function) {
+            followers.retain_mut(|follower| follower.feed.deliver());
+            if followers.is_empty() {
+                self.followers.remove(function);
+            }
         }
     }
 
     fn write_pending(&mut self) {
         let now = now_ms();
         for (function, lines) in std::mem::take(&mut self.pending) {
+            self.wake_followers(&function);
             let mut grown = 0;
             let written = self.ring(&function).and_then(|ring| {
                 let before = ring.bytes();
@@ -182,23 +215,23 @@ impl Writer {
     fn reading(&mut self, query: LogQuery) -> io::Result<Reading> {
         let stored = self.ring(&query.function)?.snapshot()?;
         let live = query.follow.then(|| {
-            let (tx, rx) = mpsc::channel(FOLLOWER_QUEUE);
+            let (feed, end) = feed::pair();
             let function = query.function.clone();
-            let follower = Follower {
-                query,
-                tx,
-                skipped: 0,
-            };
             let followers = self.followers.entry(function).or_default();
-            followers.retain(|other| !other.tx.is_closed());
-            followers.push(follower);
-            rx
+            followers.retain(|other| !other.feed.is_closed());
+            followers.push(Follower { query, feed });
+            end
         });
         Ok(Reading { stored, live })
     }
 
-    fn forget(&mut self, function: &FunctionName) {
+    fn forget(&mut self, function: &FunctionName, newest: VersionNumber) {
         self.followers.remove(function);
+        if self.removed.len() < MAX_REMOVED {
+            let at = Instant::now();
+            self.removed
+                .insert(function.clone(), Removed { newest, at });
+        }
         self.shared.forget_queue(function);
         let Ok(ring) = self.ring(function) else {
             return;
@@ -217,9 +250,11 @@ impl Writer {
     fn expire(&mut self) {
         // Followers that left while nothing was logged.
         self.followers.retain(|_, followers| {
-            followers.retain(|follower| !follower.tx.is_closed());
+            followers.retain(|follower| !follower.feed.is_closed());
             !followers.is_empty()
         });
+        self.removed
+            .retain(|_, removed| removed.at.elapsed() < REMEMBER_REMOVED);
         let max_age =
             u64::try_from(self.shared.config.max_age.duration().as_millis()).unwrap_or(u64::MAX);
         let now = now_ms();
@@ -259,30 +294,6 @@ impl Writer {
             self.complained = Some(now);
             tracing::warn!(%function, %error, "log lines cannot be stored; is the data folder's disk full?");
         }
-    }
-}
-
-impl Follower {
-    /// Hands a line over, without waiting. Says whether the follower is still there.
-    fn offer(&mut self, line: &LogLine) -> bool {
-        if self.tx.is_closed() {
-            return false;
-        }
-        if !self.query.wants(line) {
-            return true;
-        }
-        if self.skipped > 0 && self.tx.try_send(LogItem::Skipped(self.skipped)).is_ok() {
-            self.skipped = 0;
-        }
-        if self.skipped > 0
-            || self
-                .tx
-                .try_send(LogItem::Line(Box::new(line.clone())))
-                .is_err()
-        {
-            self.skipped += 1;
-        }
-        true
     }
 }
 

@@ -129,7 +129,7 @@ impl Platform {
         metrics::register_store(&registry, &store)?;
         metrics::register_disk(&registry, &folder)?;
         let store_port = Arc::new(store.clone());
-        let logs = Logs::start(config.logs, &registry)?;
+        let logs = Logs::start(config.logs, &registry, tasks.clone())?;
         let traces = Traces::start(&config.traces)?;
         let inference = Inference::new(config.inference, &registry)?;
         let worker_config = config.worker;

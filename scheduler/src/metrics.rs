@@ -362,7 +362,10 @@ impl VersionMetrics {
             all.inc_by(count as u64);
             self.with_families(|families| {
                 let labels = self.labels(reason);
-                families.reaps.with_label_values(&labels).inc_by(count as u64);
+                families
+                    .reaps
+                    .with_label_values(&labels)
+                    .inc_by(count as u64);
             });
         }
     }

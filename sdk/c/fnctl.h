@@ -2,7 +2,7 @@
  *
  * A function in C is a WASI preview 1 command: the request's body is on stdin, CGI variables are in the environment
  * (REQUEST_METHOD, PATH_INFO, QUERY_STRING, CONTENT_TYPE, HTTP_...), the answer goes to stdout, and exit code 0 makes it
- * a 200. What goes to stderr is logged with the request's id.
+ * a 200, or what `fnctl_status` said. What goes to stderr is logged with the request's id.
  *
  *     static const char *const inputs[] = {"features", NULL};              // in the model's order
  *     static const char *const outputs[] = {"fraud_probability", NULL};
@@ -236,6 +236,11 @@ static inline char *fnctl_body(size_t limit, size_t *length, fnctl_error *error)
   body[used] = 0;
   *length = used;
   return body;
+}
+
+/* Sets the answer's status, 200 to 599, and content type. Call it before anything is written to stdout. */
+static inline void fnctl_status(int status, const char *content_type) {
+  printf("Status: %d\r\nContent-Type: %s\r\n\r\n", status, content_type);
 }
 
 /* Logs an error and ends the request: the caller reads a 502 with the request's id, the log has the text. */

@@ -62,6 +62,32 @@ async fn stdin_to_stdout_with_cgi_variables() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_head_before_the_answer_sets_status_and_headers() {
+    let platform = command().await;
+    let ask = async |output: &str| {
+        let output = output.to_owned();
+        platform.client.post("/fn/command?echo=", output).await
+    };
+    let reply = ask("Status: 404 Not Found\r\nContent-Type: application/json\r\nX-Own: a\r\nContent-Length: 1\r\n\r\n{\"error\":\"none\"}").await;
+    assert_eq!(reply.status, 404);
+    assert_eq!(reply.header("content-type"), "application/json");
+    assert_eq!(reply.header("x-own"), "a");
+    assert_eq!(reply.text(), "{\"error\":\"none\"}");
+    // An answer of its own is no failure of the function.
+    let failed =
+        "fnctl_invocation_errors_total{function=\"command\",kind=\"bad_response\",version=\"1\"}";
+    assert_eq!(platform.metric(failed).await, 0.0);
+    for body in [
+        "Status: 700\n\nx",
+        "Status: 404\nno end",
+        "status: 404\n\nx",
+    ] {
+        let reply = ask(body).await;
+        assert_eq!((reply.status.as_u16(), reply.text().as_str()), (200, body));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exit_codes_and_deadlines() {
     let platform = command().await;
     assert_eq!(platform.call("command?exit=0").await.status, 200);

@@ -149,6 +149,16 @@ async fn no_answer_and_a_wrong_answer_are_told_apart_from_a_crash() {
         (error.status.as_u16(), error.code().as_str()),
         (502, "bad_response")
     );
+    // Each counts as a failure, and the function's log says which error it was.
+    let failed =
+        "fnctl_invocation_errors_total{function=\"probe\",kind=\"bad_response\",version=\"1\"}";
+    assert_eq!(platform.metric(failed).await, 2.0);
+    let path = "/api/v1/functions/probe/logs?level=error";
+    let log = platform.client.get(path).await.ok().text();
+    assert!(
+        log.contains("answered with an error instead of a response; cause: "),
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

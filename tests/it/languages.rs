@@ -107,17 +107,8 @@ async fn c_fraud() {
         assert!(close(&reply["probability"], 0.996_293), "{reply}");
         assert_eq!(reply["fraud"], true);
     }
-    // A command's only other answer is a failure; the log says why.
     let (status, text) = ask(&platform, name, "{\"features\":[1]}").await;
-    assert_eq!((status, text.contains("code 2")), (502, true), "{text}");
-    assert!(
-        platform
-            .guest_lines()
-            .iter()
-            .any(|line| line.contains("16 numbers")),
-        "{:?}",
-        platform.guest_lines()
-    );
+    assert_eq!((status, text.contains("16 numbers")), (400, true), "{text}");
     // Without the model, the wrapper says what to do.
     let bare = Deployment::new("bare", file("examples/c-fraud/c-fraud.wasm"));
     platform.deploy(bare).await;

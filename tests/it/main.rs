@@ -22,6 +22,8 @@ mod hostile;
 mod http;
 mod image;
 mod inference;
+mod inference_host;
+mod inference_host_api;
 mod languages;
 mod limits;
 mod local_dev;

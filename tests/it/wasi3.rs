@@ -162,6 +162,10 @@ async fn an_error_instead_of_a_response_is_a_bad_response() {
         (reply.status.as_u16(), reply.code().as_str()),
         (502, "bad_response")
     );
+    platform.settle().await;
+    let failed =
+        "fnctl_invocation_errors_total{function=\"probe\",kind=\"bad_response\",version=\"1\"}";
+    assert_eq!(platform.metric(failed).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

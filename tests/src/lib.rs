@@ -12,6 +12,7 @@ mod client;
 pub mod document;
 mod exchange;
 mod log;
+pub mod onnx;
 mod platform;
 mod reader;
 

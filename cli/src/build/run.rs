@@ -2,10 +2,15 @@
 
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a build may take to end when it is asked to. Less than `fnctl dev` waits.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The child that runs now, if any. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -49,8 +54,19 @@ impl Children {
             state.running = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
             child
         };
+        // Its end is seen first and its number given back under the lock, so that no signal goes to another's.
+        let id = Pid::from_child(&child);
+        let seen = retry_on_intr(|| {
+            waitid(
+                WaitId::Pid(id),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            )
+        });
+        let mut state = self.state.lock();
+        state.running = None;
         let status = child.wait();
-        self.state.lock().running = None;
+        drop(state);
+        seen?;
         Ok(status?)
     }
 
@@ -59,13 +75,33 @@ impl Children {
         self.state.lock().stopped
     }
 
-    /// Ends what runs, and lets nothing start any more.
+    /// Ends what runs, and lets nothing start any more. What does not heed TERM is killed after `PATIENCE`.
     pub(crate) fn stop(&self) {
-        let mut state = self.state.lock();
-        state.stopped = true;
-        if let Some(pid) = state.running.filter(|_| self.own_group) {
-            // It may be over already.
-            let _ = kill_process_group(pid, Signal::TERM);
+        let running = {
+            let mut state = self.state.lock();
+            state.stopped = true;
+            state.running.filter(|_| self.own_group)
+        };
+        let Some(pid) = running else { return };
+        // It may be over already.
+        let _ = kill_process_group(pid, Signal::TERM);
+        let state = self.state.clone();
+        let kill = move || {
+            let until = Instant::now() + PATIENCE;
+            let runs = || state.lock().running == Some(pid);
+            while runs() && Instant::now() < until {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            // Under the lock: a child that has not been waited for keeps its number.
+            let state = state.lock();
+            if state.running == Some(pid) {
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+        };
+        // Without a thread there is no waiting.
+        if let Err(error) = std::thread::Builder::new().name("stop".into()).spawn(kill) {
+            tracing::debug!(%error, "no thread to wait for the build");
+            let _ = kill_process_group(pid, Signal::KILL);
         }
     }
 }
@@ -73,7 +109,6 @@ impl Children {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
     #[test]
     fn stopping_ends_the_child_with_what_it_started() {
@@ -105,5 +140,35 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(children.run(Command::new("true")).is_err());
+    }
+
+    #[test]
+    fn a_child_that_does_not_heed_term_is_killed() {
+        let children = Children::in_own_group();
+        let worker = children.clone();
+        let folder = tempfile::tempdir().unwrap();
+        let marker = folder.path().join("deaf");
+        let script = format!(
+            "trap '' TERM; : > {}; while :; do sleep 1; done",
+            marker.display()
+        );
+        let thread = std::thread::spawn(move || {
+            let mut command = Command::new("sh");
+            command.args(["-c", &script]);
+            worker.run(command)
+        });
+        let until = Instant::now() + Duration::from_secs(10);
+        while !marker.exists() {
+            assert!(Instant::now() < until);
+            std::thread::yield_now();
+        }
+        let asked = Instant::now();
+        children.stop();
+        let status = thread.join().unwrap().unwrap();
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(9)
+        );
+        assert!(asked.elapsed() >= PATIENCE);
     }
 }

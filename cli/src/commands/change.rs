@@ -3,9 +3,10 @@
 use crate::app::App;
 use crate::args::AliasArgs;
 use crate::exit::usage;
+use fnctl_core::FunctionName;
 use serde_json::{Value, json};
 
-pub(crate) fn rollback(app: &App, name: &str, to: Option<u32>) -> anyhow::Result<()> {
+pub(crate) fn rollback(app: &App, name: &FunctionName, to: Option<u32>) -> anyhow::Result<()> {
     let path = format!("functions/{name}/rollback");
     let answer: Value = app
         .client()?
@@ -50,7 +51,7 @@ fn split((version, percent): &(String, String)) -> anyhow::Result<Value> {
     Ok(json!({ "version": version, "percent": percent }))
 }
 
-pub(crate) fn remove(app: &App, names: &[String]) -> anyhow::Result<()> {
+pub(crate) fn remove(app: &App, names: &[FunctionName]) -> anyhow::Result<()> {
     let client = app.client()?;
     let mut removed = Vec::new();
     let mut outcome = Ok(());

@@ -30,7 +30,7 @@ pub(crate) fn run(app: &App, args: &DeployArgs) -> anyhow::Result<()> {
 fn override_with(deployment: &mut Deployment, args: &DeployArgs) {
     let config = &mut deployment.config;
     if let Some(name) = &args.name {
-        deployment.name = Some(name.clone());
+        deployment.name = Some(name.to_string());
     }
     for (name, path) in &args.models {
         deployment.models.insert(name.clone(), PathBuf::from(path));

@@ -135,6 +135,8 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // The terminal was closed: the temporary data goes all the same.
+    let mut hangup = signal(SignalKind::hangup())?;
     // No file: whoever develops is on this machine, and nothing of dev is to stay.
     config.token_file = None;
     let token = match &config.gateway.token {
@@ -163,6 +165,7 @@ async fn serve(
     let still_runs = tokio::select! {
         _ = terminate.recv() => true,
         _ = interrupt.recv() => true,
+        _ = hangup.recv() => true,
         result = &mut ended => {
             outcome = result.context("the watching ended unexpectedly").flatten();
             false

@@ -3,15 +3,15 @@
 use crate::app::App;
 use crate::client::Client;
 use crate::exit::usage;
+use crate::log_stream::{self, Item, LogStream, Next, SILENCE};
 use crate::output::{Page, Tone};
-use anyhow::Context;
+use anyhow::bail;
 use clap::Args;
+use fnctl_core::FunctionName;
 use fnctl_core::log::{LogLevel, LogLine, LogSource, now_ms};
 use fnctl_core::units::Period;
 use jiff::Timestamp;
-use serde::Deserialize;
-use std::io::{BufRead, BufReader};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Lines shown where nothing else says how many.
 const DEFAULT_TAIL: usize = 200;
@@ -27,7 +27,7 @@ their causes) stands among the lines.\n\nExamples:\n  fnctl logs fraud\n  fnctl 
 )]
 pub(crate) struct LogsArgs {
     /// The function.
-    name: String,
+    name: FunctionName,
     /// Go on with new lines as they come.
     #[arg(short, long)]
     follow: bool,
@@ -48,32 +48,42 @@ pub(crate) struct LogsArgs {
     tail: Option<usize>,
 }
 
-/// A line of the stream, or word of what it left out.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Item {
-    Line(Box<LogLine>),
-    Skipped { skipped: u64 },
-}
-
 pub(crate) fn run(app: &App, args: &LogsArgs) -> anyhow::Result<()> {
-    let path = path(args, now_ms())?;
+    let now = now_ms();
+    // A mistake in the flags is told before anything is opened.
+    path(args, now, None)?;
     let client = app.client()?;
+    let open = |resume| LogStream::open(&client, &path(args, now, resume)?);
     let mut shown = false;
-    each(&client, &path, None, |item| {
-        shown = true;
-        match item {
-            Item::Line(line) => app.out.item(&line, |page| write(page, &line))?,
-            Item::Skipped { skipped } => app.out.note(format!(
-                "{skipped} lines were left out here: they came faster than they were read"
-            )),
+    let mut show = |items: &[Item]| {
+        shown |= !items.is_empty();
+        for part in items.chunk_by(|a, b| is_line(a) && is_line(b)) {
+            if let [Item::Skipped { skipped }] = part {
+                app.out.note(format!(
+                    "{skipped} lines were left out here: they came faster than they were read"
+                ));
+                continue;
+            }
+            let lines: Vec<_> = part.iter().filter_map(line_of).collect();
+            app.out.items(&lines, |page, line| write(page, line))?;
         }
-        Ok(true)
-    })?;
+        Ok(())
+    };
     if args.follow {
+        log_stream::follow(SILENCE, open, show, |text| app.out.note(text))?;
         app.out
             .note("the stream ended: the platform stops, or the function was removed");
-    } else if !shown {
+        return Ok(());
+    }
+    let stream = open(None)?;
+    loop {
+        match stream.next(SILENCE)? {
+            Next::Items(items) => show(&items)?,
+            Next::Ended => break,
+            Next::Broken(why) => bail!("the log stream broke off: {why}"),
+        }
+    }
+    if !shown {
         app.out.note(format!(
             "no lines; invoke it, or follow with `fnctl logs {} -f`",
             args.name
@@ -82,67 +92,52 @@ pub(crate) fn run(app: &App, args: &LogsArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn is_line(item: &Item) -> bool {
+    line_of(item).is_some()
+}
+
+fn line_of(item: &Item) -> Option<&LogLine> {
+    match item {
+        Item::Line(line) => Some(line),
+        Item::Skipped { .. } => None,
+    }
+}
+
 /// The line that reports what one invocation took, once its guest has returned.
 pub(crate) fn report_of(
     client: &Client,
     function: &str,
     request_id: &str,
 ) -> anyhow::Result<Option<LogLine>> {
+    let until = Instant::now() + REPORT_WAIT;
     let path = format!("functions/{function}/logs?follow=true&request={request_id}");
-    let mut found = None;
-    let read = each(client, &path, Some(REPORT_WAIT), |item| {
-        if let Item::Line(line) = item
-            && line.report.is_some()
-        {
-            found = Some(*line);
-            return Ok(false);
-        }
-        Ok(true)
-    });
-    match (&found, read) {
-        (None, Err(error)) => Err(error),
-        _ => Ok(found),
-    }
-}
-
-/// Calls `visit` with each item of a log stream until it says false or the stream ends.
-fn each(
-    client: &Client,
-    path: &str,
-    limit: Option<Duration>,
-    mut visit: impl FnMut(Item) -> anyhow::Result<bool>,
-) -> anyhow::Result<()> {
-    let mut response = client.stream(path, limit)?;
-    let mut reader = BufReader::new(response.body_mut().as_reader());
-    let mut text = String::new();
+    let stream = LogStream::open(client, &path)?;
     loop {
-        text.clear();
-        if reader
-            .read_line(&mut text)
-            .context("the log stream broke off")?
-            == 0
-        {
-            return Ok(());
-        }
-        // Empty lines say that the stream is alive.
-        if text.trim().is_empty() {
-            continue;
-        }
-        let item = serde_json::from_str(&text).context("the platform sent a log line that this fnctl does not understand; are both of the same version?")?;
-        if !visit(item)? {
-            return Ok(());
+        match stream.next(until.saturating_duration_since(Instant::now()))? {
+            Next::Items(items) => {
+                let report = items
+                    .iter()
+                    .filter_map(line_of)
+                    .find(|line| line.report.is_some());
+                if let Some(line) = report {
+                    return Ok(Some(line.clone()));
+                }
+            }
+            Next::Ended => return Ok(None),
+            Next::Broken(why) => bail!("the report did not come: {why}"),
         }
     }
 }
 
-/// The stream's path and query.
-fn path(args: &LogsArgs, now_ms: u64) -> anyhow::Result<String> {
+/// The stream's path and query. A stream that is resumed has the lines since then.
+fn path(args: &LogsArgs, now_ms: u64, resume: Option<u64>) -> anyhow::Result<String> {
     let mut query = Vec::new();
     if args.follow {
         query.push("follow=true".to_owned());
     }
-    if let Some(since) = &args.since {
-        query.push(format!("since_ms={}", since_ms(since, now_ms)?));
+    let since = args.since.as_ref().map(|since| since_ms(since, now_ms));
+    if let Some(since) = resume.or(since.transpose()?) {
+        query.push(format!("since_ms={since}"));
     }
     if let Some(request) = &args.request {
         let Some(id) = fnctl_core::RequestId::from_caller(request) else {
@@ -159,7 +154,7 @@ fn path(args: &LogsArgs, now_ms: u64) -> anyhow::Result<String> {
         query.push(format!("version={version}"));
     }
     let default = (args.since.is_none() && args.request.is_none()).then_some(DEFAULT_TAIL);
-    if let Some(tail) = args.tail.or(default) {
+    if let (Some(tail), None) = (args.tail.or(default), resume) {
         query.push(format!("tail={tail}"));
     }
     Ok(format!("functions/{}/logs?{}", args.name, query.join("&")))
@@ -217,7 +212,7 @@ mod tests {
 
     fn args() -> LogsArgs {
         LogsArgs {
-            name: "fraud".to_owned(),
+            name: "fraud".parse().unwrap(),
             follow: false,
             since: None,
             request: None,
@@ -232,9 +227,11 @@ mod tests {
         let path = |change: fn(&mut LogsArgs)| {
             let mut args = args();
             change(&mut args);
-            super::path(&args, 1_000_000).unwrap()
+            super::path(&args, 1_000_000, None).unwrap()
         };
         assert_eq!(path(|_| {}), "functions/fraud/logs?tail=200");
+        let resumed = super::path(&args(), 1_000_000, Some(7)).unwrap();
+        assert_eq!(resumed, "functions/fraud/logs?since_ms=7");
         assert_eq!(
             path(|args| {
                 args.follow = true;

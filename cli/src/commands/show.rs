@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use crate::output::{Table, Tone};
+use fnctl_core::FunctionName;
 use serde_json::Value;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -57,7 +58,7 @@ pub(crate) fn list(app: &App) -> anyhow::Result<()> {
     })
 }
 
-pub(crate) fn get(app: &App, name: &str) -> anyhow::Result<()> {
+pub(crate) fn get(app: &App, name: &FunctionName) -> anyhow::Result<()> {
     let function: Value = app
         .client()?
         .json("GET", &format!("functions/{name}"), None)?;
@@ -141,7 +142,7 @@ fn details(function: &Value) -> Vec<(&'static str, String)> {
     lines
 }
 
-pub(crate) fn versions(app: &App, name: &str) -> anyhow::Result<()> {
+pub(crate) fn versions(app: &App, name: &FunctionName) -> anyhow::Result<()> {
     let versions: Vec<Value> =
         app.client()?
             .json("GET", &format!("functions/{name}/versions"), None)?;

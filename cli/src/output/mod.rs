@@ -118,6 +118,29 @@ impl Output {
         Screen::open(self.stdout).map(Some)
     }
 
+    /// Prints several of a stream of results that came together, in one write.
+    pub(crate) fn items<T: Serialize>(
+        &self,
+        values: &[T],
+        human: impl Fn(&mut Page, &T),
+    ) -> anyhow::Result<()> {
+        let mut text = String::new();
+        for value in values {
+            match self.format {
+                Format::Table => text += &self.page(|page| human(page, value)),
+                Format::Json => {
+                    text += &serde_json::to_string(value)?;
+                    text.push('\n');
+                }
+                Format::Yaml => {
+                    text += "---\n";
+                    text += &yaml(value)?;
+                }
+            }
+        }
+        self.raw(text.as_bytes())
+    }
+
     /// Writes bytes to stdout as they are: an answer's body, a script, a man page.
     pub(crate) fn raw(&self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut out = io::stdout().lock();

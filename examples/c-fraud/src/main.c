@@ -13,8 +13,9 @@ int main(void) {
 
   float features[FEATURES];
   if (read_numbers(body, "features", features, FEATURES) != FEATURES) {
-    fputs("the body must be {\"features\": [...]} with 16 numbers\n", stderr);
-    return 2;
+    fnctl_status(400, "text/plain; charset=utf-8");
+    puts("the body must be {\"features\": [...]} with 16 numbers");
+    return 0;
   }
   free(body);
 

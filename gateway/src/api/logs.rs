@@ -9,19 +9,13 @@ use fnctl_core::{ErrorKind, Failure, RequestId, VersionNumber};
 use http::{HeaderValue, Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use std::time::Duration;
-use tokio::sync::mpsc;
-
-/// An empty line after this much silence, so that a connection whose client is gone is noticed.
-const HEARTBEAT: Duration = Duration::from_secs(20);
 
 pub(super) async fn logs(shared: &Shared, name: FunctionName, query: Option<&str>) -> Outcome {
     super::function(shared, &name)?;
     let query = parse(name, query.unwrap_or_default())?;
-    let heartbeat = query.follow.then_some(HEARTBEAT);
     let items = shared.backend.logs.read(query).await?;
-    let lines = futures::stream::unfold(items, move |mut items| async move {
-        let bytes = next_line(&mut items, heartbeat).await?;
+    let lines = futures::stream::unfold(items, |mut items| async move {
+        let bytes = encoded(items.recv().await?);
         Some((Ok(Frame::data(bytes)), items))
     });
     let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
@@ -32,25 +26,13 @@ pub(super) async fn logs(shared: &Shared, name: FunctionName, query: Option<&str
     Ok(response)
 }
 
-async fn next_line(
-    items: &mut mpsc::Receiver<LogItem>,
-    heartbeat: Option<Duration>,
-) -> Option<Bytes> {
-    let item = match heartbeat {
-        None => items.recv().await?,
-        Some(silence) => match tokio::time::timeout(silence, items.recv()).await {
-            Ok(item) => item?,
-            Err(_) => return Some(Bytes::from_static(b"\n")),
-        },
-    };
-    let mut line = match item {
-        LogItem::Line(line) => serde_json::to_vec(&line).unwrap_or_default(),
-        LogItem::Skipped(count) => {
-            serde_json::to_vec(&serde_json::json!({ "skipped": count })).unwrap_or_default()
-        }
-    };
-    line.push(b'\n');
-    Some(Bytes::from(line))
+fn encoded(item: LogItem) -> Bytes {
+    match item {
+        LogItem::Lines(lines) => lines,
+        LogItem::Skipped(count) => Bytes::from(format!("{{\"skipped\":{count}}}\n")),
+        // An empty line, so that each side notices when the other is gone.
+        LogItem::Alive => Bytes::from_static(b"\n"),
+    }
 }
 
 /// Reads the query string. Unknown keys are errors, as everywhere.

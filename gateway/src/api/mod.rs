@@ -128,10 +128,13 @@ fn versions(shared: &Shared, name: &FunctionName) -> Outcome {
 }
 
 async fn remove(shared: &Shared, name: &FunctionName) -> Outcome {
+    let function = function(shared, name)?;
     shared.backend.deployer.remove(name).await?;
     shared.rates.forget(name);
     shared.metrics.forget(name);
-    shared.backend.logs.forget(name);
+    if let Some(newest) = function.versions.keys().max() {
+        shared.backend.logs.forget(name, *newest);
+    }
     Ok(respond::json(
         StatusCode::OK,
         &serde_json::json!({ "removed": name }),

@@ -24,6 +24,8 @@ mod socket;
 mod spawn;
 mod supervisor;
 mod trial;
+mod upkeep;
+mod watch;
 
 pub use child::{ServeError, serve};
 pub use spawn::SUBCOMMAND;

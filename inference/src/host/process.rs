@@ -1,21 +1,20 @@
 //! One running host, as the platform sees it: its process, its control socket, its computes, and the watch over them.
 
-use super::computes::{Asked, Computes, Gone, InFlight, Work};
+use super::computes::{Asked, Computes, Gone, Work};
 use super::death::{self, Death, Reason};
 use super::protocol::{Order, Report, Setup, VERSION};
 use super::shared::{Figure, Layout, Shared};
 use super::spawn::{self, Spawned};
+use super::watch::Guard;
 use super::{logs, socket};
 use crate::config::Config;
 use fnctl_core::inference::{Computed, InferenceError, ModelInfo, SessionId};
 use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
-use rustix::process::{Pid, PidfdFlags};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Child;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,13 +24,8 @@ use tokio::time::Instant;
 
 /// How long a host has to say that it is ready.
 const START: Duration = Duration::from_secs(20);
-/// How long one model may load before the host counts as hung.
-const LOAD: Duration = Duration::from_secs(15 * 60);
 /// How long an ended process may take to be gone.
-const REAP: Duration = Duration::from_secs(5);
-/// How long a host that was told to end has before it is killed.
-const LINGER: Duration = Duration::from_millis(500);
-
+pub(super) const REAP: Duration = Duration::from_secs(5);
 /// What starting a host needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -42,36 +36,36 @@ pub(crate) struct Plan {
 /// Who is told of a death, before anybody who waits for the host is.
 pub(crate) type OnDeath = Box<dyn FnOnce(&Death) + Send>;
 
-struct Loading {
-    since: Instant,
-    done: oneshot::Sender<Result<(ModelInfo, u64), InferenceError>>,
+pub(super) struct Loading {
+    pub(super) since: Instant,
+    pub(super) done: oneshot::Sender<Result<(ModelInfo, u64), InferenceError>>,
 }
 
 /// A running host.
 pub(crate) struct HostProcess {
     pub(crate) pid: u32,
     pub(crate) confinement: String,
-    shared: Arc<Shared>,
-    computes: Arc<Computes>,
-    socket: Arc<AsyncFd<OwnedFd>>,
-    loading: Mutex<HashMap<u64, Loading>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) computes: Arc<Computes>,
+    pub(super) socket: Arc<AsyncFd<OwnedFd>>,
+    pub(super) loading: Mutex<HashMap<u64, Loading>>,
     /// Sessions that are loaded here, each by the one load.
-    loaded: Mutex<HashMap<SessionId, Arc<OnceCell<ModelInfo>>>>,
+    pub(super) loaded: Mutex<HashMap<SessionId, Arc<OnceCell<ModelInfo>>>>,
     /// Sessions that ever were.
-    seen: Mutex<HashSet<SessionId>>,
+    pub(super) seen: Mutex<HashSet<SessionId>>,
     pub(crate) dead: OnceLock<Reason>,
-    on_death: Mutex<Option<OnDeath>>,
-    end: Notify,
+    pub(super) on_death: Mutex<Option<OnDeath>>,
+    pub(super) end: Notify,
     /// Why the platform ends it, if it does.
-    ending: OnceLock<Reason>,
+    pub(super) ending: OnceLock<Reason>,
     /// A run that did not end: the one suspect of a hang.
-    stuck: Mutex<Option<SessionId>>,
-    heard: Mutex<Instant>,
-    pings: AtomicU64,
-    ponged: AtomicU64,
+    pub(super) stuck: Mutex<Option<SessionId>>,
+    pub(super) heard: Mutex<Instant>,
+    pub(super) pings: AtomicU64,
+    pub(super) ponged: AtomicU64,
     /// Since when no session is in it.
     empty_since: Mutex<Instant>,
-    gone: Notify,
+    pub(super) gone: Notify,
 }
 
 impl std::fmt::Debug for HostProcess {
@@ -253,7 +247,7 @@ impl HostProcess {
         self.end.notify_one();
     }
 
-    fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(super) fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         socket::send(self.socket.get_ref(), order, descriptors)
     }
 
@@ -369,185 +363,16 @@ impl HostProcess {
         };
         self.computes.run(&work).await
     }
-
-    /// Looks after the host until it has ended, and tells everybody.
-    async fn watch(
-        self: Arc<Self>,
-        mut guard: Guard,
-        signal: OwnedFd,
-        config: Config,
-        oom: Option<u64>,
-    ) {
-        let reason = match watched(signal) {
-            Ok(signal) => tokio::select! {
-                reason = self.listen() => reason,
-                reason = self.attend(&signal) => reason,
-                reason = self.beat(&config) => reason,
-                () = self.computes.lied.notified() => Some(Reason::Lied(
-                    self.computes.take_lie().map_or("an answer", |lie| lie.0),
-                )),
-                () = self.end.notified() => None,
-            },
-            Err(_) => None,
-        };
-        let _ = reason.map(|reason| self.ending.set(reason));
-        let status = guard
-            .end(self.ending.get() == Some(&Reason::Stopped), &self.socket)
-            .await;
-        let reason = match (self.ending.get().cloned(), status) {
-            (Some(reason), _) => reason,
-            (None, Some(status)) => {
-                let oom_now = death::oom_kills();
-                Reason::of_exit(status, oom.is_some() && oom_now > oom)
-            }
-            (None, None) => Reason::Hung("its process does not end"),
-        };
-        self.mourn(reason);
-    }
-
-    fn mourn(&self, reason: Reason) {
-        let stuck = *self.stuck.lock();
-        let suspects: Vec<SessionId> = match stuck {
-            Some(stuck) => vec![stuck],
-            None => {
-                let computing = self.computes.in_flight().into_iter().map(|run| run.session);
-                let loading: Vec<_> = self
-                    .loading
-                    .lock()
-                    .keys()
-                    .map(|id| SessionId(*id))
-                    .collect();
-                let suspects: HashSet<_> = computing.chain(loading).collect();
-                suspects.into_iter().collect()
-            }
-        };
-        let death = Death {
-            reason: reason.clone(),
-            alone: self.seen.lock().len() <= 1,
-            suspects,
-            answered: self.computes.answered(),
-        };
-        let _ = self.dead.set(reason);
-        let tell = self.on_death.lock().take();
-        if let Some(tell) = tell {
-            tell(&death);
-        }
-        // Only now: whoever starts again shall find the verdict.
-        self.computes.close();
-        self.loading.lock().clear();
-        self.gone.notify_waiters();
-    }
-
-    /// Takes what the host reports. None at its end.
-    async fn listen(&self) -> Option<Reason> {
-        loop {
-            match receive(&self.socket).await {
-                Ok(Some(Report::Loaded {
-                    session,
-                    result,
-                    bytes,
-                })) => {
-                    let Some(loading) = self.loading.lock().remove(&session) else {
-                        return Some(Reason::Lied("a model that nobody asked for"));
-                    };
-                    *self.heard.lock() = Instant::now();
-                    let _ = loading.done.send(result.map(|info| (info, bytes)));
-                }
-                Ok(Some(Report::Pong(number))) => {
-                    let asked = self.pings.load(Ordering::Relaxed);
-                    if number != asked || self.ponged.swap(number, Ordering::Relaxed) == number {
-                        return Some(Reason::Lied("an answer to a question nobody asked"));
-                    }
-                    *self.heard.lock() = Instant::now();
-                }
-                Ok(Some(_)) => return Some(Reason::Lied("a frame out of turn")),
-                Ok(None) => return None,
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    return Some(Reason::Lied("a frame that cannot be read"));
-                }
-                Err(_) => return None,
-            }
-        }
-    }
-
-    /// Takes answers when the host signals them.
-    async fn attend(&self, signal: &AsyncFd<OwnedFd>) -> Option<Reason> {
-        loop {
-            self.computes.collect_and_arm();
-            match signal.readable().await {
-                // Every write is an event of its own, so that the counter needs no reading.
-                Ok(mut ready) => ready.clear_ready(),
-                Err(_) => return None,
-            }
-        }
-    }
-
-    /// Asks from time to time whether the host is still there, while something depends on it.
-    async fn beat(&self, config: &Config) -> Option<Reason> {
-        let mut beats = tokio::time::interval(config.heartbeat.duration());
-        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let limit = config.hang_after.duration();
-        let mut asked_at: Option<Instant> = None;
-        loop {
-            beats.tick().await;
-            let now = Instant::now();
-            if let Some(asked) = asked_at {
-                if self.ponged.load(Ordering::Relaxed) == self.pings.load(Ordering::Relaxed) {
-                    asked_at = None;
-                } else if now.duration_since(asked) >= limit {
-                    return Some(if death::is_stopped(self.pid) {
-                        Reason::Killed
-                    } else {
-                        Reason::Hung("no sign of life")
-                    });
-                }
-            }
-            let runs = self.computes.in_flight();
-            if let Some(stuck) = runs.iter().find(|run| is_stuck(run, now, limit)) {
-                *self.stuck.lock() = Some(stuck.session);
-                return Some(Reason::Hung("a run goes on after it was to end"));
-            }
-            for run in runs.iter().filter(|run| run.cancelled.is_some()) {
-                let (slot, run) = (run.slot, run.run);
-                let _ = self.order(&Order::Cancel { slot, run }, &[]);
-            }
-            let overdue = {
-                let loading = self.loading.lock();
-                let mut overdue = loading.iter().filter(|(_, one)| now - one.since >= LOAD);
-                overdue.next().map(|(session, _)| SessionId(*session))
-            };
-            if let Some(session) = overdue {
-                *self.stuck.lock() = Some(session);
-                return Some(Reason::Hung(
-                    "a model does not come to the end of its loading",
-                ));
-            }
-            if asked_at.is_none() && !(runs.is_empty() && self.loading.lock().is_empty()) {
-                let number = self.pings.fetch_add(1, Ordering::Relaxed) + 1;
-                if self.order(&Order::Ping(number), &[]).is_ok() {
-                    asked_at = Some(now);
-                } else {
-                    // Its socket is full: it will be asked again, and the silence counts from here.
-                    self.ponged.store(number, Ordering::Relaxed);
-                }
-            }
-        }
-    }
 }
 
 /// A descriptor that tokio watches.
-fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(super) fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open descriptor, the same for as long as it lives, and nothing takes it out while it
     // is registered.
     unsafe { AsyncFd::register(descriptor) }.map_err(io::Error::from)
 }
 
-fn is_stuck(run: &InFlight, now: Instant, limit: Duration) -> bool {
-    run.cancelled
-        .is_some_and(|since| now.saturating_duration_since(since) >= limit)
-}
-
-async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Report>> {
+pub(super) async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Report>> {
     let mut buffer = Vec::new();
     loop {
         let mut ready = socket.readable().await?;
@@ -560,56 +385,5 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Report>> {
             Ok(Err(error)) => return Err(error),
             Err(_would_block) => {}
         }
-    }
-}
-
-/// A process that does not outlive this value.
-struct Guard(Option<Child>);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            // It is dead by now, or will be in a moment; without a wait it would stay as a zombie.
-            let _ = std::thread::Builder::new()
-                .name("fnctl-reap".into())
-                .spawn(move || child.wait());
-        }
-    }
-}
-
-impl Guard {
-    /// Ends the process, gently if that is wanted, and says how it ended.
-    async fn end(
-        &mut self,
-        gently: bool,
-        socket: &AsyncFd<OwnedFd>,
-    ) -> Option<std::process::ExitStatus> {
-        let child = self.0.as_mut()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw)?;
-        let descriptor = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-        let exited = watched(descriptor).ok()?;
-        if gently {
-            // The end of the socket is the order to end.
-            let _ = rustix::net::shutdown(socket.get_ref(), rustix::net::Shutdown::Both);
-            if tokio::time::timeout(LINGER, exited.readable())
-                .await
-                .is_err()
-            {
-                let _ = child.kill();
-            }
-        } else if tokio::time::timeout(Duration::from_millis(20), exited.readable())
-            .await
-            .is_err()
-        {
-            // Not dead by itself: it closed its socket, hangs, or lied.
-            let _ = child.kill();
-        }
-        let _ = tokio::time::timeout(REAP, exited.readable()).await.ok()?;
-        let status = child.try_wait().ok().flatten();
-        if status.is_some() {
-            self.0 = None;
-        }
-        status
     }
 }

@@ -52,14 +52,19 @@ fn instances(books: &mut Books, audit: &Audit, slots: usize) {
         format!("the pools count {counted} starts, {starting} are under way")
     });
     books.require("slots", audit.slots == live + starting, || {
-        format!("{} slots are taken by {live} sandboxes and {starting} starts", audit.slots)
+        format!(
+            "{} slots are taken by {live} sandboxes and {starting} starts",
+            audit.slots
+        )
     });
     books.require("slots", audit.slots <= slots, || {
         format!("{} slots are taken of {slots}", audit.slots)
     });
     let mut idle = BTreeSet::new();
     for id in audit.pools.iter().flat_map(|pool| &pool.idle) {
-        books.require("idle once", idle.insert(id), || format!("instance {id} is idle twice"));
+        books.require("idle once", idle.insert(id), || {
+            format!("instance {id} is idle twice")
+        });
     }
     let failed: Vec<_> = books
         .live
@@ -81,15 +86,25 @@ fn callers(books: &mut Books, audit: &Audit) {
     });
     let waiting = sum(&audit.pools, |pool| pool.waiting);
     let queued: usize = audit.lanes.iter().map(|lane| lane.queued).sum();
-    books.require("in flight", audit.in_flight == queued + waiting + running, || {
-        format!("{} are in flight: {queued} queue, {waiting} wait, {running} run", audit.in_flight)
-    });
+    books.require(
+        "in flight",
+        audit.in_flight == queued + waiting + running,
+        || {
+            format!(
+                "{} are in flight: {queued} queue, {waiting} wait, {running} run",
+                audit.in_flight
+            )
+        },
+    );
     for lane in &audit.lanes {
         let of = |pool: &&PoolAudit| pool.version.function == lane.function;
         let waiting: usize = audit.pools.iter().filter(of).map(|pool| pool.waiting).sum();
         let running = books.running(Some(&lane.function));
         books.require("permits", lane.permits == waiting + running, || {
-            format!("{}: {} permits out, {waiting} wait, {running} run", lane.function, lane.permits)
+            format!(
+                "{}: {} permits out, {waiting} wait, {running} run",
+                lane.function, lane.permits
+            )
         });
     }
 }
@@ -108,32 +123,64 @@ fn lane_alone(books: &mut Books, lane: &LaneAudit, audit: &Audit) {
     books.require("queue", lane.queued <= lane.max_queue.max(queued), || {
         format!("{name}: {} in a queue of {}", lane.queued, lane.max_queue)
     });
-    books.require("idle permit", lane.queued == 0 || lane.permits >= lane.limit, || {
-        format!("{name}: {} queue, {} of {} permits out", lane.queued, lane.permits, lane.limit)
-    });
+    books.require(
+        "idle permit",
+        lane.queued == 0 || lane.permits >= lane.limit,
+        || {
+            format!(
+                "{name}: {} queue, {} of {} permits out",
+                lane.queued, lane.permits, lane.limit
+            )
+        },
+    );
     let most = books.most.entry(name.clone()).or_insert(0);
-    let provisioned = audit.pools.iter().filter(|pool| pool.version.function == *name);
+    let provisioned = audit
+        .pools
+        .iter()
+        .filter(|pool| pool.version.function == *name);
     *most = (*most).max(lane.limit + provisioned.map(|pool| pool.provisioned).max().unwrap_or(0));
     let most = *most;
-    for pool in audit.pools.iter().filter(|pool| pool.version.function == *name) {
+    for pool in audit
+        .pools
+        .iter()
+        .filter(|pool| pool.version.function == *name)
+    {
         let total = pool.idle.len() + pool.busy + pool.starting;
         books.require("herd", total <= most, || {
-            format!("{}: {total} instances and starts, {most} could ever be wanted", pool.version)
+            format!(
+                "{}: {total} instances and starts, {most} could ever be wanted",
+                pool.version
+            )
         });
     }
 }
 
 fn pool_alone(books: &mut Books, pool: &PoolAudit) {
     let key = &pool.version;
-    books.require("waits for nothing", pool.waiting == 0 || pool.idle.is_empty(), || {
-        format!("{key}: {} wait and {} are idle", pool.waiting, pool.idle.len())
-    });
+    books.require(
+        "waits for nothing",
+        pool.waiting == 0 || pool.idle.is_empty(),
+        || {
+            format!(
+                "{key}: {} wait and {} are idle",
+                pool.waiting,
+                pool.idle.len()
+            )
+        },
+    );
     books.require("waits for nothing", pool.waiting <= pool.starting, || {
         format!("{key}: {} wait for {} starts", pool.waiting, pool.starting)
     });
-    books.require("closed", !pool.closed || (pool.idle.is_empty() && pool.waiting == 0), || {
-        format!("{key} is closed, {:?} are idle, {} wait", pool.idle, pool.waiting)
-    });
+    books.require(
+        "closed",
+        !pool.closed || (pool.idle.is_empty() && pool.waiting == 0),
+        || {
+            format!(
+                "{key} is closed, {:?} are idle, {} wait",
+                pool.idle, pool.waiting
+            )
+        },
+    );
     let counts = [pool.idle.len(), pool.busy, pool.starting].map(|count| count as i64);
     books.require("gauges", !pool.listed || pool.gauges == counts, || {
         format!("{key}: the gauges say {:?}, it is {counts:?}", pool.gauges)
@@ -143,9 +190,17 @@ fn pool_alone(books: &mut Books, pool: &PoolAudit) {
 /// A session is used for as long as a sandbox has it.
 fn inference(books: &mut Books, (uses, computing): (usize, usize)) {
     let with_model = |version: &fnctl_core::Version| {
-        version.config.env.get("model").is_some_and(|model| model == "yes")
+        version
+            .config
+            .env
+            .get("model")
+            .is_some_and(|model| model == "yes")
     };
-    let sandboxes = books.live.values().filter(|live| with_model(&live.version)).count();
+    let sandboxes = books
+        .live
+        .values()
+        .filter(|live| with_model(&live.version))
+        .count();
     let (least, most) = (sandboxes, sandboxes + books.starting + 8);
     books.require("sessions", (least..=most).contains(&uses), || {
         format!("{uses} sessions are used by {sandboxes} sandboxes")
@@ -166,19 +221,36 @@ fn bounds(books: &mut Books) {
         .filter(|(_, asked)| !asked.over && turn.is_some_and(|turn| asked.deadline + TICK < turn))
         .map(|(id, _)| *id)
         .collect();
-    books.require("late", late.is_empty(), || format!("calls {late:?} wait beyond their deadline"));
+    books.require("late", late.is_empty(), || {
+        format!("calls {late:?} wait beyond their deadline")
+    });
 }
 
 fn describe(audit: &Audit) -> String {
     let mut text = format!("  slots {} in flight {}", audit.slots, audit.in_flight);
     for lane in &audit.lanes {
-        let LaneAudit { function, limit, permits, queued, .. } = lane;
+        let LaneAudit {
+            function,
+            limit,
+            permits,
+            queued,
+            ..
+        } = lane;
         text += &format!(" | {function} {permits}/{limit} queued {queued}");
     }
     for pool in &audit.pools {
-        let PoolAudit { version, idle, busy, starting, waiting, .. } = pool;
+        let PoolAudit {
+            version,
+            idle,
+            busy,
+            starting,
+            waiting,
+            ..
+        } = pool;
         let gone = if pool.listed { "" } else { " (unlisted)" };
-        text += &format!(" | {version}{gone} idle {idle:?} busy {busy} starting {starting} waiting {waiting}");
+        text += &format!(
+            " | {version}{gone} idle {idle:?} busy {busy} starting {starting} waiting {waiting}"
+        );
     }
     text
 }
@@ -199,7 +271,10 @@ pub(super) fn quiet(world: &World, audit: &Audit, store: &FakeStore, tracked: &B
         let limit = live.map_or(0, |version| version.config.concurrency.get() as usize);
         let split = function.live().is_some_and(|alias| alias.split.is_some());
         books.require("limit", split || lane.limit == limit, || {
-            format!("{name} has a limit of {}, its live version says {limit}", lane.limit)
+            format!(
+                "{name} has a limit of {}, its live version says {limit}",
+                lane.limit
+            )
         });
     }
     let existing = store.versions();
@@ -208,9 +283,14 @@ pub(super) fn quiet(world: &World, audit: &Audit, store: &FakeStore, tracked: &B
         for version in function.versions.values() {
             let key = version.key();
             let named = names(&function, version.number);
-            let is_live = function.live().is_some_and(|alias| alias.version == version.number);
+            let is_live = function
+                .live()
+                .is_some_and(|alias| alias.version == version.number);
             let provisioned = version.config.provisioned as usize;
-            let pool = audit.pools.iter().find(|pool| pool.listed && pool.version == key);
+            let pool = audit
+                .pools
+                .iter()
+                .find(|pool| pool.listed && pool.version == key);
             let (has, says) = pool.map_or((0, 0), |pool| (pool.idle.len(), pool.provisioned));
             let most = if named { provisioned } else { 0 };
             books.require("quiet", has <= most, || {
@@ -220,7 +300,12 @@ pub(super) fn quiet(world: &World, audit: &Audit, store: &FakeStore, tracked: &B
                 format!("{key} is live and keeps {says} provisioned, its configuration says {provisioned}")
             });
             wanted += says;
-            units += says * version.config.env.get("units").map_or(1, |units| units.parse().unwrap());
+            units += says
+                * version
+                    .config
+                    .env
+                    .get("units")
+                    .map_or(1, |units| units.parse().unwrap());
         }
     }
     let fits = wanted <= world.plan.slots && units <= world.plan.units;
@@ -231,11 +316,20 @@ pub(super) fn quiet(world: &World, audit: &Audit, store: &FakeStore, tracked: &B
     books.require("quiet", live <= wanted, || {
         format!("{live} instances exist, {wanted} are provisioned")
     });
-    for pool in audit.pools.iter().filter(|pool| !existing.contains(&pool.version)) {
-        books.broken("let go", format!("{} was removed and has a pool", pool.version));
+    for pool in audit
+        .pools
+        .iter()
+        .filter(|pool| !existing.contains(&pool.version))
+    {
+        books.broken(
+            "let go",
+            format!("{} was removed and has a pool", pool.version),
+        );
     }
     for key in tracked {
         let known = existing.iter().any(|version| version.to_string() == *key);
-        books.require("let go", known, || format!("{key} was removed and has metrics"));
+        books.require("let go", known, || {
+            format!("{key} was removed and has metrics")
+        });
     }
 }

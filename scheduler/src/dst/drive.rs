@@ -39,7 +39,12 @@ pub(super) type Sabotage = Arc<dyn Fn(&Platform) + Send + Sync>;
 /// Runs a plan from its first life to its last.
 pub(super) fn run(plan: &Arc<Plan>, keep_lines: bool, sabotage: Option<&Sabotage>) -> Outcome {
     let store = Arc::new(FakeStore::default());
-    let mut outcome = Outcome { hash: 0, broken: Vec::new(), lines: Vec::new(), checks: 0 };
+    let mut outcome = Outcome {
+        hash: 0,
+        broken: Vec::new(),
+        lines: Vec::new(),
+        checks: 0,
+    };
     let mut trace = Trace::new(keep_lines);
     for (number, life) in plan.lives.iter().enumerate() {
         let world = World::new(plan.clone(), number, std::mem::take(&mut trace));
@@ -57,10 +62,16 @@ pub(super) fn run(plan: &Arc<Plan>, keep_lines: bool, sabotage: Option<&Sabotage
         let mut books = world.books.lock();
         books.ended = false;
         let left = books.live.len();
-        books.require("end", left == 0, || format!("{left} sandboxes outlive the process"));
+        books.require("end", left == 0, || {
+            format!("{left} sandboxes outlive the process")
+        });
         let (starting, uses) = (books.starting, world.host.uses());
-        books.require("end", starting == 0, || format!("{starting} starts outlive the process"));
-        books.require("end", uses == 0, || format!("{uses} sessions outlive the process"));
+        books.require("end", starting == 0, || {
+            format!("{starting} starts outlive the process")
+        });
+        books.require("end", uses == 0, || {
+            format!("{uses} sessions outlive the process")
+        });
         trace = std::mem::take(&mut books.trace);
         outcome.checks += books.checks;
         outcome.broken.append(&mut books.broken);
@@ -85,9 +96,17 @@ pub(super) struct Platform {
     outside: Tasks,
 }
 
-async fn live(life: &Life, world: &Arc<World>, store: &Arc<FakeStore>, sabotage: Option<&Sabotage>) {
+async fn live(
+    life: &Life,
+    world: &Arc<World>,
+    store: &Arc<FakeStore>,
+    sabotage: Option<&Sabotage>,
+) {
     let registry = prometheus::Registry::new();
-    let config = Config { max_instances: world.plan.slots, ..Config::default() };
+    let config = Config {
+        max_instances: world.plan.slots,
+        ..Config::default()
+    };
     let factory = Arc::new(Factory(world.clone()));
     let logs = Arc::new(fnctl_core::log::NoLogs);
     let scheduler =
@@ -136,7 +155,9 @@ async fn live(life: &Life, world: &Arc<World>, store: &Arc<FakeStore>, sabotage:
     }
     reaper.abort();
     let panics = platform.outside.panics();
-    world.require("panics", panics == 0, || format!("{panics} callers panicked"));
+    world.require("panics", panics == 0, || {
+        format!("{panics} callers panicked")
+    });
 }
 
 impl Platform {
@@ -171,14 +192,22 @@ impl Platform {
     fn reap(&self, skew: i64) {
         let shift = Duration::from_millis(skew.unsigned_abs());
         let now = Instant::now();
-        let then = if skew < 0 { now.checked_sub(shift).unwrap_or(now) } else { now + shift };
+        let then = if skew < 0 {
+            now.checked_sub(shift).unwrap_or(now)
+        } else {
+            now + shift
+        };
         self.world.books.lock().reaping = skew <= 0;
         let reaped = self.scheduler.reap(then);
         self.world.books.lock().reaping = false;
         let next = self.scheduler.next_expiry();
-        self.world.require("reaped", next.is_none_or(|next| next > then), || {
-            format!("an instance is overdue by {:?}", next.map(|next| then - next))
-        });
+        self.world
+            .require("reaped", next.is_none_or(|next| next > then), || {
+                format!(
+                    "an instance is overdue by {:?}",
+                    next.map(|next| then - next)
+                )
+            });
         if reaped > 0 {
             self.world.log(|| format!("{reaped} reaped"));
         }
@@ -195,9 +224,10 @@ impl Platform {
             this.world.log(|| format!("drained: {done} after {took:?}"));
             // A jump of the clock may pass the end of the grace period.
             let jumps = this.world.plan.trouble.jumps > 0;
-            this.world.require("drain", jumps || took <= grace + TICK, || {
-                format!("it took {took:?} of {grace:?}")
-            });
+            this.world
+                .require("drain", jumps || took <= grace + TICK, || {
+                    format!("it took {took:?} of {grace:?}")
+                });
             this.world.require("drain", !done || left == 0, || {
                 format!("it is done, and {left} invocations are in flight")
             });
@@ -205,7 +235,8 @@ impl Platform {
                 format!("it gave up after {took:?} of {grace:?}")
             });
             let late = this.ask_after_drain().await;
-            this.world.require("drain", late, || "a call is taken after it".to_owned());
+            this.world
+                .require("drain", late, || "a call is taken after it".to_owned());
         })
     }
 
@@ -213,12 +244,17 @@ impl Platform {
     async fn ask_after_drain(&self) -> bool {
         let live = Selector::Live;
         let names = &self.world.names;
-        let version = names.iter().find_map(|name| self.store.resolve(name, &live, 0));
+        let version = names
+            .iter()
+            .find_map(|name| self.store.resolve(name, &live, 0));
         let Some(version) = version else {
             return true;
         };
         let request = http::Request::new(fnctl_core::empty());
-        let asked = self.scheduler.invoke(invocation(&version, 0, request)).await;
+        let asked = self
+            .scheduler
+            .invoke(invocation(&version, 0, request))
+            .await;
         asked.is_err_and(|refused| refused.failure.kind == ErrorKind::Draining)
     }
 
@@ -254,14 +290,23 @@ impl Platform {
                         config: config.as_ref().clone(),
                     };
                     let (progress, _events) = tokio::sync::mpsc::channel(64);
-                    this.deployer.deploy(this.name(*function), request, progress).await;
+                    this.deployer
+                        .deploy(this.name(*function), request, progress)
+                        .await;
                     "done".to_owned()
                 }
                 What::Rollback { function } => {
                     said(&this.deployer.rollback(&this.name(*function), None).await)
                 }
-                What::Remove { function } => said(&this.deployer.remove(&this.name(*function)).await),
-                What::Alias { function, live, back, split } => {
+                What::Remove { function } => {
+                    said(&this.deployer.remove(&this.name(*function)).await)
+                }
+                What::Alias {
+                    function,
+                    live,
+                    back,
+                    split,
+                } => {
                     let to = Alias {
                         version: this.back(*function, *back),
                         split: split.map(|(back, percent)| Split {
@@ -269,8 +314,17 @@ impl Platform {
                             percent,
                         }),
                     };
-                    let alias = if *live { live_alias().unwrap() } else { other_alias() };
-                    said(&this.deployer.set_alias(&this.name(*function), &alias, Some(to)).await)
+                    let alias = if *live {
+                        live_alias().unwrap()
+                    } else {
+                        other_alias()
+                    };
+                    said(
+                        &this
+                            .deployer
+                            .set_alias(&this.name(*function), &alias, Some(to))
+                            .await,
+                    )
                 }
                 What::Unalias { function } => {
                     let name = this.name(*function);
@@ -278,7 +332,8 @@ impl Platform {
                 }
                 _ => String::new(),
             };
-            this.world.log(|| format!("operator: {}: {done}", short(&what)));
+            this.world
+                .log(|| format!("operator: {}: {done}", short(&what)));
         });
     }
 
@@ -289,8 +344,14 @@ impl Platform {
     /// The version so many before the newest, or the oldest.
     fn back(&self, function: usize, back: usize) -> fnctl_core::VersionNumber {
         let function = self.store.function(&self.name(function));
-        let numbers = function.iter().flat_map(|function| function.versions.keys().rev());
-        numbers.take(back + 1).last().copied().unwrap_or(fnctl_core::VersionNumber(1))
+        let numbers = function
+            .iter()
+            .flat_map(|function| function.versions.keys().rev());
+        numbers
+            .take(back + 1)
+            .last()
+            .copied()
+            .unwrap_or(fnctl_core::VersionNumber(1))
     }
 
     fn call(&self, call: &Call) {
@@ -302,7 +363,9 @@ impl Platform {
             Target::Alias => Selector::Alias(other_alias()),
             Target::Back(back) => Selector::Number(self.back(call.function, back)),
         };
-        let gone = (call.target == Target::Gone).then(|| self.store.gone(&name)).flatten();
+        let gone = (call.target == Target::Gone)
+            .then(|| self.store.gone(&name))
+            .flatten();
         let version = gone.or_else(|| self.store.resolve(&name, &selector, id.draw()));
         let Some(version) = version else {
             return;
@@ -315,7 +378,8 @@ impl Platform {
         request.extensions_mut().insert(Planned(call.clone()));
         let invocation = invocation(&version, call.id, request);
         let this = self.clone();
-        self.outside.spawn("caller", async move { this.caller(call, invocation).await });
+        self.outside
+            .spawn("caller", async move { this.caller(call, invocation).await });
     }
 
     async fn caller(&self, call: Arc<Call>, invocation: Invocation) {
@@ -349,7 +413,9 @@ impl Platform {
             Ok(reply) => {
                 let from = reply.response.headers().get("x-call").cloned();
                 let right = from.is_some_and(|from| from.as_bytes() == id.to_string().as_bytes());
-                world.require("answer", right, || format!("call {id} gets another's answer"));
+                world.require("answer", right, || {
+                    format!("call {id} gets another's answer")
+                });
                 answered(world, &call, Answer::Response);
                 read(world, &call, reply.response.into_body()).await;
             }
@@ -374,10 +440,17 @@ impl Platform {
             checks::quiet(&self.world, &audit, &self.store, &self.tracked());
         }
         let drained = self.scheduler.drain(Duration::from_secs(1)).await;
-        self.world.require("drain", drained, || "nothing is in flight, and it waits".into());
+        self.world.require("drain", drained, || {
+            "nothing is in flight, and it waits".into()
+        });
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let left = (self.scheduler.instances(), self.world.books.lock().instances());
-        self.world.require("drain", left == (0, 0), || format!("{left:?} instances after it"));
+        let left = (
+            self.scheduler.instances(),
+            self.world.books.lock().instances(),
+        );
+        self.world.require("drain", left == (0, 0), || {
+            format!("{left:?} instances after it")
+        });
     }
 
     /// Versions that have metrics.
@@ -398,7 +471,11 @@ impl Platform {
     }
 }
 
-fn invocation(version: &Arc<Version>, id: u64, request: http::Request<fnctl_core::Body>) -> Invocation {
+fn invocation(
+    version: &Arc<Version>,
+    id: u64,
+    request: http::Request<fnctl_core::Body>,
+) -> Invocation {
     let received = Instant::now();
     Invocation {
         version: version.clone(),
@@ -437,9 +514,11 @@ fn answered(world: &World, call: &Call, answer: Answer) {
     books.require("answer", !internal || planned, || {
         format!("call {id} is answered with a defect that nobody planned")
     });
-    books.require("answer", sent.is_some() || answer != Answer::Response, || {
-        format!("call {id} has a response that no guest gave")
-    });
+    books.require(
+        "answer",
+        sent.is_some() || answer != Answer::Response,
+        || format!("call {id} has a response that no guest gave"),
+    );
 }
 
 async fn read(world: &World, call: &Call, mut body: fnctl_core::Body) {
@@ -465,7 +544,10 @@ async fn read(world: &World, call: &Call, mut body: fnctl_core::Body) {
     let completed = books.calls.get(&id).is_some_and(|asked| asked.completed);
     let short = completed && most == u64::MAX && !call.head && chunks != call.run.chunks;
     books.require("answer", !short, || {
-        format!("call {id} got {chunks} of {} chunks of a complete answer", call.run.chunks)
+        format!(
+            "call {id} got {chunks} of {} chunks of a complete answer",
+            call.run.chunks
+        )
     });
 }
 

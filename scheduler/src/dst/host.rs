@@ -42,7 +42,12 @@ struct State {
 
 impl Host {
     pub(super) fn uses(&self) -> usize {
-        self.state.lock().sessions.values().map(|session| session.0).sum()
+        self.state
+            .lock()
+            .sessions
+            .values()
+            .map(|session| session.0)
+            .sum()
     }
 
     pub(super) fn computing(&self) -> usize {
@@ -120,7 +125,14 @@ impl FakeHost {
     async fn computed(&self, session: u64, time: Duration) -> Result<Computed, InferenceError> {
         for _ in 0..ATTEMPTS {
             let process = self.up().await;
-            let loaded = self.0.host.state.lock().sessions.get(&session).and_then(|it| it.1);
+            let loaded = self
+                .0
+                .host
+                .state
+                .lock()
+                .sessions
+                .get(&session)
+                .and_then(|it| it.1);
             if loaded != Some(process) && !self.work(process, LOAD).await {
                 continue;
             }
@@ -130,7 +142,8 @@ impl FakeHost {
             if self.work(process, time).await {
                 return Ok(Vec::new());
             }
-            self.0.log(|| format!("a compute of session {session} is run again"));
+            self.0
+                .log(|| format!("a compute of session {session} is run again"));
         }
         let text = "the inference host died three times in this compute";
         Err(InferenceError::new(InferenceErrorKind::Runtime, text))
@@ -174,16 +187,31 @@ impl InferenceHost for FakeHost {
         state.next += 1;
         let id = state.next;
         state.sessions.insert(id, (1, Some(process)));
-        Ok(LoadedModel { session: SessionId(id), info: Arc::new(ModelInfo::default()) })
+        Ok(LoadedModel {
+            session: SessionId(id),
+            info: Arc::new(ModelInfo::default()),
+        })
     }
 
     /// The first dimension of the first input says how many milliseconds it takes.
     async fn compute(&self, request: Compute) -> Result<Computed, InferenceError> {
         let _computing = Computing::new(&self.0.host);
-        if !self.0.host.state.lock().sessions.contains_key(&request.session.0) {
-            self.0.broken("sessions", || format!("{:?} is used after its release", request.session));
+        if !self
+            .0
+            .host
+            .state
+            .lock()
+            .sessions
+            .contains_key(&request.session.0)
+        {
+            self.0.broken("sessions", || {
+                format!("{:?} is used after its release", request.session)
+            });
         }
-        let ms = request.inputs.first().and_then(|input| input.1.dimensions.first().copied());
+        let ms = request
+            .inputs
+            .first()
+            .and_then(|input| input.1.dimensions.first().copied());
         let time = Duration::from_millis(ms.unwrap_or(0).into());
         let computed = self.computed(request.session.0, time);
         tokio::time::timeout_at(request.deadline, computed)
@@ -193,6 +221,8 @@ impl InferenceHost for FakeHost {
 
     fn release(&self, session: SessionId) {
         let found = self.0.host.state.lock().sessions.remove(&session.0);
-        self.0.require("sessions", found.is_some(), || format!("{session:?} is released twice"));
+        self.0.require("sessions", found.is_some(), || {
+            format!("{session:?} is released twice")
+        });
     }
 }

@@ -102,15 +102,33 @@ pub(super) struct Event {
 #[derive(Debug, Clone)]
 pub(super) enum What {
     Call(Call),
-    Deploy { function: usize, config: Box<FunctionConfig> },
-    Rollback { function: usize },
+    Deploy {
+        function: usize,
+        config: Box<FunctionConfig>,
+    },
+    Rollback {
+        function: usize,
+    },
     /// Points `live` or another alias at one or two versions, counted from the newest.
-    Alias { function: usize, live: bool, back: usize, split: Option<(usize, u8)> },
-    Unalias { function: usize },
-    Remove { function: usize },
+    Alias {
+        function: usize,
+        live: bool,
+        back: usize,
+        split: Option<(usize, u8)>,
+    },
+    Unalias {
+        function: usize,
+    },
+    Remove {
+        function: usize,
+    },
     /// Reaps as if it were that much later, or earlier.
-    Reap { skew: i64 },
-    Jump { ms: u64 },
+    Reap {
+        skew: i64,
+    },
+    Jump {
+        ms: u64,
+    },
     HostDies,
     HostHangs,
 }
@@ -247,7 +265,10 @@ impl Plan {
         let mut events = Vec::new();
         if first {
             for function in 0..self.functions {
-                events.push(Event { at: draws.among(0, 100), what: deploy(draws, function) });
+                events.push(Event {
+                    at: draws.among(0, 100),
+                    what: deploy(draws, function),
+                });
             }
         }
         while events.len() < budget {
@@ -258,18 +279,39 @@ impl Plan {
                 1..=30 => self.calls(draws, &mut events, next_call, function, (at, 6, length / 8)),
                 31..=50 => self.calls(draws, &mut events, next_call, function, (at, 10, 20)),
                 51..=60 => self.calls(draws, &mut events, next_call, function, (at, 14, 0)),
-                61..=70 => events.push(Event { at, what: deploy(draws, function) }),
-                71..=74 => events.push(Event { at, what: What::Rollback { function } }),
-                75..=79 => events.push(Event { at, what: alias(draws, function) }),
-                80 => events.push(Event { at, what: What::Unalias { function } }),
-                81..=84 => events.push(Event { at, what: What::Remove { function } }),
+                61..=70 => events.push(Event {
+                    at,
+                    what: deploy(draws, function),
+                }),
+                71..=74 => events.push(Event {
+                    at,
+                    what: What::Rollback { function },
+                }),
+                75..=79 => events.push(Event {
+                    at,
+                    what: alias(draws, function),
+                }),
+                80 => events.push(Event {
+                    at,
+                    what: What::Unalias { function },
+                }),
+                81..=84 => events.push(Event {
+                    at,
+                    what: What::Remove { function },
+                }),
                 85..=89 => {
                     let skew = draws.pick(&[0, 0, -5_000, 1, 500, 5_000, 60_000]);
-                    events.push(Event { at, what: What::Reap { skew } });
+                    events.push(Event {
+                        at,
+                        what: What::Reap { skew },
+                    });
                 }
                 90..=94 if draws.percent(self.trouble.jumps) => {
                     let ms = draws.pick(&[1, 50, 700, 3_000, 30_000, 3_600_000]);
-                    events.push(Event { at, what: What::Jump { ms } });
+                    events.push(Event {
+                        at,
+                        what: What::Jump { ms },
+                    });
                 }
                 95..=100 if draws.percent(self.trouble.host_events) => {
                     let what = draws.pick(&[What::HostDies, What::HostDies, What::HostHangs]);
@@ -305,7 +347,10 @@ impl Plan {
         for _ in 0..draws.among(1, most) {
             *next_call += 1;
             let call = self.call(draws, *next_call, function);
-            events.push(Event { at: from + draws.among(0, spread), what: What::Call(call) });
+            events.push(Event {
+                at: from + draws.among(0, spread),
+                what: What::Call(call),
+            });
         }
     }
 
@@ -324,7 +369,11 @@ impl Plan {
         } else {
             Fate::Completes
         };
-        let unbegun = if draws.percent(trouble.unbegun) { draws.among(1, 2) } else { 0 };
+        let unbegun = if draws.percent(trouble.unbegun) {
+            draws.among(1, 2)
+        } else {
+            0
+        };
         let chunks = draws.pick(&[0, 0, 1, 3]);
         Call {
             id,
@@ -341,14 +390,21 @@ impl Plan {
                 .percent(trouble.callers_leave)
                 .then(|| draws.pick(&[0, 1, 20, 60, 200, 1_000])),
             reads: if draws.percent(trouble.bodies_dropped) {
-                draws.pick(&[Reads::Some(0), Reads::Some(1), Reads::Late(100), Reads::Late(3_000)])
+                draws.pick(&[
+                    Reads::Some(0),
+                    Reads::Some(1),
+                    Reads::Late(100),
+                    Reads::Late(3_000),
+                ])
             } else {
                 Reads::All
             },
             run: Run {
                 unbegun,
                 before: draws.pick(&[0, 0, 1, 5, 30, 200]),
-                computes: (0..draws.pick(&[0, 1, 1, 3])).map(|_| draws.among(0, 60)).collect(),
+                computes: (0..draws.pick(&[0, 1, 1, 3]))
+                    .map(|_| draws.among(0, 60))
+                    .collect(),
                 chunks,
                 gap: draws.pick(&[0, 1, 40]),
                 fate,
@@ -358,7 +414,13 @@ impl Plan {
 }
 
 fn trouble(draws: &mut Draws) -> Trouble {
-    let mut some = |chances: &[u64]| if draws.percent(45) { draws.pick(chances) } else { 0 };
+    let mut some = |chances: &[u64]| {
+        if draws.percent(45) {
+            draws.pick(chances)
+        } else {
+            0
+        }
+    };
     Trouble {
         start_fails: some(&[5, 20, 60]),
         start_hangs: some(&[5, 20]),
@@ -397,9 +459,16 @@ fn deploy(draws: &mut Draws, function: usize) -> What {
         config.max_uses = NonZeroU32::new(draws.among(1, 3) as u32);
     }
     // The fake worker reads what a sandbox of this version takes from here.
-    config.env.insert("units".into(), draws.pick(&["1", "1", "2", "3"]).into());
-    config.env.insert("model".into(), draws.pick(&["no", "yes"]).into());
-    What::Deploy { function, config: Box::new(config) }
+    config
+        .env
+        .insert("units".into(), draws.pick(&["1", "1", "2", "3"]).into());
+    config
+        .env
+        .insert("model".into(), draws.pick(&["no", "yes"]).into());
+    What::Deploy {
+        function,
+        config: Box::new(config),
+    }
 }
 
 fn alias(draws: &mut Draws, function: usize) -> What {

@@ -14,7 +14,10 @@ const STUCK: Duration = Duration::from_secs(60);
 
 fn from_environment(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number")),
+    )
 }
 
 /// Runs every second seed, beginning with `first`.
@@ -58,7 +61,12 @@ fn check(seed: u64, tell: bool) {
     let plan = Arc::new(Plan::of(seed));
     let outcome = run(&plan, tell, None);
     if tell {
-        println!("{}\n{} checks, trace {:016x}", outcome.lines.join("\n"), outcome.checks, outcome.hash);
+        println!(
+            "{}\n{} checks, trace {:016x}",
+            outcome.lines.join("\n"),
+            outcome.checks,
+            outcome.hash
+        );
     }
     if outcome.broken.is_empty() {
         return;
@@ -66,12 +74,20 @@ fn check(seed: u64, tell: bool) {
     let full = run(&plan, true, None);
     let smallest = shrink(&plan, &outcome);
     let small = run(&smallest, true, None);
-    let mut text = format!("seed {seed} breaks a rule. To run it again:\n\n    {}\n", again(seed));
+    let mut text = format!(
+        "seed {seed} breaks a rule. To run it again:\n\n    {}\n",
+        again(seed)
+    );
     for broken in &outcome.broken {
         let _ = write!(text, "\n{}: {}", broken.rule, broken.text);
     }
     let _ = write!(text, "\n\nall of it:\n{}", full.lines.join("\n"));
-    let events = |plan: &Plan| plan.lives.iter().map(|life| life.events.len()).sum::<usize>();
+    let events = |plan: &Plan| {
+        plan.lives
+            .iter()
+            .map(|life| life.events.len())
+            .sum::<usize>()
+    };
     let _ = write!(
         text,
         "\n\nthe least that breaks it, {} events of {}, on a node of {} slots and {} units:\n{}",
@@ -88,7 +104,11 @@ fn check(seed: u64, tell: bool) {
 fn shrink(plan: &Arc<Plan>, outcome: &Outcome) -> Arc<Plan> {
     let rule = outcome.broken.first().map(|broken| broken.rule);
     let breaks = |plan: &Arc<Plan>| {
-        run(plan, false, None).broken.first().map(|broken| broken.rule) == rule
+        run(plan, false, None)
+            .broken
+            .first()
+            .map(|broken| broken.rule)
+            == rule
     };
     let mut smallest = plan.clone();
     for life in (0..plan.lives.len()).rev() {

@@ -52,7 +52,10 @@ impl FakeStore {
     /// Versions that exist.
     pub(super) fn versions(&self) -> BTreeSet<VersionKey> {
         let state = self.0.lock();
-        let versions = state.functions.values().flat_map(|function| function.versions.values());
+        let versions = state
+            .functions
+            .values()
+            .flat_map(|function| function.versions.values());
         versions.map(|version| version.key()).collect()
     }
 
@@ -62,7 +65,12 @@ impl FakeStore {
         change: impl FnOnce(&mut Function) -> Result<R, Failure>,
     ) -> Result<R, Failure> {
         let mut state = self.0.lock();
-        let mut function = state.functions.get(name).ok_or_else(unknown)?.as_ref().clone();
+        let mut function = state
+            .functions
+            .get(name)
+            .ok_or_else(unknown)?
+            .as_ref()
+            .clone();
         let changed = change(&mut function)?;
         state.functions.insert(name.clone(), Arc::new(function));
         Ok(changed)
@@ -85,7 +93,9 @@ impl FunctionStore for FakeStore {
     fn functions(&self, name: Option<&FunctionName>) -> Vec<Arc<Function>> {
         let state = self.0.lock();
         let all = state.functions.values();
-        all.filter(|function| name.is_none_or(|name| function.name == *name)).cloned().collect()
+        all.filter(|function| name.is_none_or(|name| function.name == *name))
+            .cloned()
+            .collect()
     }
 
     async fn commit(&self, draft: Draft) -> Result<Arc<Version>, Failure> {
@@ -103,14 +113,19 @@ impl FunctionStore for FakeStore {
                 config: draft.config,
                 created_ms: 0,
             });
-            let old = state.functions.get(&name).map(|function| function.as_ref().clone());
+            let old = state
+                .functions
+                .get(&name)
+                .map(|function| function.as_ref().clone());
             let mut function = old.unwrap_or_else(|| Function {
                 name: name.clone(),
                 versions: BTreeMap::new(),
                 aliases: BTreeMap::new(),
             });
             function.versions.insert(version.number, version.clone());
-            function.aliases.insert(live_alias()?, Alias::to(version.number));
+            function
+                .aliases
+                .insert(live_alias()?, Alias::to(version.number));
             let excess = function.versions.len().saturating_sub(KEEP);
             let numbers = function.versions.keys().copied();
             let unnamed = numbers.filter(|number| !names(&function, *number));

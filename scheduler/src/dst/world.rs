@@ -24,7 +24,10 @@ pub(super) struct Trace {
 
 impl Trace {
     pub(super) fn new(keep: bool) -> Self {
-        Self { hasher: DefaultHasher::new(), lines: keep.then(Vec::new) }
+        Self {
+            hasher: DefaultHasher::new(),
+            lines: keep.then(Vec::new),
+        }
     }
 
     fn line(&mut self, at: Duration, text: String) {
@@ -216,7 +219,11 @@ impl World {
         books.starts += 1;
         let start = self.plan.start(self.life, books.starts, books.calm);
         let number = books.starts;
-        books.log(format!("start {number} of {} begins: {:?}", version.key(), start));
+        books.log(format!(
+            "start {number} of {} begins: {:?}",
+            version.key(),
+            start
+        ));
         start
     }
 
@@ -245,7 +252,12 @@ impl Books {
         self.broken.push(Broken { rule, text });
     }
 
-    pub(super) fn require(&mut self, rule: &'static str, holds: bool, text: impl FnOnce() -> String) {
+    pub(super) fn require(
+        &mut self,
+        rule: &'static str,
+        holds: bool,
+        text: impl FnOnce() -> String,
+    ) {
         if !holds {
             self.broken(rule, text());
         }
@@ -316,14 +328,19 @@ impl Books {
             found.push("it does not exist");
         }
         for reason in found {
-            self.broken("reuse", format!("sandbox {id} begins call {call}, but {reason}"));
+            self.broken(
+                "reuse",
+                format!("sandbox {id} begins call {call}, but {reason}"),
+            );
         }
         let asked = self.calls.get_mut(&call);
         let again = asked.is_none_or(|asked| {
             asked.begun += 1;
             asked.begun > 1
         });
-        self.require("once", !again, || format!("call {call} is begun a second time"));
+        self.require("once", !again, || {
+            format!("call {call} is begun a second time")
+        });
     }
 
     /// A sandbox ends an invocation, or is cut off in it.

@@ -1,7 +1,8 @@
 //! An instance of a WASI p1 command: template and models are held, and every request has a fresh store, since a
-//! command runs once. Request body on stdin, response body on stdout, CGI variables, exit code 0 is status 200.
+//! command runs once. Request body on stdin, the answer on stdout, CGI variables; exit code 0 is status 200 unless the
+//! answer begins with a status of its own.
 
-use super::{RunBounds, SyncBody, bounded};
+use super::{RunBounds, SyncBody, bounded, cgi};
 use crate::failure::{self, run_failure, start_failure};
 use crate::guest_log::GuestLog;
 use crate::nn::NnContext;
@@ -217,16 +218,7 @@ impl Sandbox for CommandSandbox {
         let mut used = Used::default();
         let end = match self.serve(invocation, &mut used).await {
             Ok(body) => {
-                let kind = if std::str::from_utf8(&body).is_ok() {
-                    "text/plain; charset=utf-8"
-                } else {
-                    "application/octet-stream"
-                };
-                let mut response = http::Response::new(fnctl_core::full(body));
-                response.headers_mut().insert(
-                    http::header::CONTENT_TYPE,
-                    http::HeaderValue::from_static(kind),
-                );
+                let response = cgi::response(body).map(fnctl_core::full);
                 reply.send(Ok(response));
                 RunEnd::Completed
             }

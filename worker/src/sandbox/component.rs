@@ -18,7 +18,7 @@ use fnctl_core::{ErrorKind, Failure, Invocation, ReplySender, RunEnd, RunReport}
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
@@ -40,6 +40,8 @@ pub(super) struct Answer {
     fate: BodyFate,
     /// Most bytes of the body.
     limit: u64,
+    /// Why the guest answered with an error of its own instead of a response, if it did.
+    refused: Arc<OnceLock<Failure>>,
 }
 
 impl Answer {
@@ -53,11 +55,16 @@ impl Answer {
             Ok(response) => Ok(response.map(|body| {
                 GuestBody::new(body, self.limit, self.fate.clone(), gone).boxed_unsync()
             })),
-            Err(code) => Err(Failure::new(
-                ErrorKind::BadResponse,
-                "the function answered with an error instead of a response",
-            )
-            .because(format!("{code:?}"))),
+            Err(code) => {
+                let failure = Failure::new(
+                    ErrorKind::BadResponse,
+                    "the function answered with an error instead of a response",
+                )
+                .because(format!("{code:?}"));
+                // A handler answers once.
+                let _ = self.refused.set(failure.clone());
+                Err(failure)
+            }
         };
         self.reply.send(head);
     }
@@ -171,6 +178,7 @@ impl ComponentSandbox {
             reply: reply.clone(),
             fate: fate.clone(),
             limit: config.response_body.bytes(),
+            refused: Arc::default(),
         };
         let (store, request, cpu) = (&mut self.store, invocation.request, self.cpu.as_mut());
         let running = self.template.engine.running();
@@ -187,7 +195,9 @@ impl ComponentSandbox {
         };
         drop(running);
         match outcome {
-            Ok(handled) => handled,
+            // It returned, but its caller got an error: that is a failure, to be counted and told in the log.
+            Ok(Ok(())) => answer.refused.get().cloned().map_or(Ok(()), Err),
+            Ok(failed) => failed,
             // Nobody reads on, because there was too much to read.
             Err(Stopped::Cancelled) if fate.was_too_large() => Err(failure::response_too_large()),
             Err(stopped) => Err(stopped.failure(config.timeout.duration())),

@@ -1,5 +1,6 @@
 //! The two kinds of sandboxes, and what running them has in common.
 
+mod cgi;
 pub(crate) mod command;
 pub(crate) mod component;
 mod p2;

@@ -1,7 +1,7 @@
 /* Tells the species of an iris from four lengths: sepal length and width, petal length and width.
  *
- * A command: the request's body is on stdin, the answer goes to stdout, and exit code 0 makes it a 200. Any other code
- * makes it a 502, with what is on stderr in the function's log. */
+ * A command: the request's body is on stdin, the answer goes to stdout, and exit code 0 makes it a 200 unless
+ * `fnctl_status` said otherwise. Any other code makes it a 502, with what is on stderr in the function's log. */
 #include "fnctl.h"
 #include "iris.h"
 #include "numbers.h"
@@ -14,8 +14,9 @@ int main(void) {
 
   float features[FEATURES];
   if (read_numbers(body, "features", features, FEATURES) != FEATURES || !are_lengths(features)) {
-    fputs("the body must be {\"features\": [...]} with 4 lengths in cm\n", stderr);
-    return 2;
+    fnctl_status(400, "text/plain; charset=utf-8");
+    puts("the body must be {\"features\": [...]} with 4 lengths in cm");
+    return 0;
   }
   free(body);
 
