@@ -4,8 +4,8 @@
 //! second it saves `cold` seconds of a caller's time. So it pays exactly while the chance per second of being called,
 //! the hazard at its age, is above `price * bytes / cold`. The price is one number for the whole platform, so memory goes
 //! where it saves most; it is set by `patience`: how long an instance of a typical function may wait for one call. The
-//! hazard comes from the function's own idle times, from functions of its kind ([`Book`]) while it has few, from timers
-//! that were found in its arrivals, and from the hour of the day. A plan is then the best sequence of warm and cold
+//! hazard comes from the function's own idle times, from functions of its kind ([`Book`]) while it has few, and from
+//! timers that were found in its arrivals; if asked for, also from the hour of the day. A plan is then the best sequence of warm and cold
 //! stretches, found exactly by dynamic programming over the bins of time. A guard compares with fixed keep-alives on the
 //! function's own past, and gives way to one that was clearly better.
 //!
@@ -41,8 +41,8 @@ pub struct Params {
     pub no_periods: bool,
     /// Without borrowing from other functions.
     pub no_prior: bool,
-    /// Without the hour of the day.
-    pub no_rhythm: bool,
+    /// With the hour of the day. Off, as it made nothing better where it was measured (docs/policies.md).
+    pub rhythm: bool,
     /// Without the guard.
     pub no_guard: bool,
 }
@@ -58,7 +58,7 @@ impl Default for Params {
             no_cost: false,
             no_periods: false,
             no_prior: false,
-            no_rhythm: false,
+            rhythm: false,
             no_guard: false,
         }
     }
@@ -246,7 +246,7 @@ impl Adaptive {
         }
         let prior = prior(self.context(), params, book);
         let mut hazards = self.idle.hazards(&prior, params.strength);
-        if !params.no_rhythm {
+        if params.rhythm {
             let rhythm = self.rhythm();
             let at = |ahead: f32| rhythm.get(book.hour(now, ahead)).copied().unwrap_or(1.0);
             for (hazard, edges) in hazards.iter_mut().zip(edges().windows(2)) {

@@ -119,13 +119,13 @@ fn adaptive_params(text: &str) -> Result<adaptive::Params, String> {
             }
             "no-periods" => params.no_periods = true,
             "no-prior" => params.no_prior = true,
-            "no-rhythm" => params.no_rhythm = true,
+            "rhythm" => params.rhythm = true,
             "no-guard" => params.no_guard = true,
             "no-forgetting" => params.half_life = 1e9,
             _ if value.is_empty() => params.patience = period("patience", key)?.as_secs_f64(),
             _ => {
                 return Err(format!(
-                    "adaptive has no parameter '{key}'; it has patience, cost, start, strength, half-life, no-cost, no-periods, no-prior, no-rhythm, no-guard, no-forgetting"
+                    "adaptive has no parameter '{key}'; it has patience, cost, start, strength, half-life, no-cost, no-periods, no-prior, rhythm, no-guard, no-forgetting"
                 ));
             }
         }

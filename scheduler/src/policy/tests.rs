@@ -143,7 +143,7 @@ fn the_adaptive_policy_keeps_what_is_busy_and_gives_the_new_a_chance() {
 /// The dearer a second, the less is kept; the dearer a cold start, the more.
 #[test]
 fn the_adaptive_policy_weighs_cost_and_size() {
-    let spec: Spec = "adaptive:20m,cost=1,no-rhythm,no-guard".parse().unwrap();
+    let spec: Spec = "adaptive:20m,cost=1,no-guard".parse().unwrap();
     let kept = |worth: Worth| {
         let mut book = Book::new(0);
         let mut typical = History::new(&spec, Worth::UNKNOWN);
@@ -204,7 +204,7 @@ fn any_spec() -> impl Strategy<Value = Spec> {
         Just("histogram:range=5m,head=25,tail=75"),
         Just("adaptive"),
         Just("adaptive:1ms"),
-        Just("adaptive:8000h,no-prior,no-rhythm"),
+        Just("adaptive:8000h,no-prior,rhythm"),
         Just("greedy-dual"),
     ]
     .prop_map(|text| text.parse().unwrap())
