@@ -76,7 +76,13 @@ pub(crate) fn draw(
     {
         let root = SVGBackend::with_string(&mut picture, SIZE).into_drawing_area();
         root.fill(&GROUND)?;
-        write(&root, "Cold starts against idle memory", (24, 16), TITLE, INK)?;
+        write(
+            &root,
+            "Cold starts against idle memory",
+            (24, 16),
+            TITLE,
+            INK,
+        )?;
         let (_, rest) = root.split_vertically(48);
         let (area, caption) = rest.split_vertically(520);
         let mut chart = ChartBuilder::on(&area)
@@ -102,9 +108,20 @@ pub(crate) fn draw(
             .draw()?;
         for (family, line) in &lines {
             let colour = colour(*family);
-            let visible: Vec<_> = line.iter().copied().filter(|point| point.0 >= left).collect();
-            chart.draw_series(LineSeries::new(visible.iter().copied(), colour.stroke_width(2)))?;
-            chart.draw_series(visible.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
+            let visible: Vec<_> = line
+                .iter()
+                .copied()
+                .filter(|point| point.0 >= left)
+                .collect();
+            chart.draw_series(LineSeries::new(
+                visible.iter().copied(),
+                colour.stroke_width(2),
+            ))?;
+            chart.draw_series(
+                visible
+                    .iter()
+                    .map(|point| Circle::new(*point, 3, colour.filled())),
+            )?;
         }
         for (name, outcome) in named {
             let all = &outcome.all;
@@ -119,7 +136,11 @@ pub(crate) fn draw(
                 .map_or(INK, |(family, _)| colour(*family));
             // On the side where there is room.
             let on_right = at.0 < (left * right).sqrt() * 2.0;
-            let (side, offset) = if on_right { (HPos::Left, 10) } else { (HPos::Right, -10) };
+            let (side, offset) = if on_right {
+                (HPos::Left, 10)
+            } else {
+                (HPos::Right, -10)
+            };
             let style = ("sans-serif", TEXT).into_font().color(&colour);
             let style = style.pos(Pos::new(side, VPos::Bottom));
             chart.draw_series([EmptyElement::at(at)
@@ -178,7 +199,13 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
-fn write(area: &Area<'_>, text: &str, at: (i32, i32), size: i32, colour: RGBColor) -> anyhow::Result<()> {
+fn write(
+    area: &Area<'_>,
+    text: &str,
+    at: (i32, i32),
+    size: i32,
+    colour: RGBColor,
+) -> anyhow::Result<()> {
     let style = ("sans-serif", size).into_font().color(&colour);
     area.draw(&Text::new(text.to_owned(), at, style))?;
     Ok(())

@@ -82,7 +82,13 @@ mod tests {
         let seconds: Vec<_> = recorder
             .all()
             .iter()
-            .map(|recorded| recorded.at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
+            .map(|recorded| {
+                recorded
+                    .at
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap()
+                    .as_secs()
+            })
             .collect();
         assert_eq!(seconds, [1, 3, 4]);
         recorder.forget(&"echo".parse().unwrap());

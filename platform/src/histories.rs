@@ -39,7 +39,9 @@ pub(crate) fn restore(path: &Path, scheduler: &Scheduler) {
 
 fn read(path: &Path) -> io::Result<Vec<(FunctionName, History)>> {
     let mut text = Vec::new();
-    std::fs::File::open(path)?.take(MOST).read_to_end(&mut text)?;
+    std::fs::File::open(path)?
+        .take(MOST)
+        .read_to_end(&mut text)?;
     let file: File = serde_json::from_slice(&text)?;
     if file.format == FORMAT {
         Ok(file.histories)

@@ -4,22 +4,26 @@
 //! What a function teaches about others is gathered per function and put into the book when instances are reaped, so that
 //! no invocation waits for a lock that another function holds.
 
+use crate::lane::Lane;
 use crate::policy::greedy_dual::GreedyDual;
 use crate::policy::{Book, History, Moment, Plan, Sample, Spec, Worth, adaptive, histogram};
+use crate::{Inner, Scheduler};
 use fnctl_core::config::{FunctionConfig, KeepAlivePolicy};
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::ColdStart;
+use fnctl_core::record::Recorder;
 use fnctl_core::version::Version;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// Most idle times of one function that wait to be put into the book.
 const MOST_SAMPLES: usize = 64;
 /// Most histories that are taken over from before a restart.
-pub(crate) const MOST_HISTORIES: usize = 100_000;
+const MOST_HISTORIES: usize = 100_000;
 
 /// What all functions share.
 pub(crate) struct Keep {
@@ -61,9 +65,7 @@ impl Keep {
             (None, usual) => usual,
             (Some(KeepAlivePolicy::Fixed), _) => Spec::Fixed(None),
             (Some(KeepAlivePolicy::Histogram), Spec::Histogram(params)) => Spec::Histogram(params),
-            (Some(KeepAlivePolicy::Histogram), _) => {
-                Spec::Histogram(histogram::Params::default())
-            }
+            (Some(KeepAlivePolicy::Histogram), _) => Spec::Histogram(histogram::Params::default()),
             (Some(KeepAlivePolicy::Adaptive), Spec::Adaptive(params)) => Spec::Adaptive(params),
             (Some(KeepAlivePolicy::Adaptive), _) => Spec::Adaptive(adaptive::Params::default()),
         }
@@ -318,5 +320,57 @@ impl FunctionKeep {
     /// Its history, to be kept over a restart.
     pub(crate) fn history(&self) -> History {
         self.state.lock().history.clone()
+    }
+}
+
+impl Scheduler {
+    /// What was invoked lately.
+    pub fn recorder(&self) -> &Recorder {
+        &self.inner.recorder
+    }
+
+    /// What was learned of each function, to be kept over a restart.
+    pub fn histories(&self) -> Vec<(FunctionName, History)> {
+        let mut histories = self.inner.keep.untouched();
+        for entry in &self.inner.lanes {
+            histories.push((entry.key().clone(), entry.value().keep.history()));
+        }
+        histories.truncate(MOST_HISTORIES);
+        histories
+    }
+
+    /// Takes over what was learned before a restart, of functions that are not called yet.
+    pub fn restore_histories(&self, histories: Vec<(FunctionName, History)>) {
+        self.inner.keep.restore(histories);
+    }
+}
+
+impl Inner {
+    /// Starts an instance of a function that is at zero, if its policy wants one warm now.
+    pub(crate) fn start_ahead(self: &Arc<Self>, lane: &Lane, now: Instant) {
+        if self.draining.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(version) = lane.keep.due(now) else {
+            return;
+        };
+        if !self.pool(lane, &version).start_ahead() {
+            lane.keep.cancel();
+        }
+    }
+
+    /// Retires an idle instance of the function of lowest greedy-dual priority, to make room on a full node; of equals
+    /// the one that has been idle longest.
+    pub(crate) fn evict_idle(&self) -> bool {
+        let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
+        let lowest = pools
+            .iter()
+            .filter_map(|pool| Some((pool.keep.priority(), pool.oldest_idle()?, pool)))
+            .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        lowest.is_some_and(|(_, _, pool)| {
+            let evicted = pool.evict();
+            pool.metrics.evicted(usize::from(evicted.is_some()));
+            evicted.is_some()
+        })
     }
 }

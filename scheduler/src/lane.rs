@@ -348,18 +348,13 @@ impl VersionPool {
     }
 
     pub(crate) fn expire(&self, now: Instant) -> Vec<Instance> {
-        let expired = self
-            .state
-            .lock()
-            .expire(now, |idle| idle.instance.until);
+        let expired = self.state.lock().expire(now, |idle| idle.instance.until);
         self.observe();
         expired
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.state
-            .lock()
-            .next_expiry(|idle| idle.instance.until)
+        self.state.lock().next_expiry(|idle| idle.instance.until)
     }
 
     pub(crate) fn oldest_idle(&self) -> Option<Instant> {

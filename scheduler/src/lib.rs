@@ -126,26 +126,6 @@ impl Scheduler {
         reaped
     }
 
-    /// What was invoked lately.
-    pub fn recorder(&self) -> &Recorder {
-        &self.inner.recorder
-    }
-
-    /// What was learned of each function, to be kept over a restart.
-    pub fn histories(&self) -> Vec<(FunctionName, policy::History)> {
-        let mut histories = self.inner.keep.untouched();
-        for entry in &self.inner.lanes {
-            histories.push((entry.key().clone(), entry.value().keep.history()));
-        }
-        histories.truncate(keep::MOST_HISTORIES);
-        histories
-    }
-
-    /// Takes over what was learned before a restart, of functions that are not called yet.
-    pub fn restore_histories(&self, histories: Vec<(FunctionName, policy::History)>) {
-        self.inner.keep.restore(histories);
-    }
-
     /// Applies the concurrency limit of the version that is live.
     pub fn configure(&self, version: &Version) {
         self.inner.lane(version).configure(version);
@@ -243,19 +223,6 @@ impl Inner {
         }
     }
 
-    /// Starts an instance of a function that is at zero, if its policy wants one warm now.
-    fn start_ahead(self: &Arc<Self>, lane: &Lane, now: Instant) {
-        if self.draining.load(Ordering::Relaxed) {
-            return;
-        }
-        let Some(version) = lane.keep.due(now) else {
-            return;
-        };
-        if !self.pool(lane, &version).start_ahead() {
-            lane.keep.cancel();
-        }
-    }
-
     /// Starts one instance that was reserved in the pool; whoever waits first gets it.
     fn spawn_start(self: Arc<Self>, pool: Arc<VersionPool>) {
         let this = self.clone();
@@ -275,21 +242,6 @@ impl Inner {
                 }
             }
         });
-    }
-
-    /// Retires an idle instance of the function of lowest greedy-dual priority, to make room on a full node; of equals
-    /// the one that has been idle longest.
-    fn evict_idle(&self) -> bool {
-        let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
-        let lowest = pools
-            .iter()
-            .filter_map(|pool| Some((pool.keep.priority(), pool.oldest_idle()?, pool)))
-            .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        lowest.is_some_and(|(_, _, pool)| {
-            let evicted = pool.evict();
-            pool.metrics.evicted(usize::from(evicted.is_some()));
-            evicted.is_some()
-        })
     }
 
     /// Runs an invocation on its lease to the end, then gives lease and permit back. Tries once more elsewhere if the

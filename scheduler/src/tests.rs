@@ -408,5 +408,8 @@ async fn a_periodic_function_is_started_before_it_is_called() {
     again.reap(Instant::now());
     settle().await;
     assert_eq!(again.instances(), 0);
-    assert!(again.next_expiry().is_some(), "the next firing is still expected");
+    assert!(
+        again.next_expiry().is_some(),
+        "the next firing is still expected"
+    );
 }

@@ -378,7 +378,11 @@ fn compare(app: &App, args: &CompareArgs) -> anyhow::Result<()> {
     for (name, spec) in args.adaptive.iter().zip(variants) {
         match spec {
             Spec::Adaptive(params) => bases.push((name.clone(), params)),
-            _ => return Err(usage(format!("--adaptive {name} is not the adaptive policy"))),
+            _ => {
+                return Err(usage(format!(
+                    "--adaptive {name} is not the adaptive policy"
+                )));
+            }
         }
     }
     let ten = [Spec::Fixed(Some(Duration::from_secs(600)))];
@@ -390,7 +394,9 @@ fn compare(app: &App, args: &CompareArgs) -> anyhow::Result<()> {
         let trace = if args.trace.is_empty() {
             let mut trace = Trace::new(*seed);
             let lines: String = args.shape.recipe(*seed).lines().collect();
-            trace.read(lines.as_bytes()).context("the generated trace")?;
+            trace
+                .read(lines.as_bytes())
+                .context("the generated trace")?;
             trace
         } else {
             read(&args.trace, *seed)?
@@ -399,9 +405,19 @@ fn compare(app: &App, args: &CompareArgs) -> anyhow::Result<()> {
         let threads = threads();
         reference.add(&ten, &trace, &settings, threads);
         fixed.add(&Family::Fixed.members(&plain), &trace, &settings, threads);
-        histogram.add(&Family::Histogram.members(&plain), &trace, &settings, threads);
+        histogram.add(
+            &Family::Histogram.members(&plain),
+            &trace,
+            &settings,
+            threads,
+        );
         for (sweep, (_, params)) in adaptive.iter_mut().zip(&bases) {
-            sweep.add(&Family::Adaptive.members(params), &trace, &settings, threads);
+            sweep.add(
+                &Family::Adaptive.members(params),
+                &trace,
+                &settings,
+                threads,
+            );
         }
         app.out.note(format!(
             "seed {seed}: {} invocations of {} functions",
@@ -409,7 +425,10 @@ fn compare(app: &App, args: &CompareArgs) -> anyhow::Result<()> {
             trace.functions().len()
         ));
     }
-    let ten = reference.members().first().context("nothing was simulated")?;
+    let ten = reference
+        .members()
+        .first()
+        .context("nothing was simulated")?;
     let all_memory = ten.of(|_, _| true).idle_gb_hours();
     let mut rows = Vec::new();
     for (sweep, (name, _)) in adaptive.iter().zip(&bases) {

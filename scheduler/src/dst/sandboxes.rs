@@ -69,9 +69,14 @@ impl SandboxFactory for Factory {
         });
         let limit = version.config.start_timeout.duration();
         let start = self.start(version, Instant::now() + limit);
-        let made = tokio::time::timeout(limit, start).await.unwrap_or_else(|_| {
-            Err(Failure::new(ErrorKind::StartTimeout, "the instance did not start in time"))
-        });
+        let made = tokio::time::timeout(limit, start)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::new(
+                    ErrorKind::StartTimeout,
+                    "the instance did not start in time",
+                ))
+            });
         if let Err(failure) = &made {
             world.log(|| format!("a start of {} fails: {}", version.key(), failure.kind));
         }
@@ -115,8 +120,15 @@ impl Factory {
         }
         drop(taken);
         let id = world.books.lock().made(version, units);
-        let phases = ColdStart { instantiate: ms(start.phases[3]), ..ColdStart::default() };
-        let sandbox = Box::new(Fake { world: world.clone(), id, session });
+        let phases = ColdStart {
+            instantiate: ms(start.phases[3]),
+            ..ColdStart::default()
+        };
+        let sandbox = Box::new(Fake {
+            world: world.clone(),
+            id,
+            session,
+        });
         Ok(Created { sandbox, phases })
     }
 
@@ -172,10 +184,21 @@ impl Sandbox for Fake {
         if self.is_dead(&call) {
             return report(RunEnd::Unbegun(Box::new(invocation)));
         }
-        world.books.lock().begins(self.id, call.id, &invocation.version.key());
-        let mut begun = Begun { world: &world, id: self.id, well: false };
+        world
+            .books
+            .lock()
+            .begins(self.id, call.id, &invocation.version.key());
+        let mut begun = Begun {
+            world: &world,
+            id: self.id,
+            well: false,
+        };
         let (chunks, body) = Chunks::new();
-        let answering = Answering { world: &world, call: &call, reply: &reply };
+        let answering = Answering {
+            world: &world,
+            call: &call,
+            reply: &reply,
+        };
         let guest = self.guest(invocation.deadline, &answering, (&chunks, body));
         let end = tokio::select! {
             biased;
@@ -204,17 +227,25 @@ impl Fake {
     /// Whether this sandbox is found dead before the guest begins.
     fn is_dead(&self, call: &Call) -> bool {
         let mut books = self.world.books.lock();
-        let left = books.calls.get_mut(&call.id).map(|asked| &mut asked.unbegun_left);
-        if !left.is_some_and(|left| *left > 0 && {
-            *left -= 1;
-            true
+        let left = books
+            .calls
+            .get_mut(&call.id)
+            .map(|asked| &mut asked.unbegun_left);
+        if !left.is_some_and(|left| {
+            *left > 0 && {
+                *left -= 1;
+                true
+            }
         }) {
             return false;
         }
         if let Some(live) = books.live.get_mut(&self.id) {
             live.failed = true;
         }
-        books.log(format!("sandbox {} is found dead before call {}", self.id, call.id));
+        books.log(format!(
+            "sandbox {} is found dead before call {}",
+            self.id, call.id
+        ));
         true
     }
 
@@ -236,7 +267,11 @@ impl Fake {
             Fate::NoAnswer => return Ok(()),
             _ => {}
         }
-        let body = if run.chunks == 0 { fnctl_core::empty() } else { body };
+        let body = if run.chunks == 0 {
+            fnctl_core::empty()
+        } else {
+            body
+        };
         let response = http::Response::builder().header("x-call", answering.call.id);
         answering.send(Ok(response.body(body).unwrap()));
         for _ in 0..run.chunks {
@@ -277,7 +312,13 @@ fn trap() -> Failure {
 }
 
 fn report(end: RunEnd) -> RunReport {
-    RunReport { end, memory: 1 << 20, cpu: None, inference: Duration::ZERO, computes: 0 }
+    RunReport {
+        end,
+        memory: 1 << 20,
+        cpu: None,
+        inference: Duration::ZERO,
+        computes: 0,
+    }
 }
 
 /// Sends the answer, and writes down which was the first.
@@ -312,7 +353,9 @@ impl Chunks {
 
     /// Tells the reader, if there is room to.
     fn fail(&self) {
-        let _ = self.0.try_send(Err(BodyError::Aborted("the guest failed".into())));
+        let _ = self
+            .0
+            .try_send(Err(BodyError::Aborted("the guest failed".into())));
     }
 }
 
@@ -326,6 +369,8 @@ impl http_body::Body for Streamed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.0.poll_recv(cx).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
+        self.0
+            .poll_recv(cx)
+            .map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
     }
 }

@@ -272,7 +272,12 @@ impl Adaptive {
                 }
             }
         }
-        self.planned = best(&hazards, firings.get(..count).unwrap_or_default(), price, params.start_price);
+        self.planned = best(
+            &hazards,
+            firings.get(..count).unwrap_or_default(),
+            price,
+            params.start_price,
+        );
         self.price = price;
         self.planned_at = now;
         self.decided(params)
@@ -303,9 +308,7 @@ impl Adaptive {
 
     /// Bytes it takes, on the heap and beside it.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>()
-            + self.upper.capacity() * size_of::<IdleTimes>()
-            + self.periods.bytes()
+        size_of::<Self>() + self.upper.capacity() * size_of::<IdleTimes>() + self.periods.bytes()
     }
 }
 
@@ -438,12 +441,7 @@ impl Stretches {
 }
 
 /// The best plan for these hazards and firings.
-fn best(
-    hazards: &[f32; BINS],
-    firings: &[(f32, f32, f32)],
-    price: f32,
-    start_price: f32,
-) -> Plan {
+fn best(hazards: &[f32; BINS], firings: &[(f32, f32, f32)], price: f32, start_price: f32) -> Plan {
     Stretches::new(hazards, firings).best(price, start_price)
 }
 
@@ -466,7 +464,10 @@ mod tests {
         let [window] = plan.windows() else {
             panic!("{plan:?}")
         };
-        assert!((window.from - 895.0).abs() < 1.0 && (window.to - 905.0).abs() < 1.0, "{window:?}");
+        assert!(
+            (window.from - 895.0).abs() < 1.0 && (window.to - 905.0).abs() < 1.0,
+            "{window:?}"
+        );
     }
 
     #[test]

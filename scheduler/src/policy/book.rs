@@ -137,10 +137,16 @@ impl Book {
         self.unpublished = 0;
         let mut all = Kind::EMPTY;
         let mut scales = [Kind::EMPTY; SCALES];
-        for (kind, scale) in self.kinds.iter().take(NEW).zip(
-            scales_of().map(|scale| scale.min(SCALES - 1)),
-        ) {
-            for target in [Some(&mut all), scales.get_mut(scale)].into_iter().flatten() {
+        for (kind, scale) in self
+            .kinds
+            .iter()
+            .take(NEW)
+            .zip(scales_of().map(|scale| scale.min(SCALES - 1)))
+        {
+            for target in [Some(&mut all), scales.get_mut(scale)]
+                .into_iter()
+                .flatten()
+            {
                 for (sum, count) in target.ended.iter_mut().zip(kind.ended) {
                     *sum += count;
                 }

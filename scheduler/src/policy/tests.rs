@@ -20,8 +20,14 @@ fn a_regular_function_is_let_go_and_started_before_its_time() {
     let [window] = plan.windows() else {
         panic!("{plan:?}")
     };
-    assert!((f64::from(window.from) - minutes(27.0)).abs() < 0.1, "{window:?}");
-    assert!((f64::from(window.to) - minutes(34.1)).abs() < 0.1, "{window:?}");
+    assert!(
+        (f64::from(window.from) - minutes(27.0)).abs() < 0.1,
+        "{window:?}"
+    );
+    assert!(
+        (f64::from(window.to) - minutes(34.1)).abs() < 0.1,
+        "{window:?}"
+    );
     assert_eq!(plan.keep(), Duration::ZERO);
 }
 
@@ -71,8 +77,14 @@ fn a_rare_function_is_forecast() {
     let [window] = plan.windows() else {
         panic!("{plan:?}")
     };
-    assert!((f64::from(window.from) - minutes(510.0)).abs() < 1.0, "{window:?}");
-    assert!((f64::from(window.to) - minutes(690.0)).abs() < 1.0, "{window:?}");
+    assert!(
+        (f64::from(window.from) - minutes(510.0)).abs() < 1.0,
+        "{window:?}"
+    );
+    assert!(
+        (f64::from(window.to) - minutes(690.0)).abs() < 1.0,
+        "{window:?}"
+    );
 }
 
 #[test]
@@ -87,7 +99,14 @@ fn a_forecast_follows_what_alternates() {
 
 #[test]
 fn policies_are_read_and_written() {
-    for text in ["fixed:10m", "histogram", "histogram:range=60m,tail=95", "adaptive:40m", "greedy-dual", "fixed"] {
+    for text in [
+        "fixed:10m",
+        "histogram",
+        "histogram:range=60m,tail=95",
+        "adaptive:40m",
+        "greedy-dual",
+        "fixed",
+    ] {
         assert_eq!(text.parse::<Spec>().unwrap().to_string(), text);
     }
     for (text, part) in [
@@ -127,7 +146,10 @@ fn the_adaptive_policy_prepares_for_a_timer() {
     let last = plans.last().unwrap();
     let window = last.ahead(0.0).expect("one is started ahead");
     assert!(last.keep() < Duration::from_secs(60), "{last:?}");
-    assert!(window.from > 800.0 && window.from < 900.0 && window.to > 900.0, "{window:?}");
+    assert!(
+        window.from > 800.0 && window.from < 900.0 && window.to > 900.0,
+        "{window:?}"
+    );
     assert!(window.to - window.from < 60.0, "{window:?}");
 }
 
@@ -168,8 +190,14 @@ fn the_adaptive_policy_weighs_cost_and_size() {
         plan.warm_until(3600.0)
     };
     let usual = kept(Worth::UNKNOWN);
-    let large = kept(Worth { bytes: Worth::UNKNOWN.bytes * 30.0, ..Worth::UNKNOWN });
-    let slow = kept(Worth { cold: Worth::UNKNOWN.cold * 30.0, ..Worth::UNKNOWN });
+    let large = kept(Worth {
+        bytes: Worth::UNKNOWN.bytes * 30.0,
+        ..Worth::UNKNOWN
+    });
+    let slow = kept(Worth {
+        cold: Worth::UNKNOWN.cold * 30.0,
+        ..Worth::UNKNOWN
+    });
     assert!(large < usual && usual < slow, "{large} < {usual} < {slow}");
 }
 

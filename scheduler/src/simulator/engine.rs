@@ -490,10 +490,9 @@ impl Engine {
         }
         #[allow(clippy::cast_possible_truncation, reason = "seconds, not exact")]
         let age = now.since(function.idle_from) as f32;
-        let until = function
-            .plan
-            .ahead(age)
-            .map_or(now, |window| function.idle_from.after_seconds(f64::from(window.to)));
+        let until = function.plan.ahead(age).map_or(now, |window| {
+            function.idle_from.after_seconds(f64::from(window.to))
+        });
         function.ahead_until = Some(until);
         function.counts.started_ahead += 1;
         self.start(now, index);
@@ -505,7 +504,12 @@ impl Engine {
             if function.counts.invocations == 0 {
                 continue;
             }
-            let left: Vec<_> = function.pool.idle().iter().map(|idle| idle.instance).collect();
+            let left: Vec<_> = function
+                .pool
+                .idle()
+                .iter()
+                .map(|idle| idle.instance)
+                .collect();
             for instance in &left {
                 function.idled(end, instance);
             }

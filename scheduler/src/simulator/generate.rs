@@ -115,7 +115,11 @@ impl Recipe {
         let recipe = *self;
         std::iter::once(heading).chain((0..self.functions).map(move |function| {
             let (trigger, counts) = recipe.function(function, cap);
-            let mut line = format!("o{:04},a{function:05},f{function:05},{}", function / 3, trigger.as_str());
+            let mut line = format!(
+                "o{:04},a{function:05},f{function:05},{}",
+                function / 3,
+                trigger.as_str()
+            );
             for count in counts {
                 let _ = write!(line, ",{count}");
             }
@@ -142,7 +146,10 @@ impl Recipe {
     }
 
     fn stream(&self, function: u32) -> Random {
-        Random::of(self.seed.wrapping_mul(0x2545_F491_4F6C_DD1D), u64::from(function) + 1)
+        Random::of(
+            self.seed.wrapping_mul(0x2545_F491_4F6C_DD1D),
+            u64::from(function) + 1,
+        )
     }
 
     /// Calls a day of a function without a schedule.

@@ -6,7 +6,6 @@
 pub(crate) struct Random(u64);
 
 impl Random {
-
     /// The stream of a seed and a name within it.
     pub(crate) fn of(seed: u64, name: u64) -> Self {
         let mut random = Self(seed ^ name.wrapping_mul(0x9E37_79B9_7F4A_7C15));

@@ -45,7 +45,13 @@ impl Family {
             Self::Histogram => {
                 let mut members = Vec::new();
                 for range_minutes in [5, 10, 20, 30, 60, 120, 240] {
-                    for (head, tail) in [(0.05, 0.99), (0.05, 0.90), (0.05, 0.75), (0.25, 0.75), (0.05, 0.50)] {
+                    for (head, tail) in [
+                        (0.05, 0.99),
+                        (0.05, 0.90),
+                        (0.05, 0.75),
+                        (0.25, 0.75),
+                        (0.05, 0.50),
+                    ] {
                         members.push(Spec::Histogram(histogram::Params {
                             range_minutes,
                             head,
@@ -63,15 +69,17 @@ impl Family {
                 }
                 members
             }
-            Self::Adaptive => [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10_240, 20_480, 40_960, 81_920]
-                .into_iter()
-                .map(|patience: u32| {
-                    Spec::Adaptive(adaptive::Params {
-                        patience: f64::from(patience),
-                        ..*base
-                    })
+            Self::Adaptive => [
+                10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10_240, 20_480, 40_960, 81_920,
+            ]
+            .into_iter()
+            .map(|patience: u32| {
+                Spec::Adaptive(adaptive::Params {
+                    patience: f64::from(patience),
+                    ..*base
                 })
-                .collect(),
+            })
+            .collect(),
         }
     }
 }
@@ -243,7 +251,13 @@ mod tests {
 
     #[test]
     fn a_curve_is_the_hull_and_is_read_between_its_corners() {
-        let curve = Curve::of([(0.0, 100.0), (10.0, 90.0), (20.0, 20.0), (30.0, 25.0), (40.0, 10.0)]);
+        let curve = Curve::of([
+            (0.0, 100.0),
+            (10.0, 90.0),
+            (20.0, 20.0),
+            (30.0, 25.0),
+            (40.0, 10.0),
+        ]);
         assert_eq!(curve.points(), [(0.0, 100.0), (20.0, 20.0), (40.0, 10.0)]);
         assert_eq!(curve.at(10.0), Some(60.0));
         assert_eq!(curve.at(30.0), Some(15.0));

@@ -35,7 +35,11 @@ fn a_replay_by_hand() {
     let text = "timestamp,function,duration\n0,f,2\n30,f,2\n200,f,2\n";
     let outcome = simulate(&trace(text), &plain("fixed:60s"));
     assert_eq!((outcome.all.invocations, outcome.all.cold_starts), (3, 2));
-    assert!((idle_seconds(&outcome) - (27.0 + 60.0)).abs() < 1e-6, "{}", idle_seconds(&outcome));
+    assert!(
+        (idle_seconds(&outcome) - (27.0 + 60.0)).abs() < 1e-6,
+        "{}",
+        idle_seconds(&outcome)
+    );
     assert!((outcome.all.added_seconds - 2.0).abs() < 1e-6);
     assert_eq!(outcome.all.expired, 1);
 }
@@ -60,7 +64,11 @@ fn a_timer_is_met_by_a_start_ahead() {
     for policy in ["histogram", "adaptive"] {
         let outcome = simulate(&trace, &plain(policy));
         assert!(outcome.all.cold_starts < 8, "{policy}: {:?}", outcome.all);
-        assert!(outcome.all.prewarmed_starts > 45, "{policy}: {:?}", outcome.all);
+        assert!(
+            outcome.all.prewarmed_starts > 45,
+            "{policy}: {:?}",
+            outcome.all
+        );
     }
     let adaptive = simulate(&trace, &plain("adaptive:20m"));
     assert!(idle_seconds(&adaptive) < idle_seconds(&fixed) / 5.0);
@@ -71,7 +79,11 @@ fn a_full_node_lets_the_least_worthy_go() {
     // Two functions that are called in turn, and room for one instance.
     let mut text = "timestamp,function,duration\n".to_owned();
     for turn in 0..20 {
-        text.push_str(&format!("{},{},0.1\n", turn * 10, if turn % 2 == 0 { "a" } else { "b" }));
+        text.push_str(&format!(
+            "{},{},0.1\n",
+            turn * 10,
+            if turn % 2 == 0 { "a" } else { "b" }
+        ));
     }
     let settings = Settings {
         node_bytes: Some(1 << 30),
@@ -138,14 +150,20 @@ fn generated_traces_have_the_published_shape() {
         .filter(|function| function.trigger.as_str() != "timer")
         .map(|function| function.calls)
         .collect();
-    let part = |most: u64| others.iter().filter(|calls| **calls <= most).count() as f64 / others.len() as f64;
+    let part = |most: u64| {
+        others.iter().filter(|calls| **calls <= most).count() as f64 / others.len() as f64
+    };
     assert!((part(24) - 0.45).abs() < 0.06, "{}", part(24));
     assert!((part(1440) - 0.81).abs() < 0.06, "{}", part(1440));
 }
 
 #[test]
 fn counts_of_several_days_follow_each_other() {
-    let day = |count: u32| format!("HashOwner,HashApp,HashFunction,Trigger,1,2,3\no,a,f,timer,{count},0,1\no,a,g,http,0,0,0\n");
+    let day = |count: u32| {
+        format!(
+            "HashOwner,HashApp,HashFunction,Trigger,1,2,3\no,a,f,timer,{count},0,1\no,a,g,http,0,0,0\n"
+        )
+    };
     let mut trace = Trace::new(1);
     trace.read(day(2).as_bytes()).unwrap();
     trace.read(day(0).as_bytes()).unwrap();
@@ -163,13 +181,33 @@ fn a_bad_line_is_named() {
         ("a,b\n".to_owned(), 1, "the first line must be"),
         (format!("{head}o,a,f,http,1\n"), 2, "1 counts instead of 2"),
         (format!("{head}o,a,f,http,1,2,3\n"), 2, "more than 2 counts"),
-        (format!("{head}o,a,f,http,1,2\no,a,f,http,1,x\n"), 3, "'x' is no count"),
+        (
+            format!("{head}o,a,f,http,1,2\no,a,f,http,1,x\n"),
+            3,
+            "'x' is no count",
+        ),
         (format!("{head}o,a,f,http,1,-2\n"), 2, "no count"),
         (format!("{head}o,a\n"), 2, "are missing"),
-        ("timestamp,function,duration\n5,f,1\n4,f,1\n".to_owned(), 3, "sort the file"),
-        ("timestamp,function,duration\nnan,f,1\n".to_owned(), 2, "no timestamp"),
-        ("timestamp,function,duration\n1,f,-1\n".to_owned(), 2, "no duration"),
-        ("timestamp,function,duration\n1,f\n".to_owned(), 2, "it is not timestamp"),
+        (
+            "timestamp,function,duration\n5,f,1\n4,f,1\n".to_owned(),
+            3,
+            "sort the file",
+        ),
+        (
+            "timestamp,function,duration\nnan,f,1\n".to_owned(),
+            2,
+            "no timestamp",
+        ),
+        (
+            "timestamp,function,duration\n1,f,-1\n".to_owned(),
+            2,
+            "no duration",
+        ),
+        (
+            "timestamp,function,duration\n1,f\n".to_owned(),
+            2,
+            "it is not timestamp",
+        ),
     ] {
         let error = Trace::new(1).read(text.as_bytes()).unwrap_err();
         assert_eq!(error.line, line, "{error}");
@@ -187,9 +225,12 @@ fn an_exported_trace_is_read() {
     let first = trace.calls().next().unwrap();
     assert_eq!(first.micros, Some(2000));
     assert_eq!(first.at.0 / 1_000_000, 1_700_000_000 % 86_400);
-    let outcome = simulate(&trace, &Settings {
-        keep_alive: Duration::from_secs(60),
-        ..Settings::default()
-    });
+    let outcome = simulate(
+        &trace,
+        &Settings {
+            keep_alive: Duration::from_secs(60),
+            ..Settings::default()
+        },
+    );
     assert_eq!(outcome.all.invocations, 2);
 }

@@ -243,7 +243,10 @@ impl Trace {
                     .ok()
                     .filter(|count| *count <= MAX_COUNT)
                     .ok_or_else(|| {
-                        format!("'{}' is no count", field.escape_debug().take(40).collect::<String>())
+                        format!(
+                            "'{}' is no count",
+                            field.escape_debug().take(40).collect::<String>()
+                        )
                     })?,
             };
             if count > 0 {

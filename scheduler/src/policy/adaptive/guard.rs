@@ -27,8 +27,7 @@ impl Guard {
     pub fn record(&mut self, plan: &Plan, idle: f32, price: f32, start_price: f32) {
         let cold = |warm: bool| if warm { 0.0 } else { 1.0 };
         let starts = f32::from(u8::try_from(plan.starts_until(idle)).unwrap_or(u8::MAX));
-        let lost =
-            cold(plan.covers(idle)) + price * plan.warm_until(idle) + start_price * starts;
+        let lost = cold(plan.covers(idle)) + price * plan.warm_until(idle) + start_price * starts;
         self.adaptive = self.adaptive * FADE + lost;
         for (sum, keep) in self.fixed.iter_mut().zip(FIXED) {
             *sum = *sum * FADE + cold(idle < keep) + price * keep.min(idle);

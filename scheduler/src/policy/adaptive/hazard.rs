@@ -156,7 +156,10 @@ mod tests {
     fn every_time_is_in_the_bin_that_its_edges_say() {
         for seconds in [0.0, 0.4, 0.6, 1.0, 10.0, 59.0, 600.0, 86_400.0, 200_000.0] {
             let at = bin(seconds);
-            assert!(edges()[at] <= seconds && seconds <= edges()[at + 1], "{seconds}");
+            assert!(
+                edges()[at] <= seconds && seconds <= edges()[at + 1],
+                "{seconds}"
+            );
         }
         assert_eq!(bin(f32::INFINITY), BINS - 1);
         assert_eq!(bin(f32::NAN), 0.max(bin(f32::NAN)));

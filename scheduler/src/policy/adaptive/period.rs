@@ -133,9 +133,11 @@ impl Periods {
                 continue;
             }
             let allowed = (0.04 * distance).max(1.5);
-            let found = self.recent.iter().take(at).find(|first| {
-                (middle.since(**first) - distance).abs() <= allowed
-            });
+            let found = self
+                .recent
+                .iter()
+                .take(at)
+                .find(|first| (middle.since(**first) - distance).abs() <= allowed);
             let Some(first) = found else { continue };
             let period = Period {
                 seconds: now.since(*first) / 2.0,
@@ -193,7 +195,8 @@ impl Periods {
 
     /// Bytes on the heap.
     pub fn bytes(&self) -> usize {
-        self.followed.capacity() * size_of::<Period>() + self.recent.capacity() * size_of::<Moment>()
+        self.followed.capacity() * size_of::<Period>()
+            + self.recent.capacity() * size_of::<Moment>()
     }
 }
 
@@ -212,9 +215,15 @@ mod tests {
             .map(|firing| periods.arrived(minutes(firing * 15), 900.0))
             .collect();
         assert_eq!(explained[..4], [false; 4]);
-        assert!(explained[6..].iter().all(|explained| *explained), "{explained:?}");
+        assert!(
+            explained[6..].iter().all(|explained| *explained),
+            "{explained:?}"
+        );
         let next = periods.expected(minutes(11 * 15 + 1)).next().unwrap();
-        assert!(next.from < 840.0 && next.to > 840.0 && next.to - next.from < 10.0, "{next:?}");
+        assert!(
+            next.from < 840.0 && next.to > 840.0 && next.to - next.from < 10.0,
+            "{next:?}"
+        );
         assert!(next.chance > 0.85, "{next:?}");
     }
 
@@ -234,7 +243,10 @@ mod tests {
             })
             .collect();
         let late = &explained[explained.len() - 20..];
-        assert!(late.iter().filter(|explained| **explained).count() >= 17, "{late:?}");
+        assert!(
+            late.iter().filter(|explained| **explained).count() >= 17,
+            "{late:?}"
+        );
     }
 
     #[test]
