@@ -133,6 +133,8 @@ struct Engine {
     instances: u64,
     /// Where the simulated clock starts for states that know the standard library's time. Only differences count.
     base: Instant,
+    /// When the trace ends. What is idle behind it is not counted.
+    end: Moment,
     outcome: Outcome,
 }
 
@@ -150,11 +152,11 @@ pub fn simulate(trace: &Trace, settings: &Settings) -> Outcome {
         }
         engine.arrives(call.at, call.function, call.micros);
     }
+    // Who waits or runs when the trace ends is still served; nothing else happens behind it.
     while let Some(Reverse((at, _, function, event))) = engine.events.pop() {
-        if at > end {
-            break;
+        if at <= end || matches!(event, Event::Started | Event::Finished) {
+            engine.happens(at, function, event);
         }
-        engine.happens(at, function, event);
     }
     engine.into_outcome(trace, end)
 }
@@ -201,6 +203,7 @@ impl Engine {
             ranks: BTreeSet::new(),
             bytes: 0,
             instances: 0,
+            end: Moment(0).after_seconds(trace.seconds()),
             base: Instant::now(),
             outcome: Outcome::default(),
         }
@@ -263,7 +266,7 @@ impl Engine {
         };
         match function.pool.take(|| work) {
             Take::Warm(instance) => {
-                function.idled(now, &instance);
+                function.idled(now.min(self.end), &instance);
                 function.counts.prewarmed_starts += u64::from(!instance.used);
                 self.serve(now, index, work);
             }
@@ -332,7 +335,7 @@ impl Engine {
         let Some(instance) = function.pool.evict() else {
             return false;
         };
-        function.idled(now, &instance);
+        function.idled(now.min(self.end), &instance);
         function.counts.evictions += 1;
         let last = function.pool.total() == 0;
         self.node.evicted(&mut function.history.standing, last);
@@ -457,7 +460,7 @@ impl Engine {
             .pool
             .expire(instant, |idle| at(idle.instance.until));
         for instance in &expired {
-            function.idled(now, instance);
+            function.idled(now.min(self.end), instance);
         }
         let count = expired.len() as u64;
         function.counts.expired += count;

@@ -290,9 +290,6 @@ impl Trace {
         // The trace begins at midnight of its first day, so that hours of the day stay what they are.
         let origin = *origin.get_or_insert((at / 86_400.0).floor() * 86_400.0);
         let at = Moment(0).after_seconds(at - origin);
-        if at.0 == 0 && origin > 0.0 && text.starts_with('-') {
-            return Err("the timestamp is negative".to_owned());
-        }
         if self.calls.last().is_some_and(|last| last.at > at) {
             return Err("it is earlier than the line before; sort the file by time".to_owned());
         }

@@ -231,7 +231,7 @@ mod tests {
     fn two_timers_of_one_function_are_both_followed() {
         let mut periods = Periods::default();
         let mut arrivals: Vec<u64> = (0..40).map(|firing| firing * 20).collect();
-        arrivals.extend((0..12).map(|firing| firing * 67 + 7));
+        arrivals.extend((0..16).map(|firing| firing * 50 + 7));
         arrivals.sort_unstable();
         let mut last = 0;
         let explained: Vec<_> = arrivals
