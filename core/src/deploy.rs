@@ -207,6 +207,7 @@ impl Deployer {
             config: draft.config.clone(),
             created_ms: 0,
         });
+        self.invoker.can_reserve(&candidate)?;
         reporter
             .finish(format!("{} artifact(s) verified", 1 + draft.models.len()))
             .await;
@@ -319,6 +320,7 @@ impl Deployer {
                 format!("'{name}' has no version {target}; see `fnctl versions {name}`"),
             )
         })?;
+        self.invoker.can_reserve(&version)?;
         self.functions
             .set_alias(name, &live_alias()?, Some(Alias::to(target)))
             .await?;
@@ -375,10 +377,14 @@ impl Deployer {
         }
         let turn = self.turn(name);
         let _turn = turn.lock().await;
+        let live = to
+            .filter(|_| alias.as_str() == crate::version::LIVE)
+            .and_then(|to| function.versions.get(&to.version));
+        if let Some(version) = live {
+            self.invoker.can_reserve(version)?;
+        }
         self.functions.set_alias(name, alias, to).await?;
-        if alias.as_str() == crate::version::LIVE
-            && let Some(version) = to.and_then(|to| function.versions.get(&to.version))
-        {
+        if let Some(version) = live {
             self.switched(version).await;
         }
         Ok(())

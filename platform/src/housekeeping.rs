@@ -38,6 +38,8 @@ impl Keeper {
                 _ = rounds.tick() => {}
             }
             let now = Instant::now();
+            self.scheduler
+                .set_session_memory(self.inference.resident().1);
             freed |= self.scheduler.reap(now) > 0;
             let sessions = self.inference.reap(now).await;
             let templates = self.worker.reap(now);

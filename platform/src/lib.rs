@@ -103,7 +103,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Starts everything. The platform answers requests when this returns; provisioned instances start behind it.
+    /// Starts everything. The platform answers requests when this returns; provisioned instances start behind it, and
+    /// `/readyz` says when they have.
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
         if let (None, Some(path)) = (&config.gateway.token, config.token_file.take()) {
             let token =
@@ -196,7 +197,7 @@ impl Platform {
             evictions,
         };
         platform.start_housekeeping();
-        platform.restore_provisioned();
+        platform.restore();
         Ok(platform)
     }
 
@@ -274,9 +275,10 @@ impl Platform {
             .spawn("housekeeping", keeper.run(self.stop.clone()));
     }
 
-    /// Starts the provisioned instances of what was deployed before this start.
-    fn restore_provisioned(&self) {
-        let mut live: Vec<_> = FunctionStore::functions(&self.store, None)
+    /// Takes up what was live before this start: limits, reservations and schedules at once, then the provisioned
+    /// instances. `/readyz` waits for those: until each function's are all started, or have failed to.
+    fn restore(&self) {
+        let live: Vec<_> = FunctionStore::functions(&self.store, None)
             .iter()
             .filter_map(|function| {
                 function
@@ -288,15 +290,34 @@ impl Platform {
         for version in &live {
             self.scheduler.configure(version);
         }
-        live.retain(|version| version.config.provisioned > 0);
-        let scheduler = self.scheduler.clone();
-        self.tasks.spawn("restore-provisioned", async move {
-            for version in live {
-                let key = version.key();
-                if let Err(failure) = scheduler.activate(version, Vec::new()).await {
-                    tracing::warn!(version = %key, cause = failure.cause, "provisioned instances did not start: {}", failure.message);
-                }
+        let kept: Vec<_> = live
+            .into_iter()
+            .filter(|version| version.config.is_kept())
+            .collect();
+        let ready = self.gateway.readiness();
+        if kept.is_empty() {
+            ready.set();
+            return;
+        }
+        // Side by side: one that hangs until its start_timeout holds up no other.
+        let starts: Vec<_> = kept
+            .into_iter()
+            .map(|version| {
+                let scheduler = self.scheduler.clone();
+                self.tasks.spawn("restore-provisioned", async move {
+                    let key = version.key();
+                    if let Err(failure) = scheduler.activate(version, Vec::new()).await {
+                        tracing::warn!(version = %key, cause = failure.cause, "provisioned instances did not start: {}", failure.message);
+                    }
+                })
+            })
+            .collect();
+        self.tasks.spawn("become-ready", async move {
+            for start in starts {
+                // One that panicked was counted; it is over, too.
+                let _ = start.await;
             }
+            ready.set();
         });
     }
 }

@@ -4,10 +4,10 @@
 //! What a function teaches about others is gathered per function and put into the book when instances are reaped, so that
 //! no invocation waits for a lock that another function holds.
 
-use crate::lane::Lane;
 use crate::policy::greedy_dual::GreedyDual;
 use crate::policy::{Book, History, Moment, Plan, Sample, Spec, Worth, adaptive, histogram};
 use crate::{Inner, Scheduler};
+use dashmap::DashMap;
 use fnctl_core::config::{FunctionConfig, KeepAlivePolicy};
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::ColdStart;
@@ -34,6 +34,7 @@ pub(crate) struct Keep {
     node: Mutex<GreedyDual>,
     /// Histories from before the restart, until their functions are called.
     restored: Mutex<HashMap<FunctionName, History>>,
+    functions: DashMap<FunctionName, Arc<FunctionKeep>>,
 }
 
 impl Keep {
@@ -47,6 +48,7 @@ impl Keep {
             book: RwLock::new(Arc::new(Book::new(0))),
             node: Mutex::default(),
             restored: Mutex::default(),
+            functions: DashMap::new(),
         }
     }
 
@@ -71,16 +73,34 @@ impl Keep {
         }
     }
 
-    /// What is kept of one function.
-    pub(crate) fn function(self: &Arc<Self>, version: &Version) -> FunctionKeep {
-        let spec = self.spec(&version.config);
-        let restored = self.restored.lock().remove(&version.function);
+    /// What is kept of one function. It outlives the function's lane, unless its policy learns nothing.
+    pub(crate) fn function(
+        self: &Arc<Self>,
+        function: &FunctionName,
+        config: &FunctionConfig,
+    ) -> Arc<FunctionKeep> {
+        if let Some(kept) = self.functions.get(function) {
+            return kept.value().clone();
+        }
+        let entry = self.functions.entry(function.clone());
+        entry
+            .or_insert_with(|| self.begin(function, config))
+            .clone()
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        function: &FunctionName,
+        config: &FunctionConfig,
+    ) -> Arc<FunctionKeep> {
+        let spec = self.spec(config);
+        let restored = self.restored.lock().remove(function);
         let mut history = match restored {
             Some(history) if history.suits(&spec) => history,
             _ => History::new(&spec, Worth::UNKNOWN),
         };
         history.restarted();
-        FunctionKeep {
+        Arc::new(FunctionKeep {
             keep: self.clone(),
             state: Mutex::new(State {
                 spec,
@@ -92,7 +112,25 @@ impl Keep {
                 ahead_until: None,
                 samples: Vec::new(),
             }),
-        }
+        })
+    }
+
+    /// All functions by name, so that what happens to them happens in an order that can be repeated.
+    fn all(&self) -> Vec<(FunctionName, Arc<FunctionKeep>)> {
+        let entries = self.functions.iter();
+        let mut all: Vec<_> = entries
+            .map(|entry| (entry.key().clone(), entry.value().clone()))
+            .collect();
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// When the next instance is to be started ahead.
+    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let entries = self.functions.iter();
+        entries
+            .filter_map(|entry| entry.value().next_due(now))
+            .min()
     }
 
     /// Puts what functions taught into the book.
@@ -128,6 +166,7 @@ impl Keep {
     /// Forgets a function that was removed.
     pub(crate) fn forget(&self, function: &FunctionName) {
         self.restored.lock().remove(function);
+        self.functions.remove(function);
     }
 }
 
@@ -152,9 +191,9 @@ pub(crate) struct FunctionKeep {
 }
 
 /// An invocation that counts as in flight for as long as this lives. To be dropped before its instance goes idle.
-pub(crate) struct Running(Arc<FunctionKeep>);
+pub(crate) struct Counted(Arc<FunctionKeep>);
 
-impl Drop for Running {
+impl Drop for Counted {
     fn drop(&mut self) {
         let now = self.0.keep.moment(Instant::now());
         self.0.state.lock().history.finished(now);
@@ -182,7 +221,7 @@ impl FunctionKeep {
     }
 
     /// An invocation begins.
-    pub(crate) fn arrived(self: &Arc<Self>, now: Instant) -> Running {
+    pub(crate) fn arrived(self: &Arc<Self>, now: Instant) -> Counted {
         let (moment, book) = (self.keep.moment(now), self.keep.book());
         let mut state = self.state.lock();
         let spec = state.spec;
@@ -192,7 +231,7 @@ impl FunctionKeep {
             state.samples.extend(sample);
         }
         drop(state);
-        Running(self.clone())
+        Counted(self.clone())
     }
 
     /// An invocation has its instance: the function moves up among those that may be evicted.
@@ -304,6 +343,11 @@ impl FunctionKeep {
         state.version = None;
     }
 
+    /// Whether its policy learns from its past.
+    fn learns(&self) -> bool {
+        !matches!(self.state.lock().spec, Spec::Fixed(_))
+    }
+
     /// Why an instance of it expires, as a metric's label.
     pub(crate) fn reason(&self) -> &'static str {
         match self.state.lock().spec {
@@ -332,8 +376,8 @@ impl Scheduler {
     /// What was learned of each function, to be kept over a restart.
     pub fn histories(&self) -> Vec<(FunctionName, History)> {
         let mut histories = self.inner.keep.untouched();
-        for entry in &self.inner.lanes {
-            histories.push((entry.key().clone(), entry.value().keep.history()));
+        for (function, kept) in self.inner.keep.all() {
+            histories.push((function, kept.history()));
         }
         histories.truncate(MOST_HISTORIES);
         histories
@@ -346,17 +390,25 @@ impl Scheduler {
 }
 
 impl Inner {
-    /// Starts an instance of a function that is at zero, if its policy wants one warm now.
-    pub(crate) fn start_ahead(self: &Arc<Self>, lane: &Lane, now: Instant) {
-        if self.draining.load(Ordering::Relaxed) {
-            return;
+    /// Puts what functions taught into the book, and starts an instance of each that is at zero and whose policy wants
+    /// one warm now.
+    pub(crate) fn look_ahead(self: &Arc<Self>, now: Instant) {
+        // Of a policy that learns nothing there is nothing to keep when nobody holds it.
+        self.keep
+            .functions
+            .retain(|_, kept| kept.learns() || Arc::strong_count(kept) > 1);
+        let mut taught = Vec::new();
+        let may_start = !self.draining.load(Ordering::Relaxed);
+        for (_, kept) in self.keep.all() {
+            taught.append(&mut kept.taught());
+            if may_start && let Some(version) = kept.due(now) {
+                let started = self.live.is_live(&version) && self.pool_of(&version).1.start_ahead();
+                if !started {
+                    kept.cancel();
+                }
+            }
         }
-        let Some(version) = lane.keep.due(now) else {
-            return;
-        };
-        if !self.pool(lane, &version).start_ahead() {
-            lane.keep.cancel();
-        }
+        self.keep.learn(&taught);
     }
 
     /// Retires an idle instance of the function of lowest greedy-dual priority, to make room on a full node; of equals

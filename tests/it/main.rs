@@ -33,6 +33,7 @@ mod nn_lies;
 mod policies;
 mod readme;
 mod scale_to_zero;
+mod scaling;
 mod status;
 mod templates;
 mod top;

@@ -8,6 +8,7 @@ mod load;
 mod many;
 mod memory;
 mod overhead;
+mod overload;
 mod plot;
 mod report;
 mod samples;
@@ -30,6 +31,9 @@ pub(crate) struct BenchArgs {
     /// Seconds of load per round.
     #[arg(long, default_value_t = 4)]
     seconds: u32,
+    /// Seconds of overload.
+    #[arg(long, default_value_t = 60)]
+    overload_seconds: u32,
     /// Rounds per figure; the median is reported.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -66,6 +70,8 @@ enum Part {
     Memory,
     /// Ten thousand functions.
     Many,
+    /// Five times the capacity of a function.
+    Overload,
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
@@ -94,6 +100,9 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     if wanted(Part::Many) {
         many::measure(&program, &mut report)?;
+    }
+    if wanted(Part::Overload) {
+        overload::measure(&program, args.overload_seconds, &mut report)?;
     }
     report.print();
     // A part of the rows does not replace all of them.
