@@ -566,7 +566,7 @@ impl VersionPool {
         let version = &self.version;
         self.books
             .lock()
-            .status(version.number, &version.config, now)
+            .status(version.number, now)
     }
 
     /// Processor time that an invocation is expected to take.

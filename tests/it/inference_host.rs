@@ -201,7 +201,7 @@ async fn a_host_without_sessions_goes_to_the_last_page_and_descriptor() {
     .await;
     assert_eq!(
         platform.platform().inference_hosts(),
-        [],
+        [0u32; 0],
         "none before it is needed"
     );
     platform.deploy(fraud().with("keep_alive", "50ms")).await;

@@ -34,7 +34,7 @@ enum Action {
 pub(crate) fn run(app: &App, args: &TraceArgs) -> anyhow::Result<()> {
     let Action::Export { out } = &args.action;
     let client = app.client()?;
-    let mut response = client.stream("trace", None)?;
+    let mut response = client.stream("trace")?;
     let mut lines = BufReader::new(response.body_mut().as_reader());
     let Some(path) = out else {
         let mut text = Vec::new();
