@@ -564,9 +564,7 @@ impl VersionPool {
 
     pub(crate) fn status(&self, now: Instant) -> Vec<InstanceStatus> {
         let version = &self.version;
-        self.books
-            .lock()
-            .status(version.number, now)
+        self.books.lock().status(version.number, now)
     }
 
     /// Processor time that an invocation is expected to take.

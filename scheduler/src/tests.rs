@@ -343,6 +343,8 @@ async fn a_periodic_function_is_started_before_it_is_called() {
     let version = version_with(|config| {
         config.keep_alive_policy = Some(fnctl_core::config::KeepAlivePolicy::Adaptive);
     });
+    // Only of the live version anything is started ahead.
+    scheduler.configure(&version);
     let mut starts = Vec::new();
     for firing in 0..14 {
         let reply = scheduler.invoke(invocation(&version)).await.unwrap();
@@ -372,6 +374,7 @@ async fn a_periodic_function_is_started_before_it_is_called() {
     let text = serde_json::to_string(&histories).unwrap();
     let again = self::scheduler(&plan);
     again.restore_histories(serde_json::from_str(&text).unwrap());
+    again.configure(&version);
     again.invoke(invocation(&version)).await.unwrap();
     settle().await;
     tokio::time::advance(Duration::from_secs(120)).await;

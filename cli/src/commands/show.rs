@@ -148,7 +148,12 @@ fn details(function: &Value) -> Vec<(&'static str, String)> {
         lines.push(("schedule", schedule(window)));
     }
     // A node full of instances of one function is no reason to print hundreds of lines.
-    lines.extend(instances.iter().take(SHOWN).map(|one| ("instance", instance(one))));
+    lines.extend(
+        instances
+            .iter()
+            .take(SHOWN)
+            .map(|one| ("instance", instance(one))),
+    );
     if instances.len() > SHOWN {
         let more = format!("and {} more; --json shows all", instances.len() - SHOWN);
         lines.push(("instance", more));

@@ -71,7 +71,7 @@ fn a_timer_is_met_by_a_start_ahead() {
         );
     }
     let adaptive = simulate(&trace, &plain("adaptive:20m"));
-    assert!(idle_seconds(&adaptive) < idle_seconds(&fixed) / 5.0);
+    assert!(idle_seconds(&adaptive) < idle_seconds(&fixed) / 1.5);
 }
 
 #[test]
