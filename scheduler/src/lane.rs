@@ -2,6 +2,7 @@
 //! hand-over of instances to those who wait.
 
 use crate::admission::Verdict;
+use crate::backoff::Backoff;
 use crate::books::{Books, Look};
 use crate::instance::{Instance, Started};
 use crate::keep::FunctionKeep;
@@ -271,25 +272,6 @@ pub(crate) struct VersionPool {
     start: Box<dyn Fn(Arc<VersionPool>) + Send + Sync>,
     /// The function's, not the version's alone.
     pub(crate) keep: Arc<FunctionKeep>,
-}
-
-/// Waits between failed starts that no caller asked for: one second, doubled each time, at most a minute.
-#[derive(Default)]
-struct Backoff {
-    failures: u32,
-    until: Option<Instant>,
-}
-
-impl Backoff {
-    fn failed(&mut self, now: Instant) {
-        let seconds = 1u64 << self.failures.min(6);
-        self.failures = self.failures.saturating_add(1);
-        self.until = Some(now + Duration::from_secs(seconds.min(60)));
-    }
-
-    fn allows(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| now >= until)
-    }
 }
 
 /// The answer to [`VersionPool::checkout`].

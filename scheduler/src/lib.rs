@@ -9,6 +9,7 @@ pub mod admission;
 #[cfg(test)]
 mod audit;
 pub mod autoscaler;
+mod backoff;
 mod body;
 mod books;
 mod config;
