@@ -61,8 +61,10 @@ impl LogStream {
     pub(crate) fn next(&self, silence: Duration) -> anyhow::Result<Next> {
         match self.0.recv_timeout(silence) {
             Ok(Ok(lines)) => {
-                let items: Result<Vec<Item>, _> =
-                    lines.iter().map(|line| serde_json::from_str(line)).collect();
+                let items: Result<Vec<Item>, _> = lines
+                    .iter()
+                    .map(|line| serde_json::from_str(line))
+                    .collect();
                 Ok(Next::Items(items.context("the platform sent a log line that this fnctl does not understand; are both of the same version?")?))
             }
             Ok(Err(error)) => Ok(Next::Broken(error.to_string())),
@@ -153,7 +155,9 @@ pub(crate) fn follow(
                 show(&items)?;
             }
             Next::Broken(why) => {
-                note(&format!("the log stream broke off ({why}); connecting again"));
+                note(&format!(
+                    "the log stream broke off ({why}); connecting again"
+                ));
                 stream = reopen(&open, shown.since(), &why)?;
                 again = shown.lines.iter().cloned().collect();
             }
@@ -175,10 +179,7 @@ fn reopen(
             // The platform's no is an answer; that nobody answers may pass.
             Err(error)
                 if began.elapsed() > RETRY_FOR
-                    || !matches!(
-                        error.downcast_ref(),
-                        Some(ClientError::Unreachable { .. })
-                    ) =>
+                    || !matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. })) =>
             {
                 return Err(error.context(format!("the log stream broke off: {why}")));
             }
@@ -230,7 +231,12 @@ mod tests {
             );
             // The first one says nothing more, and is not closed either.
             let (mut stream, second) = accept(&listener);
-            let text = [line(5_000, "two"), line(4_990, "late"), line(5_001, "three")].join("\n");
+            let text = [
+                line(5_000, "two"),
+                line(4_990, "late"),
+                line(5_001, "three"),
+            ]
+            .join("\n");
             chunk(stream.get_mut(), &format!("{text}\n"));
             stream.get_mut().write_all(b"0\r\n\r\n").unwrap();
             (first, second, silent)

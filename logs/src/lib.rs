@@ -16,6 +16,7 @@ pub use config::Config;
 
 use async_trait::async_trait;
 use dashmap::DashMap;
+use feed::{FeedEnd, Taken};
 use fnctl_core::ids::{FunctionName, VersionNumber};
 use fnctl_core::log::{LogItem, LogLine, LogQuery, LogSink, LogStore};
 use fnctl_core::task::Tasks;
@@ -24,7 +25,6 @@ use prometheus::{IntCounter, IntGauge, Registry};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use feed::{FeedEnd, Taken};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use writer::{Command, Reading, Writer};
 

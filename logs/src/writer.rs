@@ -229,7 +229,8 @@ impl Writer {
         self.followers.remove(function);
         if self.removed.len() < MAX_REMOVED {
             let at = Instant::now();
-            self.removed.insert(function.clone(), Removed { newest, at });
+            self.removed
+                .insert(function.clone(), Removed { newest, at });
         }
         self.shared.forget_queue(function);
         let Ok(ring) = self.ring(function) else {

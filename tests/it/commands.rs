@@ -74,9 +74,14 @@ async fn a_head_before_the_answer_sets_status_and_headers() {
     assert_eq!(reply.header("x-own"), "a");
     assert_eq!(reply.text(), "{\"error\":\"none\"}");
     // An answer of its own is no failure of the function.
-    let failed = "fnctl_invocation_errors_total{function=\"command\",kind=\"bad_response\",version=\"1\"}";
+    let failed =
+        "fnctl_invocation_errors_total{function=\"command\",kind=\"bad_response\",version=\"1\"}";
     assert_eq!(platform.metric(failed).await, 0.0);
-    for body in ["Status: 700\n\nx", "Status: 404\nno end", "status: 404\n\nx"] {
+    for body in [
+        "Status: 700\n\nx",
+        "Status: 404\nno end",
+        "status: 404\n\nx",
+    ] {
         let reply = ask(body).await;
         assert_eq!((reply.status.as_u16(), reply.text().as_str()), (200, body));
     }

@@ -150,7 +150,8 @@ async fn no_answer_and_a_wrong_answer_are_told_apart_from_a_crash() {
         (502, "bad_response")
     );
     // Each counts as a failure, and the function's log says which error it was.
-    let failed = "fnctl_invocation_errors_total{function=\"probe\",kind=\"bad_response\",version=\"1\"}";
+    let failed =
+        "fnctl_invocation_errors_total{function=\"probe\",kind=\"bad_response\",version=\"1\"}";
     assert_eq!(platform.metric(failed).await, 2.0);
     let path = "/api/v1/functions/probe/logs?level=error";
     let log = platform.client.get(path).await.ok().text();

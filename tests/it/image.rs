@@ -41,7 +41,10 @@ fn fits(pattern: &[String], path: &[&str]) -> bool {
     match (pattern.split_first(), path.split_first()) {
         (None, None) => true,
         (Some((part, rest)), _) if part == "**" => {
-            fits(rest, path) || path.split_first().is_some_and(|(_, path)| fits(pattern, path))
+            fits(rest, path)
+                || path
+                    .split_first()
+                    .is_some_and(|(_, path)| fits(pattern, path))
         }
         (Some((part, rest)), Some((name, path))) => matches(part, name) && fits(rest, path),
         _ => false,

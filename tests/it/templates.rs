@@ -66,8 +66,13 @@ async fn from_new_to_an_answer(template: &'static str, install: fn(&Path), teste
         if folder.exists() {
             std::fs::remove_dir_all(&folder).unwrap();
         }
-        let told = run(command(program(), &workshop())
-            .args(["new", &name, "--template", template, "--json"]));
+        let told = run(command(program(), &workshop()).args([
+            "new",
+            &name,
+            "--template",
+            template,
+            "--json",
+        ]));
         let told: serde_json::Value = serde_json::from_str(&told).unwrap();
         let [_, setup, test, _] = told["next"].as_array().unwrap().as_slice() else {
             panic!("{told}")

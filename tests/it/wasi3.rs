@@ -163,7 +163,8 @@ async fn an_error_instead_of_a_response_is_a_bad_response() {
         (502, "bad_response")
     );
     platform.settle().await;
-    let failed = "fnctl_invocation_errors_total{function=\"probe\",kind=\"bad_response\",version=\"1\"}";
+    let failed =
+        "fnctl_invocation_errors_total{function=\"probe\",kind=\"bad_response\",version=\"1\"}";
     assert_eq!(platform.metric(failed).await, 1.0);
 }
 

@@ -57,7 +57,10 @@ impl Children {
         // Its end is seen first and its number given back under the lock, so that no signal goes to another's.
         let id = Pid::from_child(&child);
         let seen = retry_on_intr(|| {
-            waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+            waitid(
+                WaitId::Pid(id),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            )
         });
         let mut state = self.state.lock();
         state.running = None;
@@ -145,7 +148,10 @@ mod tests {
         let worker = children.clone();
         let folder = tempfile::tempdir().unwrap();
         let marker = folder.path().join("deaf");
-        let script = format!("trap '' TERM; : > {}; while :; do sleep 1; done", marker.display());
+        let script = format!(
+            "trap '' TERM; : > {}; while :; do sleep 1; done",
+            marker.display()
+        );
         let thread = std::thread::spawn(move || {
             let mut command = Command::new("sh");
             command.args(["-c", &script]);
@@ -159,7 +165,10 @@ mod tests {
         let asked = Instant::now();
         children.stop();
         let status = thread.join().unwrap().unwrap();
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(9)
+        );
         assert!(asked.elapsed() >= PATIENCE);
     }
 }
