@@ -91,7 +91,7 @@ pub(crate) fn draw(
             .x_label_area_size(54)
             .y_label_area_size(76)
             .build_cartesian_2d(
-                (left..right * 1.15).log_scale(),
+                (left..right * 1.8).log_scale(),
                 (low * 0.8..high * 1.25).log_scale(),
             )?;
         chart
@@ -134,18 +134,17 @@ pub(crate) fn draw(
                 .iter()
                 .find(|(other, _)| other.as_str() == family)
                 .map_or(INK, |(family, _)| colour(*family));
-            // On the side where there is room.
-            let on_right = at.0 < (left * right).sqrt() * 2.0;
-            let (side, offset) = if on_right {
-                (HPos::Left, 10)
+            // Fixed times are the curve furthest to the right; the others have room below on their left.
+            let (side, end, offset) = if family == "fixed" {
+                (HPos::Left, VPos::Bottom, (10, -4))
             } else {
-                (HPos::Right, -10)
+                (HPos::Right, VPos::Top, (-8, 6))
             };
             let style = ("sans-serif", TEXT).into_font().color(&colour);
-            let style = style.pos(Pos::new(side, VPos::Bottom));
+            let style = style.pos(Pos::new(side, end));
             chart.draw_series([EmptyElement::at(at)
                 + Circle::new((0, 0), 6, colour.filled())
-                + Text::new(name.clone(), (offset, -6), style)])?;
+                + Text::new(name.clone(), offset, style)])?;
         }
         let mut x = 24;
         for (family, text) in [

@@ -56,8 +56,8 @@ pub fn bin(seconds: f32) -> usize {
         clippy::cast_sign_loss,
         reason = "a saturating conversion is meant; it is not negative"
     )]
-    let bin = octaves as usize + 1;
-    bin.min(BINS - 1)
+    let bin = (octaves as usize).min(BINS - 2);
+    bin + 1
 }
 
 /// Idle times of one function, or of one of its levels.
