@@ -10,12 +10,13 @@ use super::world::{Answer, Asked, Broken, Trace, World};
 use crate::{Config, Scheduler};
 use fnctl_core::deploy::{DeployRequest, Deployer, live_alias};
 use fnctl_core::ids::{AliasName, Digest, FunctionName};
-use fnctl_core::ports::{FunctionStore, Invoker};
+use fnctl_core::invocation::Unanswered;
+use fnctl_core::ports::{FunctionStore, InstanceStatus, Invoker};
 use fnctl_core::task::Tasks;
 use fnctl_core::trace::Trace as Spans;
 use fnctl_core::units::ByteSize;
-use fnctl_core::version::{Alias, Selector, Split, Version};
-use fnctl_core::{ErrorKind, Invocation, RequestId};
+use fnctl_core::version::{Alias, Selector, Split, Version, VersionKey};
+use fnctl_core::{ErrorKind, Failure, Invocation, Reply, RequestId};
 use http_body_util::BodyExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -84,6 +85,37 @@ pub(super) fn run(plan: &Arc<Plan>, keep_lines: bool, sabotage: Option<&Sabotage
     outcome
 }
 
+/// Notes which sandboxes run when their version is superseded.
+struct Watched(Scheduler, Arc<World>);
+
+#[async_trait::async_trait]
+impl Invoker for Watched {
+    async fn invoke(&self, invocation: Invocation) -> Result<Reply, Unanswered> {
+        self.0.invoke(invocation).await
+    }
+
+    async fn activate(
+        &self,
+        version: Arc<Version>,
+        retired: Vec<VersionKey>,
+    ) -> Result<(), Failure> {
+        let activated = self.0.activate(version, retired.clone()).await;
+        for live in self.1.books.lock().live.values_mut() {
+            let is_retired = retired.contains(&live.version.key());
+            live.superseded |= is_retired && live.running.is_some();
+        }
+        activated
+    }
+
+    fn retire(&self, versions: &[VersionKey]) {
+        self.0.retire(versions);
+    }
+
+    fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {
+        self.0.status(function)
+    }
+}
+
 /// The parts of one life.
 #[derive(Clone)]
 pub(super) struct Platform {
@@ -117,7 +149,7 @@ async fn live(
         artifacts: Arc::new(AllArtifacts),
         checks: Vec::new(),
         sandboxes: factory,
-        invoker: Arc::new(scheduler.clone()),
+        invoker: Arc::new(Watched(scheduler.clone(), world.clone())),
         max_memory: ByteSize::mib(1024),
         turns: Default::default(),
     };
@@ -232,6 +264,9 @@ impl Platform {
                 });
             this.world.require("drain", !done || left == 0, || {
                 format!("it is done, and {left} invocations are in flight")
+            });
+            this.world.require("drain", done || left > 0, || {
+                "it gave up with nothing in flight".into()
             });
             this.world.require("drain", done || took >= grace, || {
                 format!("it gave up after {took:?} of {grace:?}")
@@ -394,6 +429,7 @@ impl Platform {
             begun: 0,
             sent: None,
             completed: false,
+            left: false,
             over: false,
         };
         world.books.lock().calls.insert(id, asked);
@@ -406,6 +442,7 @@ impl Platform {
                 () = tokio::time::sleep(Duration::from_millis(after)) => {
                     world.log(|| format!("caller {id} leaves"));
                     over(world, id);
+                    left(world, id);
                     return;
                 }
             },
@@ -491,6 +528,12 @@ fn invocation(
     }
 }
 
+fn left(world: &World, id: u64) {
+    if let Some(asked) = world.books.lock().calls.get_mut(&id) {
+        asked.left = true;
+    }
+}
+
 fn over(world: &World, id: u64) {
     if let Some(asked) = world.books.lock().calls.get_mut(&id) {
         asked.over = true;
@@ -541,6 +584,9 @@ async fn read(world: &World, call: &Call, mut body: fnctl_core::Body) {
     }
     drop(body);
     let id = call.id;
+    if chunks < call.run.chunks && !call.head {
+        left(world, id);
+    }
     let mut books = world.books.lock();
     books.log(format!("caller {id} has read {chunks} chunks"));
     let completed = books.calls.get(&id).is_some_and(|asked| asked.completed);
