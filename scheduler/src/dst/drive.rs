@@ -6,17 +6,17 @@ use super::host;
 use super::plan::{Call, End, Event, Life, Plan, Reads, Target, What};
 use super::sandboxes::{Factory, Planned};
 use super::store::{AllArtifacts, FakeStore};
+use super::watched::Watched;
 use super::world::{Answer, Asked, Broken, Trace, World};
 use crate::{Config, Scheduler};
 use fnctl_core::deploy::{DeployRequest, Deployer, live_alias};
 use fnctl_core::ids::{AliasName, Digest, FunctionName};
-use fnctl_core::invocation::Unanswered;
-use fnctl_core::ports::{FunctionStore, InstanceStatus, Invoker};
+use fnctl_core::ports::{FunctionStore, Invoker};
 use fnctl_core::task::Tasks;
 use fnctl_core::trace::Trace as Spans;
 use fnctl_core::units::ByteSize;
-use fnctl_core::version::{Alias, Selector, Split, Version, VersionKey};
-use fnctl_core::{ErrorKind, Failure, Invocation, Reply, RequestId};
+use fnctl_core::version::{Alias, Selector, Split, Version};
+use fnctl_core::{ErrorKind, Invocation, RequestId};
 use http_body_util::BodyExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -83,37 +83,6 @@ pub(super) fn run(plan: &Arc<Plan>, keep_lines: bool, sabotage: Option<&Sabotage
     outcome.hash = trace.hash();
     outcome.lines = trace.lines.unwrap_or_default();
     outcome
-}
-
-/// Notes which sandboxes run when their version is superseded.
-struct Watched(Scheduler, Arc<World>);
-
-#[async_trait::async_trait]
-impl Invoker for Watched {
-    async fn invoke(&self, invocation: Invocation) -> Result<Reply, Unanswered> {
-        self.0.invoke(invocation).await
-    }
-
-    async fn activate(
-        &self,
-        version: Arc<Version>,
-        retired: Vec<VersionKey>,
-    ) -> Result<(), Failure> {
-        let activated = self.0.activate(version, retired.clone()).await;
-        for live in self.1.books.lock().live.values_mut() {
-            let is_retired = retired.contains(&live.version.key());
-            live.superseded |= is_retired && live.running.is_some();
-        }
-        activated
-    }
-
-    fn retire(&self, versions: &[VersionKey]) {
-        self.0.retire(versions);
-    }
-
-    fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {
-        self.0.status(function)
-    }
 }
 
 /// The parts of one life.
