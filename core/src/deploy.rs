@@ -207,6 +207,7 @@ impl Deployer {
             config: draft.config.clone(),
             created_ms: 0,
         });
+        self.invoker.can_reserve(&candidate)?;
         reporter
             .finish(format!("{} artifact(s) verified", 1 + draft.models.len()))
             .await;
@@ -317,6 +318,7 @@ impl Deployer {
                 format!("'{name}' has no version {target}; see `fnctl versions {name}`"),
             )
         })?;
+        self.invoker.can_reserve(&version)?;
         self.functions
             .set_alias(name, &live_alias()?, Some(Alias::to(target)))
             .await?;
@@ -401,6 +403,12 @@ impl Deployer {
         }
         let turn = self.turn(name);
         let _turn = turn.lock().await;
+        let wanted = to
+            .filter(|_| alias.as_str() == crate::version::LIVE)
+            .and_then(|to| function.versions.get(&to.version));
+        if let Some(version) = wanted {
+            self.invoker.can_reserve(version)?;
+        }
         self.functions.set_alias(name, alias, to).await?;
         // Another alias that moves leaves a version that nobody is sent to any more, and that may be provisioned.
         let live = self.function(name)?.live().map(|alias| alias.version);

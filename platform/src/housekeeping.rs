@@ -36,6 +36,8 @@ impl Keeper {
                 _ = rounds.tick() => {}
             }
             let now = Instant::now();
+            self.scheduler
+                .set_session_memory(self.inference.resident().1);
             freed |= self.scheduler.reap(now) > 0;
             freed |= self.inference.reap(now).await > 0;
             freed |= self.worker.reap(now) > 0;

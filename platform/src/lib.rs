@@ -98,7 +98,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Starts everything. The platform answers requests when this returns; provisioned instances start behind it.
+    /// Starts everything. The platform answers requests when this returns; provisioned instances start behind it, and
+    /// `/readyz` says when they have.
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
         if let (None, Some(path)) = (&config.gateway.token, config.token_file.take()) {
             let token =
@@ -186,7 +187,7 @@ impl Platform {
             grace: config.grace.duration(),
         };
         platform.start_housekeeping();
-        platform.restore_provisioned(restorer);
+        platform.restore(restorer);
         Ok(platform)
     }
 
@@ -260,9 +261,10 @@ impl Platform {
             .spawn("housekeeping", keeper.run(self.stop.clone()));
     }
 
-    /// Starts the provisioned instances of what was deployed before this start.
-    fn restore_provisioned(&self, deployer: Deployer) {
-        let mut live: Vec<_> = FunctionStore::functions(&self.store, None)
+    /// Takes up what was live before this start: limits, reservations and schedules at once, then the provisioned
+    /// instances. `/readyz` waits for those: until each function's are all started, or have failed to.
+    fn restore(&self, deployer: Deployer) {
+        let live: Vec<_> = FunctionStore::functions(&self.store, None)
             .iter()
             .filter_map(|function| {
                 function
@@ -274,11 +276,31 @@ impl Platform {
         for version in &live {
             self.scheduler.configure(version);
         }
-        live.retain(|version| version.config.provisioned > 0);
-        self.tasks.spawn("restore-provisioned", async move {
-            for version in live {
-                deployer.restore(&version.function).await;
+        let kept: Vec<_> = live
+            .into_iter()
+            .filter(|version| version.config.is_kept())
+            .collect();
+        let ready = self.gateway.readiness();
+        if kept.is_empty() {
+            ready.set();
+            return;
+        }
+        // Side by side: one that hangs until its start_timeout holds up no other.
+        let starts: Vec<_> = kept
+            .into_iter()
+            .map(|version| {
+                let deployer = deployer.clone();
+                self.tasks.spawn("restore-provisioned", async move {
+                    deployer.restore(&version.function).await;
+                })
+            })
+            .collect();
+        self.tasks.spawn("become-ready", async move {
+            for start in starts {
+                // One that panicked was counted; it is over, too.
+                let _ = start.await;
             }
+            ready.set();
         });
     }
 }

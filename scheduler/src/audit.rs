@@ -82,17 +82,16 @@ pub(crate) fn audit(inner: &Inner, functions: &[FunctionName]) -> Result<Audit, 
         let Some(lane) = found.try_unwrap().map(|lane| lane.value().clone()) else {
             continue;
         };
-        let limit = lane.limit.0.try_lock().ok_or(Held("a limit"))?;
+        let [limit, max_queue, permits, queued] = lane.limit.try_counts().ok_or(Held("a limit"))?;
         lanes.push(LaneAudit {
             function: function.clone(),
-            limit: limit.limit(),
-            max_queue: limit.max_queue(),
-            permits: limit.in_flight(),
-            queued: limit.queued(),
+            limit,
+            max_queue,
+            permits,
+            queued,
         });
-        drop(limit);
         let pools = lane.pools.try_lock().ok_or(Held("a lane's pools"))?;
-        listed.extend(pools.values().cloned());
+        listed.extend(pools.by_version.values().cloned());
     }
     let made: Vec<_> = MADE.with_borrow_mut(|made| {
         made.retain(|pool| pool.strong_count() > 0);
@@ -100,7 +99,8 @@ pub(crate) fn audit(inner: &Inner, functions: &[FunctionName]) -> Result<Audit, 
     });
     let mut pools = Vec::new();
     for pool in made {
-        let state = pool.state.try_lock().ok_or(Held("a pool"))?;
+        let books = pool.books.try_lock().ok_or(Held("a pool"))?;
+        let state = &books.state;
         pools.push(PoolAudit {
             version: pool.version.key(),
             listed: listed.iter().any(|other| Arc::ptr_eq(other, &pool)),

@@ -3,16 +3,18 @@
 //! Each version's children are looked up once, and removed when its pool goes. At most a set number of versions have
 //! their own; the rest share the labels `_other`.
 
+use crate::node::Node;
 use dashmap::DashMap;
 use fnctl_core::ErrorKind;
+use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::{ColdStart, Phase, StartKind};
 use fnctl_core::version::VersionKey;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    PullingGauge, Registry,
 };
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const VERSION: [&str; 2] = ["function", "version"];
@@ -34,6 +36,11 @@ struct Families {
     queue_depth: IntGaugeVec,
     queue_wait: HistogramVec,
     reaps: IntCounterVec,
+    drops: IntCounterVec,
+    desired: IntGaugeVec,
+    panicking: IntGaugeVec,
+    provisioned: IntGaugeVec,
+    reserved: IntGaugeVec,
     tracked: DashMap<VersionKey, ()>,
     count: AtomicUsize,
     max_tracked: usize,
@@ -141,6 +148,37 @@ impl Metrics {
                 "Idle instances retired, by reason (keep_alive, node_full).",
                 &["reason"],
             )?,
+            drops: counter(
+                "fnctl_drops_total",
+                "Invocations that got no turn, by reason (queue_full, too_late, queue_timeout, node_busy, turned_off).",
+                &["reason"],
+            )?,
+            desired: gauge(
+                "fnctl_instances_desired",
+                "Instances that the autoscaler wants, of versions with target_concurrency.",
+                &[],
+            )?,
+            panicking: gauge(
+                "fnctl_autoscaler_panic",
+                "1 while the autoscaler panics, of versions with target_concurrency.",
+                &[],
+            )?,
+            provisioned: gauge(
+                "fnctl_instances_provisioned",
+                "Instances that are to be kept whatever the traffic, by configuration and schedule.",
+                &[],
+            )?,
+            reserved: {
+                let family = IntGaugeVec::new(
+                    Opts::new(
+                        "fnctl_concurrency_reserved",
+                        "Concurrency that a function has reserved.",
+                    ),
+                    &["function"],
+                )?;
+                registry.register(Box::new(family.clone()))?;
+                family
+            },
             tracked: DashMap::new(),
             count: AtomicUsize::new(0),
             max_tracked,
@@ -177,6 +215,7 @@ impl Metrics {
             memory: families.memory.with_label_values(&[f, v]),
             queue_depth: families.queue_depth.with_label_values(&[f, v]),
             queue_wait: families.queue_wait.with_label_values(&[f, v]),
+            provisioned: AtomicU32::new(0),
             families: self.clone(),
             labels,
             key: own.then(|| key.clone()),
@@ -197,7 +236,18 @@ impl Metrics {
                 let _ = family.remove_label_values(&[f, &v, state]);
             }
         }
-        for family in [&families.memory, &families.queue_depth] {
+        for reason in NoTurn::ALL {
+            let _ = families
+                .drops
+                .remove_label_values(&[f, &v, reason.as_str()]);
+        }
+        for family in [
+            &families.memory,
+            &families.queue_depth,
+            &families.desired,
+            &families.panicking,
+            &families.provisioned,
+        ] {
             let _ = family.remove_label_values(&[f, &v]);
         }
         for family in [&families.invocations, &families.throttles] {
@@ -230,6 +280,100 @@ impl Metrics {
     }
 }
 
+/// Why an invocation got no turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NoTurn {
+    QueueFull,
+    TooLate,
+    QueueTimeout,
+    NodeBusy,
+    TurnedOff,
+}
+
+impl NoTurn {
+    const ALL: [Self; 5] = [
+        Self::QueueFull,
+        Self::TooLate,
+        Self::QueueTimeout,
+        Self::NodeBusy,
+        Self::TurnedOff,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::TooLate => "too_late",
+            Self::QueueTimeout => "queue_timeout",
+            Self::NodeBusy => "node_busy",
+            Self::TurnedOff => "turned_off",
+        }
+    }
+}
+
+impl Metrics {
+    /// What a function has reserved; nothing takes its gauge away.
+    pub(crate) fn reserved(&self, function: &FunctionName, part: Option<u32>) {
+        let family = &self.0.reserved;
+        match part {
+            Some(part) => family
+                .with_label_values(&[function.as_str()])
+                .set(i64::from(part)),
+            None => {
+                let _ = family.remove_label_values(&[function.as_str()]);
+            }
+        }
+    }
+
+    /// What all functions share, told when somebody asks.
+    pub(crate) fn register_node(registry: &Registry, node: &Arc<Node>) -> prometheus::Result<()> {
+        type Read = fn(&Node) -> usize;
+        let gauges: [(&str, &str, Read); 7] = [
+            (
+                "fnctl_running",
+                "Invocations that use a processor.",
+                |node| node.running.fill().0,
+            ),
+            (
+                "fnctl_running_limit",
+                "Most invocations that use a processor at once (scheduler.max_running).",
+                |node| node.running.fill().1,
+            ),
+            (
+                "fnctl_running_waiting",
+                "Invocations that wait for their turn on a processor.",
+                |node| node.running.waiting(),
+            ),
+            (
+                "fnctl_concurrency_shared",
+                "Invocations in flight of functions that have reserved nothing.",
+                |node| node.shared.fill().0,
+            ),
+            (
+                "fnctl_concurrency_shared_limit",
+                "scheduler.max_concurrency without what functions have reserved.",
+                |node| node.shared.fill().1,
+            ),
+            (
+                "fnctl_memory_bytes",
+                "Memory of instances and sessions, as it was measured.",
+                |node| usize::try_from(node.memory.used()).unwrap_or(usize::MAX),
+            ),
+            (
+                "fnctl_memory_limit_bytes",
+                "scheduler.memory; 0 = no limit.",
+                |node| usize::try_from(node.memory.limit()).unwrap_or(usize::MAX),
+            ),
+        ];
+        for (name, help, read) in gauges {
+            let node = node.clone();
+            #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+            let value = Box::new(move || read(&node) as f64);
+            registry.register(Box::new(PullingGauge::new(name, help, value)?))?;
+        }
+        Ok(())
+    }
+}
+
 /// One version's children.
 pub(crate) struct VersionMetrics {
     families: Metrics,
@@ -249,6 +393,7 @@ pub(crate) struct VersionMetrics {
     memory: IntGauge,
     queue_depth: IntGauge,
     queue_wait: Histogram,
+    provisioned: AtomicU32,
 }
 
 /// Counts a waiting invocation for as long as it lives.
@@ -295,6 +440,36 @@ impl VersionMetrics {
 
     pub(crate) fn throttled(&self) {
         self.throttles.inc();
+    }
+
+    pub(crate) fn dropped(&self, reason: NoTurn) {
+        self.with_families(|families| {
+            let labels = self.labels(reason.as_str());
+            families.drops.with_label_values(&labels).inc();
+        });
+    }
+
+    pub(crate) fn scaled(&self, desired: usize, panicking: bool) {
+        let labels = [self.labels.0.as_str(), self.labels.1.as_str()];
+        self.with_families(|families| {
+            let desired = gauge(desired);
+            families.desired.with_label_values(&labels).set(desired);
+            let panicking = i64::from(panicking);
+            families.panicking.with_label_values(&labels).set(panicking);
+        });
+    }
+
+    /// The gauge appears with the first provisioned instance.
+    pub(crate) fn provisioned(&self, count: u32) {
+        let known = self.provisioned.load(Ordering::Relaxed);
+        if known != count {
+            self.provisioned.store(count, Ordering::Relaxed);
+            let labels = [self.labels.0.as_str(), self.labels.1.as_str()];
+            self.with_families(|families| {
+                let count = i64::from(count);
+                families.provisioned.with_label_values(&labels).set(count);
+            });
+        }
     }
 
     pub(crate) fn queue_depth(&self) -> QueueDepth<'_> {

@@ -244,14 +244,14 @@ async fn a_model_that_kills_hosts_is_quarantined_and_innocent_ones_never_are() {
         host.compute(compute(
             bad,
             &[
-                ("x", TensorType::I64, &[4], longs([8, 6, 4, 2])),
+                ("x", TensorType::I64, &[4], longs([8, 6, 4, i64::MIN])),
                 ("y", TensorType::I64, &[4], longs(by)),
             ],
         ))
     };
     assert_eq!(
-        divide([1, 2, 4, 2]).await.unwrap()[0].1.data,
-        longs([8, 3, 1, 1])
+        divide([1, 2, 4, 1]).await.unwrap()[0].1.data,
+        longs([8, 3, 1, i64::MIN])
     );
     let stop = std::sync::atomic::AtomicBool::new(false);
     let others = async {
@@ -266,7 +266,7 @@ async fn a_model_that_kills_hosts_is_quarantined_and_innocent_ones_never_are() {
         count
     };
     let crash = async {
-        let error = divide([1, 0, 1, 0]).await.unwrap_err();
+        let error = divide([1, 1, 1, -1]).await.unwrap_err();
         assert_eq!(error.kind, InferenceErrorKind::Quarantined, "{error}");
         assert!(error.message.contains("2 times"), "{error}");
         // Also with inputs that would do no harm: nobody can know.

@@ -32,6 +32,7 @@ mod metrics;
 mod nn_lies;
 mod readme;
 mod scale_to_zero;
+mod scaling;
 mod status;
 mod templates;
 mod top;

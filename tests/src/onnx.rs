@@ -83,8 +83,8 @@ pub fn output(value: &[u8]) -> Vec<u8> {
     field(12, value)
 }
 
-/// `z = x / y` in whole numbers, four at a time. ONNX Runtime divides without a look at `y`: a zero in it is the processor's
-/// division fault (SIGFPE), which no error value survives.
+/// `z = x / y` in whole numbers, four at a time. ONNX Runtime looks for a zero in `y`, but not for the one quotient that
+/// does not fit its type: the least number by -1 is the processor's division fault (SIGFPE), which no error value survives.
 pub fn division() -> Vec<u8> {
     model(&[
         node("Div", &["x", "y"], "z"),
@@ -94,11 +94,11 @@ pub fn division() -> Vec<u8> {
     ])
 }
 
-/// The same of two constants, one of them zero: ONNX Runtime computes it while it loads the model.
+/// The same of two constants: ONNX Runtime computes it while it loads the model.
 pub fn division_at_load() -> Vec<u8> {
     model(&[
-        constant("a", &[1, 2, 3, 4]),
-        constant("b", &[1, 0, 1, 0]),
+        constant("a", &[i64::MIN; 4]),
+        constant("b", &[-1; 4]),
         node("Div", &["a", "b"], "c"),
         node("Add", &["x", "c"], "z"),
         input(&value("x", element::I64, 4)),

@@ -422,16 +422,15 @@ impl Computes {
             lease = answered;
             match answer {
                 Answer::Outputs(outputs) => {
-                    let taken = outputs.iter().fold(0_usize, |all, one| {
-                        all.saturating_add(rounded(usize::try_from(one.at.length).unwrap_or(0)))
-                    });
-                    if taken > expected && taken <= room.1 {
+                    let computed = self
+                        .outputs(work.info, &outputs, room)
+                        .map_err(|lie| self.accuse(lie))?;
+                    let lengths = computed.iter().map(|(_, tensor)| tensor.data.len());
+                    let taken: usize = lengths.map(rounded).sum();
+                    if taken > expected {
                         work.room.fetch_max(taken, Ordering::Relaxed);
                     }
-                    return self
-                        .outputs(work.info, &outputs, room)
-                        .map(Ok)
-                        .map_err(|lie| self.accuse(lie));
+                    return Ok(Ok(computed));
                 }
                 Answer::NeedsRoom(needed) => {
                     let needed = usize::try_from(needed).unwrap_or(usize::MAX);

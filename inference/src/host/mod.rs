@@ -10,6 +10,8 @@ mod backoff;
 mod child;
 mod child_compute;
 mod computes;
+#[cfg(test)]
+mod computes_tests;
 mod death;
 mod group;
 mod logs;

@@ -26,17 +26,14 @@ impl Trial {
     /// Loads a model.
     pub(crate) async fn load(&mut self, request: LoadModel) -> Result<ModelInfo, InferenceError> {
         let deadline = request.deadline;
-        let since = tokio::time::Instant::now();
         let file = self.supervisor.open(request).await?;
         self.next += 1;
         let loaded = self.load_file(&file);
-        let loaded = tokio::time::timeout_at(deadline, loaded)
+        tokio::time::timeout_at(deadline, loaded)
             .await
             .map_err(|_elapsed| {
                 crate::timed_out("the model was not loaded in time; raise start_timeout")
-            })??;
-        self.supervisor.metrics.loaded(since.elapsed());
-        Ok(loaded)
+            })?
     }
 
     async fn load_file(&self, file: &ModelFile) -> Result<ModelInfo, InferenceError> {

@@ -152,6 +152,24 @@ pub static SETTINGS: &[Setting] = &[
         parsed::<ByteSize>
     ),
     setting!(
+        "scheduler.max_concurrency",
+        "Most invocations in flight, over all functions; reserved_concurrency is taken out of it, and at least a tenth stays for functions without.",
+        scheduler.max_concurrency,
+        count
+    ),
+    setting!(
+        "scheduler.max_running",
+        "Most invocations that use a processor at once; functions share them fairly. One that waits for something outside does not count.",
+        scheduler.max_running,
+        count
+    ),
+    setting!(
+        "scheduler.memory",
+        "Most memory of instances and models together, as it was measured; idle instances make room. 0B = no limit.",
+        scheduler.memory,
+        parsed::<ByteSize>
+    ),
+    setting!(
         "scheduler.max_tracked_versions",
         "Most versions with metrics of their own.",
         scheduler.max_tracked_versions,
@@ -220,7 +238,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     setting!(
         "inference.memory",
-        "Most bytes that ONNX Runtime may allocate for all models and their runs.",
+        "Most bytes that ONNX Runtime may allocate for all models and their runs; each inference host has as many.",
         inference.memory,
         parsed::<ByteSize>
     ),

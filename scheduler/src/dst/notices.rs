@@ -2,9 +2,11 @@
 
 use super::drive::{Platform, Sabotage, run};
 use super::plan::Plan;
+use crate::admission::Verdict;
 use crate::lane::{Checkout, VersionPool};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Breaks something in many plans; in each where it could, the first rule found broken is `rule`.
 fn noticed(rule: &'static str, break_it: impl Fn(&Platform) + Send + Sync + 'static) {
@@ -26,7 +28,8 @@ fn pools(platform: &Platform) -> Vec<Arc<VersionPool>> {
 fn a_permit_that_is_never_given_back() {
     noticed("permits", |platform| {
         for lane in platform.scheduler.inner.lanes() {
-            if let Ok(permit) = lane.limit.admit() {
+            let permit = lane.limit.admit(Instant::now(), |_| Verdict::Wait);
+            if let Ok(permit) = permit {
                 std::mem::forget(permit);
             }
         }
@@ -37,7 +40,7 @@ fn a_permit_that_is_never_given_back() {
 fn a_start_that_is_counted_and_not_made() {
     noticed("starts", |platform| {
         for pool in pools(platform) {
-            let mut state = pool.state.lock();
+            let state = &mut pool.books.lock().state;
             let more = state.total() + 1;
             state.set_provisioned(more);
             state.missing_provisioned();
@@ -49,8 +52,8 @@ fn a_start_that_is_counted_and_not_made() {
 fn an_instance_that_is_leased_to_nobody() {
     noticed("leases", |platform| {
         for pool in pools(platform) {
-            let is_idle = !pool.state.lock().idle().is_empty();
-            if is_idle && let Checkout::Lease(lease) = pool.checkout() {
+            let is_idle = !pool.books.lock().state.idle().is_empty();
+            if is_idle && let Checkout::Lease(lease) = pool.checkout(0) {
                 std::mem::forget(lease);
             }
         }
@@ -62,7 +65,7 @@ fn a_sandbox_that_is_dropped_under_a_lock() {
     noticed("locks", |platform| {
         for pool in pools(platform) {
             let evicted = pool.evict();
-            let _held = pool.state.lock();
+            let _held = pool.books.lock();
             drop(evicted);
         }
     });

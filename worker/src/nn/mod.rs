@@ -266,7 +266,10 @@ impl NnContext {
             inputs,
             deadline: self.deadline,
         };
+        // The guest waits, but not for something outside: a processor works for it.
+        let computing = fnctl_core::activity::computing();
         let computed = self.host.compute(request).await;
+        drop(computing);
         self.spent += since.elapsed();
         self.computes = self.computes.saturating_add(1);
         self.waited = true;

@@ -4,10 +4,12 @@
 
 mod cold;
 mod http;
+mod inference_host;
 mod load;
 mod many;
 mod memory;
 mod overhead;
+mod overload;
 mod plot;
 mod report;
 mod samples;
@@ -24,12 +26,15 @@ use std::path::PathBuf;
 /// What to measure.
 #[derive(Args)]
 #[command(
-    after_help = "Needs wrk, but not for --plot. Peers are measured if they are there: --wasmtime PATH, and --node for fastify + onnxruntime-node (npm).\n\nExamples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5 --seconds 5 --wasmtime ~/.cargo/bin/wasmtime --node\n  cargo xtask bench --only cold,many\n  cargo xtask bench --plot\n  cargo xtask bench --plot --from bench/cold-start.json"
+    after_help = "Needs wrk, but not for --plot. Peers are measured if they are there: --wasmtime PATH, and --node for fastify + onnxruntime-node (npm).\n\nExamples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5 --seconds 5 --wasmtime ~/.cargo/bin/wasmtime --node\n  cargo xtask bench --only cold,many\n  cargo xtask bench --inference-host\n  cargo xtask bench --plot\n  cargo xtask bench --plot --from bench/cold-start.json"
 )]
 pub(crate) struct BenchArgs {
     /// Seconds of load per round.
     #[arg(long, default_value_t = 4)]
     seconds: u32,
+    /// Seconds of overload.
+    #[arg(long, default_value_t = 60)]
+    overload_seconds: u32,
     /// Rounds per figure; the median is reported.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -45,6 +50,9 @@ pub(crate) struct BenchArgs {
     /// Measure cold starts alone, one by one; keep them in bench/cold-start.json and draw docs/images/cold-start.svg.
     #[arg(long, conflicts_with_all = ["wasmtime", "node"])]
     plot: bool,
+    /// Measure the inference host alone: against in-process, and killed.
+    #[arg(long, conflicts_with_all = ["wasmtime", "node", "plot"])]
+    inference_host: bool,
     /// Draw these samples again instead of measuring.
     #[arg(long, requires = "plot", conflicts_with = "program")]
     from: Option<PathBuf>,
@@ -66,6 +74,8 @@ enum Part {
     Memory,
     /// Ten thousand functions.
     Many,
+    /// Five times the capacity of a function.
+    Overload,
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
@@ -81,7 +91,12 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
     let wanted = |part: Part| args.only.is_empty() || args.only.contains(&part);
     if wanted(Part::Throughput) {
-        throughput(args, &program, &mut report)?;
+        if args.inference_host {
+        inference_host::measure(&program, args.rounds, args.seconds, &mut report)?;
+        report.print();
+        return report.write(&crate::root().join("bench/inference-host.json"));
+    }
+    throughput(args, &program, &mut report)?;
     }
     if wanted(Part::Overhead) {
         overhead::measure(&program, args.rounds, args.seconds, &mut report)?;
@@ -94,6 +109,9 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     if wanted(Part::Many) {
         many::measure(&program, &mut report)?;
+    }
+    if wanted(Part::Overload) {
+        overload::measure(&program, args.overload_seconds, &mut report)?;
     }
     report.print();
     // A part of the rows does not replace all of them.
