@@ -12,4 +12,5 @@ mod plan;
 mod sandboxes;
 mod seeds;
 mod store;
+mod watched;
 mod world;

@@ -66,6 +66,22 @@ fn instances(books: &mut Books, audit: &Audit, slots: usize) {
             format!("instance {id} is idle twice")
         });
     }
+    let kept = books
+        .live
+        .iter()
+        .find(|(_, live)| live.superseded && live.running.is_none());
+    let kept = kept.map(|(id, _)| *id);
+    books.require("let go", kept.is_none(), || {
+        format!("sandbox {kept:?} outlives the run in which its version was superseded")
+    });
+    let unheard = books
+        .live
+        .values()
+        .filter_map(|live| live.running)
+        .find(|call| books.calls.get(call).is_some_and(|asked| asked.left));
+    books.require("leaves", unheard.is_none(), || {
+        format!("call {unheard:?} runs on, its caller has left")
+    });
     let failed: Vec<_> = books
         .live
         .iter()

@@ -6,6 +6,7 @@ use super::host;
 use super::plan::{Call, End, Event, Life, Plan, Reads, Target, What};
 use super::sandboxes::{Factory, Planned};
 use super::store::{AllArtifacts, FakeStore};
+use super::watched::Watched;
 use super::world::{Answer, Asked, Broken, Trace, World};
 use crate::{Config, Scheduler};
 use fnctl_core::deploy::{DeployRequest, Deployer, live_alias};
@@ -117,7 +118,7 @@ async fn live(
         artifacts: Arc::new(AllArtifacts),
         checks: Vec::new(),
         sandboxes: factory,
-        invoker: Arc::new(scheduler.clone()),
+        invoker: Arc::new(Watched(scheduler.clone(), world.clone())),
         max_memory: ByteSize::mib(1024),
         turns: Default::default(),
     };
@@ -232,6 +233,9 @@ impl Platform {
                 });
             this.world.require("drain", !done || left == 0, || {
                 format!("it is done, and {left} invocations are in flight")
+            });
+            this.world.require("drain", done || left > 0, || {
+                "it gave up with nothing in flight".into()
             });
             this.world.require("drain", done || took >= grace, || {
                 format!("it gave up after {took:?} of {grace:?}")
@@ -394,6 +398,7 @@ impl Platform {
             begun: 0,
             sent: None,
             completed: false,
+            left: false,
             over: false,
         };
         world.books.lock().calls.insert(id, asked);
@@ -406,6 +411,7 @@ impl Platform {
                 () = tokio::time::sleep(Duration::from_millis(after)) => {
                     world.log(|| format!("caller {id} leaves"));
                     over(world, id);
+                    left(world, id);
                     return;
                 }
             },
@@ -491,6 +497,12 @@ fn invocation(
     }
 }
 
+fn left(world: &World, id: u64) {
+    if let Some(asked) = world.books.lock().calls.get_mut(&id) {
+        asked.left = true;
+    }
+}
+
 fn over(world: &World, id: u64) {
     if let Some(asked) = world.books.lock().calls.get_mut(&id) {
         asked.over = true;
@@ -541,6 +553,9 @@ async fn read(world: &World, call: &Call, mut body: fnctl_core::Body) {
     }
     drop(body);
     let id = call.id;
+    if chunks < call.run.chunks && !call.head {
+        left(world, id);
+    }
     let mut books = world.books.lock();
     books.log(format!("caller {id} has read {chunks} chunks"));
     let completed = books.calls.get(&id).is_some_and(|asked| asked.completed);

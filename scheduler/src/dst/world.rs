@@ -60,6 +60,8 @@ pub(super) struct Live {
     pub(super) running: Option<u64>,
     /// It failed, and must not run again.
     pub(super) failed: bool,
+    /// It ran when its version was superseded: it may end that, and no more.
+    pub(super) superseded: bool,
     pub(super) uses: u32,
     pub(super) free_since: Instant,
     pub(super) units: usize,
@@ -82,6 +84,8 @@ pub(super) struct Asked {
     /// What its guest answered.
     pub(super) sent: Option<Answer>,
     pub(super) completed: bool,
+    /// Its caller has left, with something still to come.
+    pub(super) left: bool,
     /// Its caller has the answer, or has left.
     pub(super) over: bool,
 }
@@ -275,6 +279,7 @@ impl Books {
             candidate: is_candidate(version),
             running: None,
             failed: false,
+            superseded: false,
             uses: 0,
             free_since: Instant::now(),
             units,
