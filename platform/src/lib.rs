@@ -11,6 +11,10 @@ pub mod traces;
 pub use config::Config;
 pub use fnctl_inference::{ServeError, cache_folder, probe_library, serve as serve_inference};
 pub use fnctl_scheduler::{policy, simulator};
+/// Inference alone, for tests that need no whole platform.
+pub mod inference {
+    pub use fnctl_inference::{Config, Inference, Process};
+}
 pub use fnctl_store::{PauseAt, WriteSteps};
 pub use fnctl_worker::probe_engine;
 

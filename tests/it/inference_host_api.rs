@@ -9,7 +9,7 @@ use fnctl_core::inference::{
 };
 use fnctl_core::ports::InferenceHost;
 use fnctl_core::{ByteSize, Period};
-use fnctl_inference::{Config, Inference, Process};
+use fnctl_platform::inference::{Config, Inference, Process};
 use fnctl_tests::{onnx, program};
 use std::time::Duration;
 use tokio::time::Instant;
