@@ -2,14 +2,16 @@
 
 use crate::commands::context::ContextArgs;
 use crate::commands::logs::LogsArgs;
+use crate::commands::policy::PolicyArgs;
 use crate::commands::shell::{CompletionsArgs, ManArgs};
 use crate::commands::status::StatusArgs;
 use crate::commands::top::TopArgs;
+use crate::commands::trace::TraceArgs;
 use crate::output::OutputArgs;
 use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
 use fnctl_core::FunctionName;
-use fnctl_core::config::{InferenceIsolation, Isolation};
+use fnctl_core::config::{InferenceIsolation, Isolation, KeepAlivePolicy};
 use fnctl_core::ids::{AliasName, IdError};
 use fnctl_core::units::{ByteSize, Period};
 use std::net::SocketAddr;
@@ -102,6 +104,10 @@ pub(crate) enum Command {
         after_help = "Examples:\n  FNCTL_TOKEN_FILE=fnctl-data/token fnctl token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
     )]
     Token,
+    /// Simulate and compare keep-alive policies on traces.
+    Policy(PolicyArgs),
+    /// Write what was invoked on a platform as a trace.
+    Trace(TraceArgs),
     /// Load models and compute for the `fnctl serve` that started it.
     #[command(
         hide = true,
@@ -210,6 +216,9 @@ pub(crate) struct DeployArgs {
     /// How long an idle instance is kept.
     #[arg(long, value_name = "TIME")]
     pub(crate) keep_alive: Option<Period>,
+    /// What decides how long instead: fixed, histogram or adaptive.
+    #[arg(long, value_name = "POLICY", value_parser = keep_alive_policy)]
+    pub(crate) keep_alive_policy: Option<KeepAlivePolicy>,
     /// Whether a sandbox serves many requests (instance) or one (request).
     #[arg(long, value_name = "instance|request", value_parser = isolation)]
     pub(crate) isolation: Option<Isolation>,
@@ -276,6 +285,15 @@ fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it like name=value".to_owned()),
+    }
+}
+
+fn keep_alive_policy(text: &str) -> Result<KeepAlivePolicy, String> {
+    match text {
+        "fixed" => Ok(KeepAlivePolicy::Fixed),
+        "histogram" => Ok(KeepAlivePolicy::Histogram),
+        "adaptive" => Ok(KeepAlivePolicy::Adaptive),
+        _ => Err("use fixed, histogram or adaptive".to_owned()),
     }
 }
 

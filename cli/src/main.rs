@@ -16,6 +16,7 @@ mod help;
 mod log_stream;
 mod logging;
 mod output;
+mod policy_plot;
 mod report;
 mod suggest;
 mod target;
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         Command::InferenceHost => commands::inference_host::run(),
         Command::Status(status) => commands::status::run(&app, &status),
         Command::Token => commands::status::token(&app),
+        Command::Policy(policy) => commands::policy::run(&app, &policy),
+        Command::Trace(trace) => commands::trace::run(&app, &trace),
         Command::Config(config) => commands::config::run(&app, &config),
         Command::Context(context) => commands::context::run(&app, &context),
         Command::Completions(completions) => commands::shell::completions(&app, &completions),

@@ -19,6 +19,18 @@ pub enum Isolation {
     Request,
 }
 
+/// How long idle instances are kept, and whether one is started ahead of demand: docs/policies.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepAlivePolicy {
+    /// For `keep_alive`.
+    Fixed,
+    /// By the function's idle times in bins of a minute.
+    Histogram,
+    /// While it is expected to save more than it costs.
+    Adaptive,
+}
+
 /// Whether a function's models share an inference host with those of other functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,6 +104,9 @@ pub struct FunctionConfig {
     pub scale_down_delay: Period,
     /// How long an idle instance is kept.
     pub keep_alive: Period,
+    /// What decides how long instead; unset = `scheduler.keep_alive_policy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive_policy: Option<KeepAlivePolicy>,
     /// Whether sandboxes are reused.
     pub isolation: Isolation,
     /// Whether the models have an inference host of their own.
@@ -139,6 +154,7 @@ impl Default for FunctionConfig {
             panic_threshold: Percent(200),
             scale_down_delay: Period::secs(0),
             keep_alive: Period::secs(60),
+            keep_alive_policy: None,
             isolation: Isolation::Instance,
             inference_isolation: InferenceIsolation::Shared,
             max_uses: None,

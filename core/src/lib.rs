@@ -14,6 +14,7 @@ pub mod inference;
 pub mod invocation;
 pub mod log;
 pub mod ports;
+pub mod record;
 pub mod scaling;
 pub mod schedule;
 pub mod task;

@@ -52,6 +52,8 @@ pub struct Backend {
     pub logs: Arc<dyn LogStore>,
     /// Records invocations, if somebody wants them recorded.
     pub tracing: Option<Tracing>,
+    /// What was invoked lately.
+    pub recorder: fnctl_core::record::Recorder,
     /// Everything that `/metrics` shows.
     pub registry: Registry,
 }

@@ -37,6 +37,7 @@ pub(crate) enum Api<'a> {
     Artifact(Digest),
     Status,
     Activity,
+    Trace,
 }
 
 /// Why a path is none of ours.
@@ -97,6 +98,7 @@ fn api(path: &str) -> Result<Api<'_>, RouteError> {
         (Some("artifacts"), Some(digest), None, ..) => Api::Artifact(digest.parse()?),
         (Some("status"), None, ..) => Api::Status,
         (Some("activity"), None, ..) => Api::Activity,
+        (Some("trace"), None, ..) => Api::Trace,
         _ => return Err(RouteError::Unknown),
     };
     Ok(api)

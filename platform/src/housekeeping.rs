@@ -22,6 +22,8 @@ pub(crate) struct Keeper {
     pub(crate) inference: Inference,
     pub(crate) store: Store,
     pub(crate) logs: Logs,
+    pub(crate) histories: std::path::PathBuf,
+    pub(crate) evictions: crate::metrics::Evictions,
 }
 
 impl Keeper {
@@ -39,8 +41,10 @@ impl Keeper {
             self.scheduler
                 .set_session_memory(self.inference.resident().1);
             freed |= self.scheduler.reap(now) > 0;
-            freed |= self.inference.reap(now).await > 0;
-            freed |= self.worker.reap(now) > 0;
+            let sessions = self.inference.reap(now).await;
+            let templates = self.worker.reap(now);
+            self.evictions.expired(sessions, templates);
+            freed |= sessions + templates > 0;
             // Once nothing runs: trimming takes the allocator's lock, which a busy platform would feel.
             if freed && self.scheduler.instances() == 0 {
                 freed = false;
@@ -49,6 +53,11 @@ impl Keeper {
             if now.duration_since(collected) >= COLLECT {
                 collected = now;
                 self.logs.expire();
+                let (path, scheduler) = (self.histories.clone(), self.scheduler.clone());
+                let _ = tokio::task::spawn_blocking(move || {
+                    crate::histories::save(&path, &scheduler);
+                })
+                .await;
                 let removed = self.worker.collect().await;
                 if removed > 0 {
                     tracing::info!(removed, "compiled code of removed artifacts deleted");

@@ -1,6 +1,7 @@
 //! The composition root: builds the parts, wires them, keeps their housekeeping going, and drains them. Nothing else.
 
 mod config;
+mod histories;
 mod housekeeping;
 mod metrics;
 pub mod settings;
@@ -9,13 +10,14 @@ pub mod traces;
 
 pub use config::Config;
 pub use fnctl_inference::{ServeError, cache_folder, probe_library, serve as serve_inference};
+pub use fnctl_scheduler::{policy, simulator};
 pub use fnctl_store::{PauseAt, WriteSteps};
 pub use fnctl_worker::probe_engine;
 
 use fnctl_core::Failure;
 use fnctl_core::deploy::Deployer;
 use fnctl_core::inference::InferenceError;
-use fnctl_core::ports::{FunctionStore, Invoker};
+use fnctl_core::ports::FunctionStore;
 use fnctl_core::task::Tasks;
 use fnctl_gateway::{Backend, Gateway};
 use fnctl_inference::Inference;
@@ -95,6 +97,9 @@ pub struct Platform {
     tasks: Tasks,
     stop: CancellationToken,
     grace: Duration,
+    /// Where what keep-alive policies learned is kept.
+    histories: std::path::PathBuf,
+    evictions: metrics::Evictions,
 }
 
 impl Platform {
@@ -114,6 +119,7 @@ impl Platform {
         metrics::register_process(&registry)?;
         metrics::register_limits(&registry, &config)?;
         let folder = config.store.folder.clone();
+        let evictions = metrics::Evictions::register(&registry)?;
         let store = tokio::task::spawn_blocking(move || Store::open(config.store))
             .await
             .map_err(Failure::internal)?
@@ -146,6 +152,8 @@ impl Platform {
             &registry,
             log_sink.clone(),
         )?;
+        let histories = histories::path(&folder);
+        histories::restore(&histories, &scheduler);
         let invoker = Arc::new(scheduler.clone());
         let deployer = Deployer {
             functions: store_port.clone(),
@@ -169,6 +177,7 @@ impl Platform {
             artifacts: store_port,
             deployer,
             logs: log_sink,
+            recorder: scheduler.recorder().clone(),
             tracing: traces.as_ref().map(Traces::tracing),
             registry,
         };
@@ -185,6 +194,8 @@ impl Platform {
             tasks,
             stop,
             grace: config.grace.duration(),
+            histories,
+            evictions,
         };
         platform.start_housekeeping();
         platform.restore(restorer);
@@ -233,6 +244,8 @@ impl Platform {
         // While invocations finish, whoever asks is still answered: `/readyz` says so, new invocations are sent elsewhere.
         self.gateway.set_draining();
         let finished = self.scheduler.drain(self.grace).await;
+        let (path, scheduler) = (self.histories.clone(), self.scheduler.clone());
+        let _ = tokio::task::spawn_blocking(move || histories::save(&path, &scheduler)).await;
         self.logs.end_followers().await;
         self.gateway.stop();
         self.stop.cancel();
@@ -256,6 +269,8 @@ impl Platform {
             inference: self.inference.clone(),
             store: self.store.clone(),
             logs: self.logs.clone(),
+            histories: self.histories.clone(),
+            evictions: self.evictions.clone(),
         };
         self.tasks
             .spawn("housekeeping", keeper.run(self.stop.clone()));

@@ -4,7 +4,7 @@
 use crate::Config;
 use fnctl_core::ports::FunctionStore;
 use fnctl_store::Store;
-use prometheus::{IntGauge, IntGaugeVec, Opts, PullingGauge, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, PullingGauge, Registry};
 use std::path::Path;
 
 /// The process and the version.
@@ -46,6 +46,40 @@ pub(crate) fn register_limits(registry: &Registry, config: &Config) -> prometheu
         registry.register(Box::new(gauge))?;
     }
     Ok(())
+}
+
+/// What was let go on the rungs below the sandbox, whose own evictions the scheduler counts under the same name.
+#[derive(Debug, Clone)]
+pub(crate) struct Evictions {
+    sessions: IntCounter,
+    templates: IntCounter,
+}
+
+impl Evictions {
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let rung = |rung: &str| -> prometheus::Result<IntCounter> {
+            let family = IntCounterVec::new(
+                Opts::new(
+                    "fnctl_evictions_total",
+                    "What was let go, by rung of the ladder and reason.",
+                )
+                .const_label("rung", rung),
+                &["reason"],
+            )?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family.with_label_values(&["ttl"]))
+        };
+        Ok(Self {
+            sessions: rung("session")?,
+            templates: rung("template")?,
+        })
+    }
+
+    /// Counts what its time-to-live has ended.
+    pub(crate) fn expired(&self, sessions: usize, templates: usize) {
+        self.sessions.inc_by(sessions as u64);
+        self.templates.inc_by(templates as u64);
+    }
 }
 
 /// What is stored, counted when somebody asks.

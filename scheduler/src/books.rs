@@ -127,7 +127,7 @@ impl Books {
     }
 
     /// Looks what is to go and what is to come. `may_start` is false while starts are backed off.
-    pub(crate) fn look(&mut self, now: Instant, config: &FunctionConfig, may_start: bool) -> Look {
+    pub(crate) fn look(&mut self, now: Instant, may_start: bool) -> Look {
         self.note(now);
         let length = now.saturating_duration_since(self.looked).as_secs_f64();
         let ready = self.state.idle().len() + self.state.busy();
@@ -141,8 +141,7 @@ impl Books {
             (self.load, self.looked) = (0.0, now);
         }
         self.set_floor();
-        let keep_alive = config.keep_alive.duration();
-        let expired = self.state.expire(now, |idle| idle.since + keep_alive);
+        let expired = self.state.expire(now, |idle| idle.instance.until);
         let has_room = self
             .evicted
             .is_none_or(|at| now.saturating_duration_since(at) >= ROOM);
@@ -176,18 +175,12 @@ impl Books {
     }
 
     /// Every instance, why it exists, and when it will go.
-    pub(crate) fn status(
-        &self,
-        version: VersionNumber,
-        config: &FunctionConfig,
-        now: Instant,
-    ) -> Vec<InstanceStatus> {
+    pub(crate) fn status(&self, version: VersionNumber, now: Instant) -> Vec<InstanceStatus> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let keep_alive = config.keep_alive.duration();
         let (total, spare) = (self.state.total(), self.state.spare());
         let idle = self.state.idle().iter().enumerate().map(|(index, idle)| {
             let for_ms = now.saturating_duration_since(idle.since);
-            let left = keep_alive.saturating_sub(for_ms);
+            let left = idle.instance.until.saturating_duration_since(now);
             // The longest idle go first; this many are there when all before it are gone.
             let (why, expires_in_ms) = if index < spare {
                 let why = format!("keep-alive, goes in {:.1}s", left.as_secs_f64());

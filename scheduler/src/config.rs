@@ -1,5 +1,6 @@
 //! What an operator may set about scheduling.
 
+use crate::policy::Spec;
 use fnctl_core::units::ByteSize;
 use std::fmt;
 use std::sync::Arc;
@@ -53,6 +54,10 @@ pub struct Config {
     pub clock: Clock,
     /// Most versions with metrics of their own; what is beyond shares one set called `_other`.
     pub max_tracked_versions: usize,
+    /// What decides how long idle instances are kept, of functions that do not say it themselves.
+    pub keep_alive_policy: Spec,
+    /// Invocations that are remembered for `fnctl trace export`.
+    pub trace_size: usize,
 }
 
 impl Default for Config {
@@ -64,6 +69,8 @@ impl Default for Config {
             memory: ByteSize(0),
             clock: Clock::default(),
             max_tracked_versions: 2_000,
+            keep_alive_policy: Spec::Fixed(None),
+            trace_size: 100_000,
         }
     }
 }

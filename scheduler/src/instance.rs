@@ -23,6 +23,8 @@ pub(crate) struct Instance {
     pub(crate) began: Instant,
     /// The pool's generation when its start ended.
     pub(crate) generation: u64,
+    /// Until when it is kept while it is idle.
+    pub(crate) until: Instant,
     /// Its part of the node's memory.
     pub(crate) memory: Share,
     /// Its slot on the node.
@@ -33,7 +35,7 @@ pub(crate) struct Instance {
 pub(crate) struct Started {
     pub(crate) id: InstanceId,
     sandbox: Box<dyn Sandbox>,
-    phases: ColdStart,
+    pub(crate) phases: ColdStart,
     pub(crate) began: Instant,
     memory: Share,
     slot: OwnedSemaphorePermit,
@@ -48,6 +50,7 @@ impl Started {
             phases: self.phases,
             began: self.began,
             generation,
+            until: self.began,
             memory: self.memory,
             _slot: self.slot,
         }

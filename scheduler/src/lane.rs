@@ -2,8 +2,10 @@
 //! hand-over of instances to those who wait.
 
 use crate::admission::Verdict;
+use crate::backoff::Backoff;
 use crate::books::{Books, Look};
 use crate::instance::{Instance, Started};
+use crate::keep::FunctionKeep;
 use crate::lease::Lease;
 use crate::limit::{ConcurrencyLimit, Denied, Permit};
 use crate::memory::Footprint;
@@ -36,6 +38,8 @@ pub(crate) struct Lane {
     /// Whether its concurrency is reserved, so that it takes none of what is shared.
     is_reserved: AtomicBool,
     pub(crate) pools: Mutex<Pools>,
+    /// How long its instances are kept.
+    pub(crate) keep: Arc<FunctionKeep>,
 }
 
 #[derive(Default)]
@@ -58,17 +62,24 @@ impl From<Failure> for Refused {
 }
 
 impl Lane {
-    pub(crate) fn new(function: &FunctionName, config: &FunctionConfig) -> Self {
+    pub(crate) fn new(
+        function: &FunctionName,
+        config: &FunctionConfig,
+        keep: Arc<FunctionKeep>,
+    ) -> Self {
+        keep.configure(config);
         Self {
             limit: ConcurrencyLimit::new(config.most_in_flight(), config.queue_size as usize),
             flows: Flows::new(function),
             is_reserved: AtomicBool::new(config.reserved_concurrency.is_some()),
             pools: Mutex::default(),
+            keep,
         }
     }
 
     /// Applies the limits of the version that is live now.
     pub(crate) fn configure(&self, config: &FunctionConfig) {
+        self.keep.configure(config);
         self.is_reserved
             .store(config.reserved_concurrency.is_some(), Ordering::Relaxed);
         self.limit
@@ -259,25 +270,8 @@ pub(crate) struct VersionPool {
     backoff: Mutex<Backoff>,
     /// Starts an instance that the state has counted as starting.
     start: Box<dyn Fn(Arc<VersionPool>) + Send + Sync>,
-}
-
-/// Waits between failed starts that no caller asked for: one second, doubled each time, at most a minute.
-#[derive(Default)]
-struct Backoff {
-    failures: u32,
-    until: Option<Instant>,
-}
-
-impl Backoff {
-    fn failed(&mut self, now: Instant) {
-        let seconds = 1u64 << self.failures.min(6);
-        self.failures = self.failures.saturating_add(1);
-        self.until = Some(now + Duration::from_secs(seconds.min(60)));
-    }
-
-    fn allows(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| now >= until)
-    }
+    /// The function's, not the version's alone.
+    pub(crate) keep: Arc<FunctionKeep>,
 }
 
 /// The answer to [`VersionPool::checkout`].
@@ -317,6 +311,7 @@ impl VersionPool {
         version: Arc<Version>,
         metrics: Arc<VersionMetrics>,
         measured: Measured,
+        keep: Arc<FunctionKeep>,
         start: impl Fn(Arc<VersionPool>) + Send + Sync + 'static,
     ) -> Self {
         let mut books = Books::new(&version.config, Instant::now());
@@ -330,6 +325,7 @@ impl VersionPool {
             provisioning: watch::Sender::new(Ok(())),
             backoff: Mutex::default(),
             start: Box::new(start),
+            keep,
         }
     }
 
@@ -380,12 +376,15 @@ impl VersionPool {
 
     /// A start that was counted has succeeded.
     pub(crate) fn started(self: &Arc<Self>, started: Started) {
+        self.keep.measured(Some(&started.phases), None);
+        let until = self.keep.idle(&self.version, Instant::now());
         let (place, more) = self.change(|books, now| {
             books
                 .state
                 .start_took(now.saturating_duration_since(started.began));
             let generation = books.state.generation();
-            let instance = started.into_instance(generation);
+            let mut instance = started.into_instance(generation);
+            instance.until = until;
             let place = books.state.started(instance, generation, now);
             note_place(books, place, now)
         });
@@ -410,7 +409,7 @@ impl VersionPool {
     }
 
     /// Takes an instance back. `reusable` is false after anything that may have left the guest in a bad state.
-    pub(crate) fn give_back(self: &Arc<Self>, instance: Instance, reusable: bool) {
+    pub(crate) fn give_back(self: &Arc<Self>, mut instance: Instance, reusable: bool) {
         let config = &self.version.config;
         let worn = config
             .max_uses
@@ -430,6 +429,7 @@ impl VersionPool {
         } else {
             StartKind::Warm
         };
+        instance.until = self.keep.idle(&self.version, Instant::now());
         let (place, more) = self.change(|books, now| {
             books.end_lease(&instance, now);
             let generation = instance.generation;
@@ -461,7 +461,7 @@ impl VersionPool {
             expired,
             starts,
             decision,
-        } = self.change(|books, _| books.look(now, &self.version.config, may_start));
+        } = self.change(|books, _| books.look(now, may_start));
         if let Some(decision) = decision {
             self.metrics.scaled(decision.desired, decision.panicking);
         }
@@ -476,11 +476,10 @@ impl VersionPool {
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        let keep_alive = self.version.config.keep_alive.duration();
         self.books
             .lock()
             .state
-            .next_expiry(|idle| idle.since + keep_alive)
+            .next_expiry(|idle| idle.instance.until)
     }
 
     pub(crate) fn oldest_idle(&self) -> Option<Instant> {
@@ -488,7 +487,21 @@ impl VersionPool {
     }
 
     pub(crate) fn evict(&self) -> Option<Instance> {
-        self.change(|books, now| books.evict(now))
+        let (evicted, last) = self.change(|books, now| {
+            let evicted = books.evict(now);
+            (evicted, books.state.total() == 0)
+        });
+        if evicted.is_some() {
+            self.keep.evicted(last);
+        }
+        evicted
+    }
+
+    /// Starts an instance ahead of demand, if there is none.
+    pub(crate) fn start_ahead(self: &Arc<Self>) -> bool {
+        let start = self.change(|books, _| books.state.start_ahead());
+        self.start_more(usize::from(start));
+        start
     }
 
     pub(crate) fn demote(&self) -> Vec<Instance> {
@@ -533,9 +546,7 @@ impl VersionPool {
 
     pub(crate) fn status(&self, now: Instant) -> Vec<InstanceStatus> {
         let version = &self.version;
-        self.books
-            .lock()
-            .status(version.number, &version.config, now)
+        self.books.lock().status(version.number, now)
     }
 
     /// Processor time that an invocation is expected to take.

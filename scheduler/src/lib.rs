@@ -9,6 +9,7 @@ pub mod admission;
 #[cfg(test)]
 mod audit;
 pub mod autoscaler;
+mod backoff;
 mod body;
 mod books;
 mod config;
@@ -17,6 +18,7 @@ mod dst;
 pub mod fair;
 mod gate;
 mod instance;
+mod keep;
 mod keeping;
 mod lane;
 mod lease;
@@ -25,10 +27,12 @@ pub mod memory;
 mod metrics;
 mod node;
 mod observe;
+pub mod policy;
 pub mod pool;
 pub mod reserved;
 mod running;
 pub mod service_rate;
+pub mod simulator;
 #[cfg(test)]
 mod tests;
 mod work;
@@ -41,18 +45,20 @@ use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::{ColdStart, StartKind, Unanswered};
 use fnctl_core::log::LogSink;
 use fnctl_core::ports::{InstanceStatus, Invoker, SandboxFactory};
+use fnctl_core::record::Recorder;
 use fnctl_core::schedule::Asked;
 use fnctl_core::task::Tasks;
 use fnctl_core::version::{Version, VersionKey};
 use fnctl_core::{ErrorKind, Failure, Invocation, Reply, ReplySender, RequestId};
 use instance::Instances;
+use keep::Keep;
 use keeping::Live;
 use lane::{Lane, Refused, VersionPool};
 use metrics::{Metrics, VersionMetrics};
 use node::Node;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use work::{Acquired, InFlight, Work};
@@ -73,6 +79,8 @@ struct Inner {
     instances: Arc<Instances>,
     node: Arc<Node>,
     live: Live,
+    keep: Arc<Keep>,
+    recorder: Recorder,
     lanes: DashMap<FunctionName, Arc<Lane>>,
     metrics: Metrics,
     logs: Arc<dyn LogSink>,
@@ -100,6 +108,8 @@ impl Scheduler {
             inner: Arc::new(Inner {
                 instances: Arc::new(instances),
                 node,
+                keep: Arc::new(Keep::new(config.keep_alive_policy)),
+                recorder: Recorder::new(config.trace_size),
                 live: Live::new(config.clock),
                 lanes: DashMap::new(),
                 metrics,
@@ -129,7 +139,7 @@ impl Scheduler {
                 pool.ask(asked, windows);
                 let expired = pool.look(now, may_start);
                 reaped += expired.len();
-                pool.metrics.reaped(expired.len());
+                pool.metrics.reaped(expired.len(), lane.keep.reason());
                 drop(expired);
                 if lane.close_pool_if_unused(&pool) {
                     inner.live.remember(&pool.version, pool.summary());
@@ -144,6 +154,7 @@ impl Scheduler {
         while inner.node.memory.is_over() && inner.evict_idle() {
             reaped += 1;
         }
+        inner.look_ahead(now);
         reaped
     }
 
@@ -186,13 +197,15 @@ impl Scheduler {
         self.inner.lanes.len()
     }
 
-    /// When the next idle instance expires, if any is idle.
+    /// When the next idle instance expires or is to be started ahead.
     pub fn next_expiry(&self) -> Option<Instant> {
+        let ahead = self.inner.keep.next_due(Instant::now());
         self.inner
             .lanes()
             .iter()
             .flat_map(|lane| lane.pools())
             .filter_map(|pool| pool.next_expiry())
+            .chain(ahead)
             .min()
     }
 
@@ -255,7 +268,8 @@ impl Inner {
                 // Limits are the live version's, whichever version is called.
                 let live = self.live.of(&version.function);
                 let config = live.as_ref().map_or(&version.config, |live| &live.config);
-                Arc::new(Lane::new(&version.function, config))
+                let keep = self.keep.function(&version.function, config);
+                Arc::new(Lane::new(&version.function, config, keep))
             })
             .value()
             .clone()
@@ -290,6 +304,7 @@ impl Inner {
                 version.clone(),
                 Arc::new(self.metrics.of(&version.key())),
                 self.live.recall(version),
+                lane.keep.clone(),
                 move |pool| {
                     if let Some(this) = this.upgrade() {
                         this.spawn_start(pool);
@@ -312,26 +327,13 @@ impl Inner {
             match outcome {
                 Ok(started) => pool.started(started),
                 Err(failure) => {
+                    pool.keep.cancel();
                     pool.metrics.start_failed(failure.kind);
                     this.log_failure(&pool.version.key(), None, &failure);
                     pool.start_failed(failure);
                 }
             }
         });
-    }
-
-    /// Retires the instance that has been idle longest, to make room on a full node.
-    fn evict_idle(&self) -> bool {
-        let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
-        let oldest = pools
-            .iter()
-            .filter_map(|pool| Some((pool.oldest_idle()?, pool)))
-            .min_by_key(|(since, _)| *since);
-        oldest.is_some_and(|(_, pool)| {
-            let evicted = pool.evict();
-            pool.metrics.evicted(usize::from(evicted.is_some()));
-            evicted.is_some()
-        })
     }
 }
 
@@ -398,6 +400,8 @@ impl Invoker for Scheduler {
         observe::note_outcome(step, permit.as_ref().err());
         metrics.queued(phases.queue);
         let (permit, admitted) = permit.map_err(|failure| unanswered(failure, phases))?;
+        let arrived = SystemTime::now();
+        let counted = lane.keep.arrived(Instant::now());
 
         // A guest that was asked by somebody who left is stopped: the guard goes with this future, and later with the
         // response's body.
@@ -425,6 +429,7 @@ impl Invoker for Scheduler {
             pass,
             starting,
         } = acquired.map_err(|failure| unanswered(failure, phases))?;
+        lane.keep.used();
         let start = lease.start_kind();
         let started = lease.phases();
         phases = ColdStart {
@@ -445,6 +450,8 @@ impl Invoker for Scheduler {
         let since = Instant::now();
         let work = Work {
             invocation,
+            arrived,
+            counted,
             lane,
             lease,
             pass,
@@ -523,10 +530,15 @@ impl Invoker for Scheduler {
             }
             if let Some(lane) = inner.existing_lane(&key.function) {
                 drop(lane.remove(key.number));
+                lane.keep.cancel();
             }
             inner.metrics.forget(key);
         }
         if let Some(key) = versions.first() {
+            if inner.live.of(&key.function).is_none() {
+                inner.keep.forget(&key.function);
+                inner.recorder.forget(&key.function);
+            }
             inner
                 .lanes
                 .remove_if(&key.function, |_, lane| lane.close_if_unused());
@@ -554,10 +566,13 @@ impl Scheduler {
     fn demote(&self, retired: &[VersionKey]) {
         for key in retired {
             let lane = self.inner.existing_lane(&key.function);
+            if let Some(lane) = &lane {
+                lane.keep.cancel();
+            }
             if let Some(pool) = lane.and_then(|lane| lane.existing(key.number)) {
                 pool.ask(Asked::default(), Asked::default());
                 let idle = pool.demote();
-                pool.metrics.reaped(idle.len());
+                pool.metrics.reaped(idle.len(), "demoted");
                 drop(idle);
             } else {
                 // It was at zero already.

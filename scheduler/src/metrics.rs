@@ -36,6 +36,8 @@ struct Families {
     queue_depth: IntGaugeVec,
     queue_wait: HistogramVec,
     reaps: IntCounterVec,
+    /// Over all functions, with the rung, which other parts count for theirs.
+    evictions: IntCounterVec,
     drops: IntCounterVec,
     desired: IntGaugeVec,
     panicking: IntGaugeVec,
@@ -74,7 +76,17 @@ impl Metrics {
             registry.register(Box::new(family.clone()))?;
             Ok(family)
         };
+        let evictions = IntCounterVec::new(
+            Opts::new(
+                "fnctl_evictions_total",
+                "What was let go, by rung of the ladder and reason.",
+            )
+            .const_label("rung", "sandbox"),
+            &["reason"],
+        )?;
+        registry.register(Box::new(evictions.clone()))?;
         Ok(Self(Arc::new(Families {
+            evictions,
             invocations: counter(
                 "fnctl_invocations_total",
                 "Invocations that were run by a guest.",
@@ -145,7 +157,7 @@ impl Metrics {
             )?,
             reaps: counter(
                 "fnctl_reaps_total",
-                "Idle instances retired, by reason (keep_alive, node_full).",
+                "Idle instances retired, by reason (keep_alive, policy, demoted, node_full).",
                 &["reason"],
             )?,
             drops: counter(
@@ -274,7 +286,7 @@ impl Metrics {
                 .phases
                 .remove_label_values(&[f, &v, phase.as_str()]);
         }
-        for reason in ["keep_alive", "node_full"] {
+        for reason in ["keep_alive", "policy", "demoted", "node_full"] {
             let _ = families.reaps.remove_label_values(&[f, &v, reason]);
         }
     }
@@ -521,6 +533,8 @@ impl VersionMetrics {
 
     fn gone(&self, count: usize, reason: &str) {
         if count > 0 {
+            let all = self.families.0.evictions.with_label_values(&[reason]);
+            all.inc_by(count as u64);
             self.with_families(|families| {
                 let labels = self.labels(reason);
                 families
@@ -531,8 +545,8 @@ impl VersionMetrics {
         }
     }
 
-    pub(crate) fn reaped(&self, count: usize) {
-        self.gone(count, "keep_alive");
+    pub(crate) fn reaped(&self, count: usize, reason: &str) {
+        self.gone(count, reason);
     }
 
     pub(crate) fn evicted(&self, count: usize) {

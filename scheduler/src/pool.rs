@@ -275,6 +275,13 @@ impl<S, W> PoolState<S, W> {
         self.idle.iter().map(until).min()
     }
 
+    /// Whether one is to be started ahead of demand: there is none. It is counted as starting.
+    pub fn start_ahead(&mut self) -> bool {
+        let start = !self.closed && self.total() == 0;
+        self.starting += usize::from(start);
+        start
+    }
+
     /// Since when the longest idle instance that is not provisioned has been idle.
     pub fn oldest_idle(&self) -> Option<Instant> {
         if self.total() <= self.provisioned {

@@ -333,3 +333,56 @@ async fn draining_waits_for_what_runs_and_refuses_the_rest() {
     assert!(running.await.unwrap() && draining.await.unwrap());
     assert_eq!(scheduler.instances(), 0);
 }
+
+/// A timer of 15 minutes under the adaptive policy, with somebody who looks every 250 ms around each firing: soon no
+/// firing is cold, and between firings nothing is kept.
+#[tokio::test(start_paused = true)]
+async fn a_periodic_function_is_started_before_it_is_called() {
+    let plan = Arc::new(Plan::default());
+    let scheduler = scheduler(&plan);
+    let version = version_with(|config| {
+        config.keep_alive_policy = Some(fnctl_core::config::KeepAlivePolicy::Adaptive);
+    });
+    // Only of the live version anything is started ahead.
+    scheduler.configure(&version);
+    let mut starts = Vec::new();
+    for firing in 0..14 {
+        let reply = scheduler.invoke(invocation(&version)).await.unwrap();
+        starts.push(reply.start);
+        settle().await;
+        let since = Instant::now();
+        let period = Duration::from_secs(900);
+        while since.elapsed() < period - Duration::from_secs(200) {
+            tokio::time::advance(Duration::from_secs(5)).await;
+            scheduler.reap(Instant::now());
+            settle().await;
+        }
+        if firing > 8 {
+            assert_eq!(scheduler.instances(), 0, "before firing {firing}");
+        }
+        while since.elapsed() < period {
+            tokio::time::advance(Duration::from_millis(250)).await;
+            scheduler.reap(Instant::now());
+            settle().await;
+        }
+    }
+    assert_eq!(starts[0], StartKind::Cold);
+    assert_eq!(starts[9..], [StartKind::Prewarmed; 5], "{starts:?}");
+    // What was learned is kept over a restart.
+    let histories = scheduler.histories();
+    assert_eq!(histories.len(), 1);
+    let text = serde_json::to_string(&histories).unwrap();
+    let again = self::scheduler(&plan);
+    again.restore_histories(serde_json::from_str(&text).unwrap());
+    again.configure(&version);
+    again.invoke(invocation(&version)).await.unwrap();
+    settle().await;
+    tokio::time::advance(Duration::from_secs(120)).await;
+    again.reap(Instant::now());
+    settle().await;
+    assert_eq!(again.instances(), 0);
+    assert!(
+        again.next_expiry().is_some(),
+        "the next firing is still expected"
+    );
+}

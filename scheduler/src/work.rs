@@ -1,6 +1,7 @@
 //! The task of one invocation: it runs on its lease to the end, and gives back what it holds.
 
 use crate::gate::Pass;
+use crate::keep::Counted;
 use crate::lane::{self, Lane, VersionPool};
 use crate::lease::Lease;
 use crate::limit::Permit;
@@ -8,11 +9,12 @@ use crate::running::Running;
 use crate::{Inner, draining, observe};
 use fnctl_core::activity::Computes;
 use fnctl_core::invocation::StartKind;
+use fnctl_core::record::Recorded;
 use fnctl_core::{ErrorKind, Failure, Invocation, ReplySender, RunEnd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// An instance for an invocation, and the right to compute on it.
@@ -88,6 +90,13 @@ impl Inner {
                         self.log_failure(&key, Some(&request_id), failure);
                     }
                     metrics.ran(took, report.inference, report.memory);
+                    work.lane.keep.measured(None, Some(report.memory));
+                    self.recorder.add(Recorded {
+                        at: work.arrived,
+                        function: key.function.clone(),
+                        duration: took,
+                        start: work.lease.start_kind(),
+                    });
                     work.lease.pool().took(polled + report.inference);
                     let is_whole = !matches!(&end, RunEnd::Failed(failure) if failure.kind == ErrorKind::Cancelled);
                     if is_whole {
@@ -98,6 +107,7 @@ impl Inner {
             }
         };
         let pool = work.lease.pool().clone();
+        drop(work.counted);
         work.lease.release(matches!(report, RunEnd::Completed));
         drop(work.permit);
         if !self.draining.load(Ordering::Relaxed) {
@@ -199,6 +209,9 @@ impl Inner {
 /// What the task of one invocation works with.
 pub(crate) struct Work {
     pub(crate) invocation: Invocation,
+    pub(crate) arrived: SystemTime,
+    /// Dropped before the lease is, so that the instance goes idle with nothing of this in flight.
+    pub(crate) counted: Counted,
     pub(crate) lane: Arc<Lane>,
     pub(crate) lease: Lease,
     pub(crate) pass: Pass,

@@ -30,6 +30,7 @@ mod local_dev;
 mod logs;
 mod metrics;
 mod nn_lies;
+mod policies;
 mod readme;
 mod scale_to_zero;
 mod scaling;

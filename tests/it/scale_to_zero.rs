@@ -114,8 +114,5 @@ async fn a_burst_over_minilm_gives_its_memory_back() {
         "the burst takes memory: {before} -> {during}"
     );
     let limit = before + before / 5;
-    eventually("the memory is given back", || {
-        taken() < limit
-    })
-    .await;
+    eventually("the memory is given back", || taken() < limit).await;
 }

@@ -43,6 +43,7 @@ fn override_with(deployment: &mut Deployment, args: &DeployArgs) {
     config.timeout = args.timeout.unwrap_or(config.timeout);
     config.cpu = args.cpu.unwrap_or(config.cpu);
     config.concurrency = args.concurrency.unwrap_or(config.concurrency);
+    config.keep_alive_policy = args.keep_alive_policy.or(config.keep_alive_policy);
     config.provisioned = args.provisioned.unwrap_or(config.provisioned);
     config.keep_alive = args.keep_alive.unwrap_or(config.keep_alive);
     config.isolation = args.isolation.unwrap_or(config.isolation);

@@ -2,6 +2,7 @@
 
 mod activity;
 mod logs;
+mod trace;
 mod views;
 
 use crate::Shared;
@@ -64,6 +65,7 @@ async fn dispatch(shared: &Arc<Shared>, route: Api<'_>, request: Request<Incomin
         (Method::POST, Api::Artifacts) => upload(shared, request).await,
         (Method::HEAD | Method::GET, Api::Artifact(digest)) => has_artifact(shared, &digest),
         (Method::GET, Api::Activity) => Ok(activity(shared)),
+        (Method::GET, Api::Trace) => Ok(exported(shared)),
         (Method::GET, Api::Status) => Ok(respond::json(StatusCode::OK, &views::status(shared))),
         _ => Err(Failure::new(
             ErrorKind::MethodNotAllowed,
@@ -100,6 +102,16 @@ fn activity(shared: &Shared) -> Response<Body> {
     let deployed = shared.backend.functions.functions(None).len();
     let families = shared.backend.registry.gather();
     respond::json(StatusCode::OK, &activity::Activity::of(&families, deployed))
+}
+
+fn exported(shared: &Shared) -> Response<Body> {
+    let text = trace::text(&shared.backend.recorder);
+    let mut response = Response::new(fnctl_core::full(text));
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("text/csv"),
+    );
+    response
 }
 
 fn get(shared: &Shared, name: &FunctionName) -> Outcome {

@@ -176,6 +176,27 @@ pub static SETTINGS: &[Setting] = &[
         positive
     ),
     Setting {
+        key: "scheduler.keep_alive_policy",
+        help: "What decides how long idle instances are kept, unless function.toml says: `fixed`, `histogram`, `adaptive`.",
+        get: |config| config.scheduler.keep_alive_policy.to_string(),
+        set: |config, text| {
+            config.scheduler.keep_alive_policy = text
+                .parse()
+                .map_err(|error: fnctl_scheduler::policy::SpecError| error.to_string())?;
+            Ok(())
+        },
+    },
+    setting!(
+        "scheduler.trace_size",
+        "Invocations remembered for `fnctl trace export`; 0 remembers none.",
+        scheduler.trace_size,
+        |text: &str| parsed::<usize>(text).and_then(|count| {
+            (count <= 10_000_000)
+                .then_some(count)
+                .ok_or_else(|| "at most 10000000".to_owned())
+        })
+    ),
+    Setting {
         key: "worker.max_instances",
         help: "Most instances at once, over all functions.",
         get: |config| config.worker.max_instances.to_string(),

@@ -92,11 +92,11 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let wanted = |part: Part| args.only.is_empty() || args.only.contains(&part);
     if wanted(Part::Throughput) {
         if args.inference_host {
-        inference_host::measure(&program, args.rounds, args.seconds, &mut report)?;
-        report.print();
-        return report.write(&crate::root().join("bench/inference-host.json"));
-    }
-    throughput(args, &program, &mut report)?;
+            inference_host::measure(&program, args.rounds, args.seconds, &mut report)?;
+            report.print();
+            return report.write(&crate::root().join("bench/inference-host.json"));
+        }
+        throughput(args, &program, &mut report)?;
     }
     if wanted(Part::Overhead) {
         overhead::measure(&program, args.rounds, args.seconds, &mut report)?;

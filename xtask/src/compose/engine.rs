@@ -62,12 +62,12 @@ impl Engine {
     fn compose_command(&self, scale: Scale, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
         command.arg("compose").args(arguments);
-        self.into_project(&mut command, scale);
+        self.point(&mut command, scale);
         command
     }
 
     /// Tells a command, by its environment, which project `docker compose` is to work on.
-    fn into_project(&self, command: &mut Command, scale: Scale) {
+    fn point(&self, command: &mut Command, scale: Scale) {
         let mut files = vec!["compose.yaml"];
         if self.standin {
             files.push("xtask/compose-standin.yaml");
@@ -112,7 +112,7 @@ impl Engine {
             .replace("curl ", "curl --fail --silent --show-error ");
         let mut command = Command::new("sh");
         command.args(["-c", &line]);
-        self.into_project(&mut command, Scale::One);
+        self.point(&mut command, Scale::One);
         let output = command.stderr(Stdio::inherit()).output()?;
         let told = text(&output.stdout);
         println!("{told}");
