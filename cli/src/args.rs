@@ -2,13 +2,16 @@
 
 use crate::commands::context::ContextArgs;
 use crate::commands::logs::LogsArgs;
+use crate::commands::policy::PolicyArgs;
 use crate::commands::shell::{CompletionsArgs, ManArgs};
 use crate::commands::status::StatusArgs;
+use crate::commands::top::TopArgs;
+use crate::commands::trace::TraceArgs;
 use crate::output::OutputArgs;
 use crate::target::Connection;
 use clap::{Args, Parser, Subcommand};
 use fnctl_core::FunctionName;
-use fnctl_core::config::Isolation;
+use fnctl_core::config::{InferenceIsolation, Isolation, KeepAlivePolicy};
 use fnctl_core::ids::{AliasName, IdError};
 use fnctl_core::units::{ByteSize, Period};
 use std::net::SocketAddr;
@@ -51,6 +54,8 @@ pub(crate) enum Command {
     Invoke(InvokeArgs),
     /// Show what a function said, and follow it.
     Logs(LogsArgs),
+    /// Watch what the functions do now: rates, cold starts, instances, memory.
+    Top(TopArgs),
     /// List the functions.
     #[command(
         visible_alias = "list",
@@ -99,6 +104,16 @@ pub(crate) enum Command {
         after_help = "Examples:\n  FNCTL_TOKEN_FILE=fnctl-data/token fnctl token\n  export FNCTL_TOKEN=$(docker compose exec -T fnctl fnctl token)"
     )]
     Token,
+    /// Simulate and compare keep-alive policies on traces.
+    Policy(PolicyArgs),
+    /// Write what was invoked on a platform as a trace.
+    Trace(TraceArgs),
+    /// Load models and compute for the `fnctl serve` that started it.
+    #[command(
+        hide = true,
+        after_help = "Examples:\n  fnctl serve    # starts its inference-host by itself"
+    )]
+    InferenceHost,
     /// Check or show the settings of `serve`.
     Config(ConfigArgs),
     /// Keep the addresses and tokens of platforms under names.
@@ -201,9 +216,15 @@ pub(crate) struct DeployArgs {
     /// How long an idle instance is kept.
     #[arg(long, value_name = "TIME")]
     pub(crate) keep_alive: Option<Period>,
+    /// What decides how long instead: fixed, histogram or adaptive.
+    #[arg(long, value_name = "POLICY", value_parser = keep_alive_policy)]
+    pub(crate) keep_alive_policy: Option<KeepAlivePolicy>,
     /// Whether a sandbox serves many requests (instance) or one (request).
     #[arg(long, value_name = "instance|request", value_parser = isolation)]
     pub(crate) isolation: Option<Isolation>,
+    /// Whether the models share an inference host (shared) or have one of their own (dedicated).
+    #[arg(long, value_name = "shared|dedicated", value_parser = inference_isolation)]
+    pub(crate) inference_isolation: Option<InferenceIsolation>,
     /// An environment variable of the guest; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) env: Vec<(String, String)>,
@@ -267,6 +288,15 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn keep_alive_policy(text: &str) -> Result<KeepAlivePolicy, String> {
+    match text {
+        "fixed" => Ok(KeepAlivePolicy::Fixed),
+        "histogram" => Ok(KeepAlivePolicy::Histogram),
+        "adaptive" => Ok(KeepAlivePolicy::Adaptive),
+        _ => Err("use fixed, histogram or adaptive".to_owned()),
+    }
+}
+
 /// `fraud`, `fraud:3` or `fraud:canary`: it becomes part of a path, so nothing else may.
 fn invocation_target(text: &str) -> Result<String, String> {
     let (name, selector) = match text.split_once(':') {
@@ -289,6 +319,14 @@ fn isolation(text: &str) -> Result<Isolation, String> {
         "instance" => Ok(Isolation::Instance),
         "request" => Ok(Isolation::Request),
         _ => Err("use instance or request".to_owned()),
+    }
+}
+
+fn inference_isolation(text: &str) -> Result<InferenceIsolation, String> {
+    match text {
+        "shared" => Ok(InferenceIsolation::Shared),
+        "dedicated" => Ok(InferenceIsolation::Dedicated),
+        _ => Err("use shared or dedicated".to_owned()),
     }
 }
 

@@ -14,11 +14,12 @@ pub(crate) const EXAMPLES: &str = "Examples:
 `fnctl COMMAND --help` shows the examples of a command, `fnctl --help` exit codes and variables too.";
 
 /// The commands by purpose, in the order of use. A command that is in no group comes last, under "Other".
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("Run", &["serve", "invoke"]),
     ("Deploy", &["new", "build", "dev", "deploy"]),
-    ("Look", &["status", "ls", "get", "versions", "logs"]),
+    ("Look", &["top", "status", "ls", "get", "versions", "logs"]),
     ("Change", &["rollback", "alias", "rm"]),
+    ("Plan", &["policy", "trace"]),
     (
         "Configure",
         &["context", "token", "config", "doctor", "completions", "man"],
@@ -101,7 +102,8 @@ mod tests {
             "{groups:?}"
         );
         let listed: usize = groups.iter().map(|(_, names)| names.len()).sum();
-        assert_eq!(listed, command.get_subcommands().count());
+        let shown = |command: &&clap::Command| !command.is_hide_set();
+        assert_eq!(listed, command.get_subcommands().filter(shown).count());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The `fnctl` command. `serve` starts a platform; every other command talks to a running one over HTTP.
 
+mod activity;
 mod app;
 mod args;
 mod build;
@@ -15,6 +16,7 @@ mod help;
 mod log_stream;
 mod logging;
 mod output;
+mod policy_plot;
 mod report;
 mod suggest;
 mod target;
@@ -33,8 +35,11 @@ fn main() -> ExitCode {
     let app = App::new(cli.output, cli.connection);
     let outcome = match cli.command {
         Command::Serve(serve) => commands::serve::run(&app, &serve),
+        Command::InferenceHost => commands::inference_host::run(),
         Command::Status(status) => commands::status::run(&app, &status),
         Command::Token => commands::status::token(&app),
+        Command::Policy(policy) => commands::policy::run(&app, &policy),
+        Command::Trace(trace) => commands::trace::run(&app, &trace),
         Command::Config(config) => commands::config::run(&app, &config),
         Command::Context(context) => commands::context::run(&app, &context),
         Command::Completions(completions) => commands::shell::completions(&app, &completions),
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
         Command::Deploy(deploy) => commands::deploy::run(&app, &deploy),
         Command::Invoke(invoke) => commands::invoke::run(&app, &invoke),
         Command::Logs(logs) => commands::logs::run(&app, &logs),
+        Command::Top(top) => commands::top::run(&app, &top),
         Command::Ls => commands::show::list(&app),
         Command::Get { name } => commands::show::get(&app, &name),
         Command::Versions { name } => commands::show::versions(&app, &name),

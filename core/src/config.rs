@@ -1,6 +1,8 @@
 //! What a user may say about a function: `function.toml` without its paths, or the flags of `fnctl deploy`.
 
 use crate::ids::Digest;
+use crate::scaling::Percent;
+use crate::schedule::ScheduleWindow;
 use crate::units::{ByteSize, Period};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,6 +17,29 @@ pub enum Isolation {
     Instance,
     /// Every request has a fresh sandbox; the models stay resident.
     Request,
+}
+
+/// How long idle instances are kept, and whether one is started ahead of demand: docs/policies.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepAlivePolicy {
+    /// For `keep_alive`.
+    Fixed,
+    /// By the function's idle times in bins of a minute.
+    Histogram,
+    /// While it is expected to save more than it costs.
+    Adaptive,
+}
+
+/// Whether a function's models share an inference host with those of other functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InferenceIsolation {
+    /// One host for all functions that say so.
+    #[default]
+    Shared,
+    /// A host of the function's own.
+    Dedicated,
 }
 
 /// A token bucket.
@@ -49,12 +74,43 @@ pub struct FunctionConfig {
     pub queue_size: u32,
     /// Most wall time in the queue.
     pub queue_timeout: Period,
+    /// Part of the platform's concurrency that is this function's alone, and the most it gets; 0 turns it off, unset
+    /// shares what nobody reserved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserved_concurrency: Option<u32>,
+    /// Most requests that one instance serves at the same time.
+    pub instance_concurrency: NonZeroU32,
     /// Instances kept initialised whatever the traffic.
     pub provisioned: u32,
+    /// Instances that keep-alive leaves once the function has been called.
+    pub min_instances: u32,
+    /// Most instances of a version; unset = as many as `concurrency` needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_instances: Option<NonZeroU32>,
+    /// Times at which more instances are kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schedule: Vec<ScheduleWindow>,
+    /// How much of an instance's concurrency is to be in use on average; more than that starts instances ahead of
+    /// demand. Unset = instances are started for requests that wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_concurrency: Option<Percent>,
+    /// Over how long the load is averaged.
+    pub stable_window: Period,
+    /// Over how long a sudden load is averaged.
+    pub panic_window: Period,
+    /// Load in the panic window, as a percentage of what the instances are there for, at which panic begins.
+    pub panic_threshold: Percent,
+    /// How long the load must be lower before fewer instances are wanted.
+    pub scale_down_delay: Period,
     /// How long an idle instance is kept.
     pub keep_alive: Period,
+    /// What decides how long instead; unset = `scheduler.keep_alive_policy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive_policy: Option<KeepAlivePolicy>,
     /// Whether sandboxes are reused.
     pub isolation: Isolation,
+    /// Whether the models have an inference host of their own.
+    pub inference_isolation: InferenceIsolation,
     /// Invocations after which a sandbox is replaced; unset = never for that reason.
     pub max_uses: Option<NonZeroU32>,
     /// Limits the rate of invocations; unset = no limit.
@@ -86,9 +142,21 @@ impl Default for FunctionConfig {
             concurrency: NonZeroU32::MIN.saturating_add(49),
             queue_size: 500,
             queue_timeout: Period::secs(10),
+            reserved_concurrency: None,
+            instance_concurrency: NonZeroU32::MIN,
             provisioned: 0,
+            min_instances: 0,
+            max_instances: None,
+            schedule: Vec::new(),
+            target_concurrency: None,
+            stable_window: Period::secs(60),
+            panic_window: Period::secs(6),
+            panic_threshold: Percent(200),
+            scale_down_delay: Period::secs(0),
             keep_alive: Period::secs(60),
+            keep_alive_policy: None,
             isolation: Isolation::Instance,
+            inference_isolation: InferenceIsolation::Shared,
             max_uses: None,
             rate_limit: None,
             request_body: ByteSize::mib(16),
@@ -154,13 +222,6 @@ impl FunctionConfig {
             ),
         );
         require(
-            self.provisioned <= self.concurrency.get(),
-            format!(
-                "provisioned: {} must be at most concurrency ({})",
-                self.provisioned, self.concurrency
-            ),
-        );
-        require(
             self.request_body <= ByteSize::mib(1024) && self.response_body <= ByteSize::mib(1024),
             "request_body, response_body: at most 1GiB each".to_owned(),
         );
@@ -210,6 +271,7 @@ impl FunctionConfig {
                 ),
             );
         }
+        self.scaling_problems(|problem| problems.push(problem));
         problems
     }
 }

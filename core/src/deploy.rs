@@ -207,6 +207,7 @@ impl Deployer {
             config: draft.config.clone(),
             created_ms: 0,
         });
+        self.invoker.can_reserve(&candidate)?;
         reporter
             .finish(format!("{} artifact(s) verified", 1 + draft.models.len()))
             .await;
@@ -230,13 +231,11 @@ impl Deployer {
         reporter.start(Step::Activate).await;
         let turn = self.turn(&draft.function);
         let _turn = turn.lock().await;
+        let before = self.function(&draft.function);
         let version = self.functions.commit(draft).await?;
         // From here on the version is live, whatever happens: a failure is told, and is no failure of the deploy.
-        let detail = match self
-            .invoker
-            .activate(version.clone(), self.others(&version))
-            .await
-        {
+        let forgotten = before.map_or_else(|_| Vec::new(), |before| self.forgotten(&before));
+        let detail = match self.activate(&version, forgotten).await {
             Ok(()) => format!("version {} is live", version.number),
             Err(failure) => format!(
                 "version {} is live, but: {}",
@@ -319,6 +318,7 @@ impl Deployer {
                 format!("'{name}' has no version {target}; see `fnctl versions {name}`"),
             )
         })?;
+        self.invoker.can_reserve(&version)?;
         self.functions
             .set_alias(name, &live_alias()?, Some(Alias::to(target)))
             .await?;
@@ -328,13 +328,41 @@ impl Deployer {
 
     /// Tells the invoker that another version is live, which it is by now: a failure is the log's.
     async fn switched(&self, version: &Arc<Version>) {
-        if let Err(failure) = self
-            .invoker
-            .activate(version.clone(), self.others(version))
-            .await
-        {
+        if let Err(failure) = self.activate(version, Vec::new()).await {
             tracing::warn!(version = %version.key(), cause = failure.cause, "live, but: {}", failure.message);
         }
+    }
+
+    /// Tells the invoker what is live, as after a start of the platform. In its turn: what was live when the platform
+    /// started may not be any more.
+    pub async fn restore(&self, name: &FunctionName) {
+        let turn = self.turn(name);
+        let _turn = turn.lock().await;
+        let Ok(function) = self.function(name) else {
+            return;
+        };
+        let live = function.live().map(|alias| alias.version);
+        if let Some(version) = live.and_then(|number| function.versions.get(&number)) {
+            self.switched(version).await;
+        }
+    }
+
+    /// Tells the invoker which version is live. A removal waits for nobody's turn, so it may have told the invoker
+    /// before: then what was just activated is let go again. `retired` are versions that the store no longer knows.
+    async fn activate(
+        &self,
+        version: &Arc<Version>,
+        mut retired: Vec<VersionKey>,
+    ) -> Result<(), Failure> {
+        retired.extend(self.others(version));
+        let activated = self.invoker.activate(version.clone(), retired).await;
+        let exists = self
+            .function(&version.function)
+            .is_ok_and(|function| function.versions.contains_key(&version.number));
+        if !exists {
+            self.invoker.retire(&[version.key()]);
+        }
+        activated
     }
 
     /// Points an alias at one or two versions, or removes it.
@@ -375,10 +403,16 @@ impl Deployer {
         }
         let turn = self.turn(name);
         let _turn = turn.lock().await;
+        let wanted = to
+            .filter(|_| alias.as_str() == crate::version::LIVE)
+            .and_then(|to| function.versions.get(&to.version));
+        if let Some(version) = wanted {
+            self.invoker.can_reserve(version)?;
+        }
         self.functions.set_alias(name, alias, to).await?;
-        if alias.as_str() == crate::version::LIVE
-            && let Some(version) = to.and_then(|to| function.versions.get(&to.version))
-        {
+        // Another alias that moves leaves a version that nobody is sent to any more, and that may be provisioned.
+        let live = self.function(name)?.live().map(|alias| alias.version);
+        if let Some(version) = live.and_then(|number| function.versions.get(&number)) {
             self.switched(version).await;
         }
         Ok(())
@@ -419,6 +453,15 @@ impl Deployer {
             .into_iter()
             .filter(|key| !named(key.number))
             .collect()
+    }
+
+    /// The versions that the store has forgotten since: the live one may be among them, after a rollback to the oldest.
+    fn forgotten(&self, before: &Function) -> Vec<VersionKey> {
+        let mut keys = keys(before);
+        if let Ok(now) = self.function(&before.name) {
+            keys.retain(|key| !now.versions.contains_key(&key.number));
+        }
+        keys
     }
 
     fn function(&self, name: &FunctionName) -> Result<Arc<Function>, Failure> {

@@ -76,6 +76,8 @@ kinds! {
     InvalidArtifact, "invalid_artifact", Guest, false;
     /// The model cannot be loaded.
     InvalidModel, "invalid_model", Guest, false;
+    /// The model kept killing its inference host and is kept away from one for a while.
+    Quarantined, "quarantined", Guest, true;
     /// The guest could not be instantiated, or its init failed.
     StartFailed, "start_failed", Guest, false;
     /// The guest trapped.

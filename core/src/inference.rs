@@ -1,14 +1,16 @@
 //! The messages of the `InferenceHost` port: plain data in, plain data out, so that the host behind it can be in this
 //! process or in another one. The words are wasi-nn's.
 
+use crate::config::InferenceIsolation;
 use crate::error::ErrorKind;
 use crate::ids::{Digest, FunctionName};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use tokio::time::Instant;
 
 /// The element types of wasi-nn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TensorType {
     /// IEEE 754 half precision.
     Fp16,
@@ -94,7 +96,7 @@ impl Tensor {
 }
 
 /// One input or output of a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// Its name in the graph.
     pub name: String,
@@ -105,7 +107,7 @@ pub struct Port {
 }
 
 /// What a loaded model takes and gives.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ModelInfo {
     /// The inputs, in the graph's order.
     pub inputs: Vec<Port>,
@@ -136,6 +138,8 @@ pub struct LoadModel {
     pub source: ModelSource,
     /// On whose behalf, for logs.
     pub function: FunctionName,
+    /// Whether that function shares an inference host with the others.
+    pub isolation: InferenceIsolation,
     /// When the caller gives up.
     pub deadline: Instant,
 }
@@ -168,7 +172,7 @@ pub struct Compute {
 pub type Computed = Vec<(String, Tensor)>;
 
 /// Why a model could not be loaded or run: wasi-nn's error codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InferenceErrorKind {
     /// A wrong name, shape, type or length.
     InvalidArgument,
@@ -188,10 +192,12 @@ pub enum InferenceErrorKind {
     Security,
     /// ONNX Runtime is not installed.
     Unavailable,
+    /// The model kept killing its inference host and is kept away from one for a while.
+    Quarantined,
 }
 
 /// A failed load or compute. The message may quote the model, so it goes to the guest and to the log, not to callers.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct InferenceError {
     /// The code.
@@ -221,6 +227,7 @@ impl InferenceError {
             InferenceErrorKind::TooLarge => ErrorKind::BudgetExceeded,
             InferenceErrorKind::Unavailable => ErrorKind::Unavailable,
             InferenceErrorKind::NotFound => ErrorKind::Corrupt,
+            InferenceErrorKind::Quarantined => ErrorKind::Quarantined,
             InferenceErrorKind::InvalidArgument
             | InferenceErrorKind::InvalidEncoding
             | InferenceErrorKind::Runtime

@@ -4,6 +4,7 @@
 //! Owns the words of `docs/glossary.md` and nothing that touches a socket, a file or a native library.
 //! Every other crate depends on this one and on no sibling.
 
+pub mod activity;
 pub mod body;
 pub mod config;
 pub mod deploy;
@@ -13,6 +14,9 @@ pub mod inference;
 pub mod invocation;
 pub mod log;
 pub mod ports;
+pub mod record;
+pub mod scaling;
+pub mod schedule;
 pub mod task;
 pub mod trace;
 pub mod units;

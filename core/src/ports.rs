@@ -27,6 +27,9 @@ pub trait Invoker: Send + Sync {
     /// Drops everything that is held for these versions; running invocations finish.
     fn retire(&self, versions: &[VersionKey]);
 
+    /// Whether the platform can keep what `version` reserves, if it becomes live now.
+    fn can_reserve(&self, version: &Version) -> Result<(), Failure>;
+
     /// What runs now.
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus>;
 }
@@ -44,6 +47,10 @@ pub struct InstanceStatus {
     pub uses: u64,
     /// Milliseconds since it became idle; nothing while it is not.
     pub idle_ms: Option<u64>,
+    /// Why it exists, for people: provisioned, kept by keep-alive, busy, started for who waits.
+    pub why: String,
+    /// Milliseconds until keep-alive lets it go; nothing if that is not what it waits for.
+    pub expires_in_ms: Option<u64>,
 }
 
 /// Makes sandboxes. The scheduler calls it, the worker implements it.

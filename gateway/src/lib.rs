@@ -52,6 +52,8 @@ pub struct Backend {
     pub logs: Arc<dyn LogStore>,
     /// Records invocations, if somebody wants them recorded.
     pub tracing: Option<Tracing>,
+    /// What was invoked lately.
+    pub recorder: fnctl_core::record::Recorder,
     /// Everything that `/metrics` shows.
     pub registry: Registry,
 }
@@ -71,6 +73,21 @@ pub struct Gateway {
     close_connections: CancellationToken,
 }
 
+/// Whether the platform is as warm as it was configured to be. Requests are answered before, too.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// It is from now on.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// What every connection uses.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -80,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) rates: RateLimits,
     pub(crate) tasks: Tasks,
     pub(crate) draining: AtomicBool,
+    /// Whether what is to be started with the platform has been.
+    pub(crate) ready: Readiness,
     /// Makes generated request ids differ between processes.
     pub(crate) seed: u64,
 }
@@ -101,6 +120,7 @@ impl Gateway {
             rates: RateLimits::default(),
             tasks: tasks.clone(),
             draining: AtomicBool::new(false),
+            ready: Readiness::default(),
             seed: random_seed(),
         });
         let stop_accepting = CancellationToken::new();
@@ -125,6 +145,11 @@ impl Gateway {
     /// The address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What `/readyz` waits for.
+    pub fn readiness(&self) -> Readiness {
+        self.shared.ready.clone()
     }
 
     /// Says on `/readyz` that traffic should go elsewhere, while everything is still answered.

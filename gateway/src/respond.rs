@@ -41,7 +41,8 @@ pub fn status_of(kind: ErrorKind) -> StatusCode {
         | ErrorKind::NodeFull
         | ErrorKind::Draining
         | ErrorKind::Overloaded
-        | ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        | ErrorKind::Unavailable
+        | ErrorKind::Quarantined => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::Timeout | ErrorKind::StartTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Corrupt | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

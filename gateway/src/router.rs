@@ -36,6 +36,8 @@ pub(crate) enum Api<'a> {
     Artifacts,
     Artifact(Digest),
     Status,
+    Activity,
+    Trace,
 }
 
 /// Why a path is none of ours.
@@ -95,6 +97,8 @@ fn api(path: &str) -> Result<Api<'_>, RouteError> {
         (Some("artifacts"), None, ..) => Api::Artifacts,
         (Some("artifacts"), Some(digest), None, ..) => Api::Artifact(digest.parse()?),
         (Some("status"), None, ..) => Api::Status,
+        (Some("activity"), None, ..) => Api::Activity,
+        (Some("trace"), None, ..) => Api::Trace,
         _ => return Err(RouteError::Unknown),
     };
     Ok(api)

@@ -148,6 +148,12 @@ const WELCOME: &str = "fnctl: functions are invoked at /fn/{name}, health is at 
 fn readyz(shared: &Shared) -> Answer {
     let response = if shared.draining.load(Ordering::SeqCst) {
         respond::text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "draining\n")
+    } else if !shared.ready.is_set() {
+        respond::text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "text/plain",
+            "starting: provisioned instances are on their way\n",
+        )
     } else {
         respond::text(StatusCode::OK, "text/plain", "ready\n")
     };

@@ -1,10 +1,10 @@
 //! The check a deploy makes of its models: each one loads, within the budget.
 
-use crate::OnnxHost;
+use crate::{Inference, Trial};
 use async_trait::async_trait;
 use fnctl_core::deploy::Step;
 use fnctl_core::inference::{LoadModel, ModelInfo, ModelSource, Port};
-use fnctl_core::ports::{ArtifactCheck, ArtifactStore, InferenceHost};
+use fnctl_core::ports::{ArtifactCheck, ArtifactStore};
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// Loads every model of a candidate.
 pub struct ModelCheck {
-    host: OnnxHost,
+    host: Inference,
     artifacts: Arc<dyn ArtifactStore>,
 }
 
@@ -23,7 +23,7 @@ impl std::fmt::Debug for ModelCheck {
 }
 
 impl ModelCheck {
-    pub(crate) fn new(host: OnnxHost, artifacts: Arc<dyn ArtifactStore>) -> Self {
+    pub(crate) fn new(host: Inference, artifacts: Arc<dyn ArtifactStore>) -> Self {
         Self { host, artifacts }
     }
 }
@@ -35,6 +35,24 @@ impl ArtifactCheck for ModelCheck {
     }
 
     async fn check(&self, version: &Arc<Version>) -> Result<String, Failure> {
+        if version.models.is_empty() {
+            return Ok("no models".to_owned());
+        }
+        let mut trial = self.host.trial().await.map_err(|error| {
+            Failure::new(
+                error.error_kind(),
+                "there is nothing to try the models with",
+            )
+            .because(error)
+        })?;
+        let found = self.try_models(version, &mut trial).await;
+        trial.end().await;
+        found
+    }
+}
+
+impl ModelCheck {
+    async fn try_models(&self, version: &Version, trial: &mut Trial) -> Result<String, Failure> {
         let mut found = Vec::new();
         for (name, model) in &version.models {
             let (path, _) = self.artifacts.locate(&model.digest).ok_or_else(|| {
@@ -49,23 +67,20 @@ impl ArtifactCheck for ModelCheck {
                     path,
                 },
                 function: version.function.clone(),
+                isolation: version.config.inference_isolation,
                 deadline: Instant::now() + version.config.start_timeout.duration(),
             };
-            let loaded = self.host.load(request).await.map_err(|error| {
+            let info = trial.load(request).await.map_err(|error| {
                 Failure::new(
                     error.error_kind(),
                     format!("model '{name}' cannot be loaded"),
                 )
                 .because(error)
             })?;
-            found.push(format!("{name}: {}", describe(&loaded.info)));
-            self.host.release(loaded.session);
+            self.host.forgive(&model.digest, &version.function);
+            found.push(format!("{name}: {}", describe(&info)));
         }
-        Ok(if found.is_empty() {
-            "no models".to_owned()
-        } else {
-            found.join("; ")
-        })
+        Ok(found.join("; "))
     }
 }
 

@@ -1,7 +1,5 @@
 //! The inference host's metrics; docs/metrics.md lists them.
 
-use crate::allocator;
-use crate::sessions::Sessions;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 pub(crate) struct Metrics {
@@ -60,10 +58,14 @@ impl Metrics {
         Ok(metrics)
     }
 
-    pub(crate) fn observe(&self, sessions: &Sessions) {
+    /// A model was loaded.
+    pub(crate) fn loaded(&self, took: std::time::Duration) {
+        self.load_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn observe(&self, sessions: usize, bytes: u64) {
         self.sessions
-            .set(i64::try_from(sessions.len()).unwrap_or(i64::MAX));
-        self.bytes
-            .set(i64::try_from(allocator::live_bytes()).unwrap_or(i64::MAX));
+            .set(i64::try_from(sessions).unwrap_or(i64::MAX));
+        self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 }

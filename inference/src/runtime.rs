@@ -9,7 +9,7 @@ use fnctl_core::inference::{InferenceError, InferenceErrorKind, LoadModel, Model
 use ort::AsPointer;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -78,6 +78,17 @@ impl Runtime {
         }
     }
 
+    /// Loads a model from bytes, on this thread. External data cannot be had this way: the bytes have no folder, and a
+    /// process that may open no file finds none in its working folder either.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn load_bytes(&self, model: &[u8]) -> Result<OnnxSession, InferenceError> {
+        build(|| {
+            builder(&self.environment, self.constant_folding)?
+                .commit_from_memory(model)
+                .map_err(|error| error.to_string())
+        })
+    }
+
     /// Loads a model on a thread that may block. Not cut off: what was begun is worth having for the next caller.
     pub(crate) async fn load_session(
         &self,
@@ -87,19 +98,8 @@ impl Runtime {
         let source = request.source.clone();
         let (folding, folder) = (self.constant_folding, self.folder.clone());
         let task = tokio::task::spawn_blocking(move || {
-            let account = Arc::new(Account::default());
             verify(&source)?;
-            let refusals = allocator::refusals();
-            let session =
-                allocator::charged(&account, || open(&environment, &source, folding, &folder));
-            match session {
-                Ok(session) => OnnxSession::new(session, account),
-                Err(error) if allocator::refusals() > refusals => Err(over_budget(&error)),
-                Err(error) => Err(InferenceError::new(
-                    InferenceErrorKind::InvalidEncoding,
-                    error,
-                )),
-            }
+            build(|| open(&environment, &source, folding, &folder))
         });
         let loaded = task.await.unwrap_or_else(|panic| {
             Err(InferenceError::new(
@@ -111,6 +111,20 @@ impl Runtime {
             tracing::info!(function = %request.function, bytes = session.resident_bytes(), "model loaded");
         }
         loaded
+    }
+}
+
+/// Opens a session and keeps account of what it takes.
+fn build(open: impl FnOnce() -> Result<Session, String>) -> Result<OnnxSession, InferenceError> {
+    let account = Arc::new(Account::default());
+    let refusals = allocator::refusals();
+    match allocator::charged(&account, open) {
+        Ok(session) => OnnxSession::new(session, account),
+        Err(error) if allocator::refusals() > refusals => Err(over_budget(&error)),
+        Err(error) => Err(InferenceError::new(
+            InferenceErrorKind::InvalidEncoding,
+            error,
+        )),
     }
 }
 
@@ -143,27 +157,28 @@ fn over_budget(cause: &str) -> InferenceError {
     )
 }
 
+fn builder(environment: &Environment, folding: bool) -> Result<SessionBuilder, String> {
+    let mut builder = Session::builder(environment)
+        .map_err(|error| error.to_string())?
+        .with_optimization_level(GraphOptimizationLevel::Level3)
+        .map_err(|error| error.to_string())?
+        .with_env_allocators()
+        .map_err(|error| error.to_string())?;
+    if !folding {
+        builder = builder
+            .with_disabled_optimizers("ConstantFolding")
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(builder)
+}
+
 fn open(
     environment: &Environment,
     source: &ModelSource,
     folding: bool,
     folder: &Path,
 ) -> Result<Session, String> {
-    let builder = || -> Result<_, String> {
-        let mut builder = Session::builder(environment)
-            .map_err(|error| error.to_string())?
-            .with_optimization_level(GraphOptimizationLevel::Level3)
-            .map_err(|error| error.to_string())?
-            .with_env_allocators()
-            .map_err(|error| error.to_string())?;
-        if !folding {
-            builder = builder
-                .with_disabled_optimizers("ConstantFolding")
-                .map_err(|error| error.to_string())?;
-        }
-        Ok(builder)
-    };
-    let mut builder = builder()?;
+    let mut builder = builder(environment, folding)?;
     // A model may name files beside it as external data, and ONNX Runtime reads them for it: each artifact lies in a folder
     // of its own, and bytes without a path would be taken to lie in the process's working folder.
     let private;

@@ -2,6 +2,8 @@
 //! threads at once.
 
 use crate::allocator::{self, Account};
+use crate::inputs::{self, Resolved};
+use crate::sessions::Loaded;
 use crate::tensors::{self, Input, Value};
 use fnctl_core::inference::{
     Computed, InferenceError, InferenceErrorKind, ModelInfo, Port, Tensor,
@@ -22,6 +24,12 @@ pub(crate) struct OnnxSession {
     running: AtomicUsize,
     /// Most runs that were inside ONNX Runtime at one time.
     peak: AtomicUsize,
+}
+
+impl Loaded for OnnxSession {
+    fn info(&self) -> Arc<ModelInfo> {
+        self.info.clone()
+    }
 }
 
 impl OnnxSession {
@@ -100,36 +108,15 @@ impl OnnxSession {
         self: &Arc<Self>,
         inputs: Vec<(String, Tensor)>,
     ) -> Result<Run, InferenceError> {
-        let mut bound = Vec::with_capacity(inputs.len());
-        let mut seen = vec![false; self.info.inputs.len()];
-        for (name, tensor) in inputs {
-            let index = self.input_index(&name)?;
-            if let Some(seen) = seen.get_mut(index)
-                && std::mem::replace(seen, true)
-            {
-                return Err(InferenceError::invalid(format!(
-                    "input '{name}' is given twice"
-                )));
-            }
-            let port = self
-                .info
-                .inputs
-                .get(index)
-                .ok_or_else(|| InferenceError::invalid("no such input"))?;
-            tensor.check()?;
-            let shape = shape_for(port, &tensor)?;
-            bound.push((index, Input::new(tensor, &shape)?));
-        }
-        if let Some(missing) = seen.iter().position(|seen| !seen) {
-            let name = self
-                .info
-                .inputs
-                .get(missing)
-                .map_or("", |port| port.name.as_str());
-            return Err(InferenceError::invalid(format!(
-                "input '{name}' is missing"
-            )));
-        }
+        self.bind(inputs::resolve(&self.info, inputs)?)
+    }
+
+    /// Binds inputs that were checked against the graph.
+    pub(crate) fn bind(self: &Arc<Self>, inputs: Vec<Resolved>) -> Result<Run, InferenceError> {
+        let bound = inputs
+            .into_iter()
+            .map(|input| Ok((input.index, Input::new(input.tensor, &input.shape)?)))
+            .collect::<Result<Vec<_>, InferenceError>>()?;
         let options = RunOptions::new()
             .map_err(|error| InferenceError::new(InferenceErrorKind::Runtime, error.to_string()))?;
         Ok(Run {
@@ -140,64 +127,6 @@ impl OnnxSession {
                 done: AtomicBool::new(false),
             }),
         })
-    }
-
-    /// An input by its name, or by its index in digits, as guests of the older ABI name them.
-    fn input_index(&self, name: &str) -> Result<usize, InferenceError> {
-        let by_name = self.info.inputs.iter().position(|port| port.name == name);
-        let by_index = || {
-            name.parse::<usize>()
-                .ok()
-                .filter(|index| *index < self.info.inputs.len())
-        };
-        by_name.or_else(by_index).ok_or_else(|| {
-            let known: Vec<_> = self
-                .info
-                .inputs
-                .iter()
-                .map(|port| port.name.as_str())
-                .collect();
-            let name: String = name.chars().take(128).collect();
-            InferenceError::invalid(format!(
-                "the model has no input '{}'; it has: {}",
-                name.escape_debug(),
-                known.join(", ")
-            ))
-        })
-    }
-}
-
-/// The shape a tensor is bound with: the guest's, if the graph accepts it. wasi-nn cannot say "scalar" in every
-/// language, so one element of shape [1] also fits a graph's scalar.
-fn shape_for(port: &Port, tensor: &Tensor) -> Result<Vec<i64>, InferenceError> {
-    if tensor.ty != port.ty {
-        return Err(InferenceError::invalid(format!(
-            "input '{}' takes {}, not {}",
-            port.name,
-            port.ty.as_str(),
-            tensor.ty.as_str()
-        )));
-    }
-    if port.shape.is_empty() && tensor.dimensions == [1] {
-        return Ok(Vec::new());
-    }
-    let fits = port.shape.len() == tensor.dimensions.len()
-        && port
-            .shape
-            .iter()
-            .zip(&tensor.dimensions)
-            .all(|(want, have)| *want < 0 || *want == i64::from(*have));
-    if fits {
-        Ok(tensor
-            .dimensions
-            .iter()
-            .map(|size| i64::from(*size))
-            .collect())
-    } else {
-        Err(InferenceError::invalid(format!(
-            "input '{}' takes shape {:?} (-1 is any size), not {:?}",
-            port.name, port.shape, tensor.dimensions
-        )))
     }
 }
 

@@ -1,9 +1,11 @@
 //! The loaded sessions: each model is loaded once, whoever asks, and counted by its uses.
 
-use crate::session::OnnxSession;
 use dashmap::DashMap;
+use fnctl_core::config::InferenceIsolation;
 use fnctl_core::ids::{Digest, FunctionName};
-use fnctl_core::inference::{InferenceError, LoadModel, LoadedModel, ModelSource, SessionId};
+use fnctl_core::inference::{
+    InferenceError, LoadModel, LoadedModel, ModelInfo, ModelSource, SessionId,
+};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
@@ -12,27 +14,42 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-/// The identity of a session. A declared model is shared by every function that declares it; bytes that a guest brought
-/// are shared by that function only.
+/// The identity of a session. A declared model is shared by every function that declares it; bytes that a guest brought,
+/// and the models of a function with a host of its own, are that function's only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum SessionKey {
-    Declared(Digest),
-    Brought(FunctionName, Digest),
+pub(crate) struct SessionKey {
+    pub(crate) digest: Digest,
+    /// Whose it is, if it is not shared.
+    pub(crate) owner: Option<FunctionName>,
+    /// Whether the owner has a host of its own.
+    pub(crate) isolation: InferenceIsolation,
 }
 
 impl SessionKey {
-    fn of(request: &LoadModel) -> Self {
-        match &request.source {
-            ModelSource::Artifact { digest, .. } => Self::Declared(*digest),
-            ModelSource::Bytes(bytes) => Self::Brought(request.function.clone(), Digest::of(bytes)),
+    pub(crate) fn of(request: &LoadModel) -> Self {
+        let (digest, brought) = match &request.source {
+            ModelSource::Artifact { digest, .. } => (*digest, false),
+            ModelSource::Bytes(bytes) => (Digest::of(bytes), true),
+        };
+        let owned = brought || request.isolation == InferenceIsolation::Dedicated;
+        Self {
+            digest,
+            owner: owned.then(|| request.function.clone()),
+            isolation: request.isolation,
         }
     }
 }
 
-struct Entry {
+/// What is kept for a session.
+pub(crate) trait Loaded {
+    /// What the model takes and gives.
+    fn info(&self) -> Arc<ModelInfo>;
+}
+
+struct Entry<S> {
     id: SessionId,
     /// Set once; whoever comes while it is being set waits for the one load.
-    cell: OnceCell<Arc<OnnxSession>>,
+    cell: OnceCell<Arc<S>>,
     usage: Mutex<Usage>,
 }
 
@@ -43,14 +60,23 @@ struct Usage {
     gone: bool,
 }
 
-#[derive(Default)]
-pub(crate) struct Sessions {
-    by_key: Mutex<HashMap<SessionKey, Arc<Entry>>>,
-    by_id: DashMap<SessionId, Arc<Entry>>,
+pub(crate) struct Sessions<S> {
+    by_key: Mutex<HashMap<SessionKey, Arc<Entry<S>>>>,
+    by_id: DashMap<SessionId, Arc<Entry<S>>>,
     next: AtomicU64,
 }
 
-impl Sessions {
+impl<S> Default for Sessions<S> {
+    fn default() -> Self {
+        Self {
+            by_key: Mutex::default(),
+            by_id: DashMap::default(),
+            next: AtomicU64::default(),
+        }
+    }
+}
+
+impl<S: Loaded> Sessions<S> {
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -58,13 +84,12 @@ impl Sessions {
     /// One use of the session of a model, which `load` loads if it is not there.
     pub(crate) async fn acquire<F>(
         &self,
-        request: &LoadModel,
-        load: impl FnOnce() -> F,
+        key: SessionKey,
+        load: impl FnOnce(SessionId) -> F,
     ) -> Result<LoadedModel, InferenceError>
     where
-        F: Future<Output = Result<OnnxSession, InferenceError>>,
+        F: Future<Output = Result<S, InferenceError>>,
     {
-        let key = SessionKey::of(request);
         let entry = self.enter(&key);
         // The use is counted before the load, so that nobody unloads what is awaited; given back if it comes to nothing.
         let give_back = GiveBack {
@@ -74,18 +99,18 @@ impl Sessions {
         };
         let session = entry
             .cell
-            .get_or_try_init(|| async { load().await.map(Arc::new) })
+            .get_or_try_init(|| async { load(entry.id).await.map(Arc::new) })
             .await?;
         let loaded = LoadedModel {
             session: entry.id,
-            info: session.info.clone(),
+            info: session.info(),
         };
         self.by_id.entry(entry.id).or_insert_with(|| entry.clone());
         std::mem::forget(give_back);
         Ok(loaded)
     }
 
-    fn enter(&self, key: &SessionKey) -> Arc<Entry> {
+    fn enter(&self, key: &SessionKey) -> Arc<Entry<S>> {
         let mut by_key = self.by_key.lock();
         if let Some(entry) = by_key.get(key) {
             let mut usage = entry.usage.lock();
@@ -108,7 +133,7 @@ impl Sessions {
         entry
     }
 
-    pub(crate) fn get(&self, id: SessionId) -> Option<Arc<OnnxSession>> {
+    pub(crate) fn get(&self, id: SessionId) -> Option<Arc<S>> {
         let entry = self.by_id.get(&id)?.value().clone();
         entry.cell.get().cloned()
     }
@@ -124,7 +149,7 @@ impl Sessions {
 
     /// Takes out the sessions without a use whose idle time `expired` says yes to. They are unloaded by being dropped,
     /// once the last run on them has ended.
-    pub(crate) fn take_unused(&self, expired: impl Fn(Instant) -> bool) -> Vec<Arc<OnnxSession>> {
+    pub(crate) fn take_unused(&self, expired: impl Fn(Instant) -> bool) -> Vec<Arc<S>> {
         let mut taken = Vec::new();
         self.by_key.lock().retain(|_, entry| {
             let mut usage = entry.usage.lock();
@@ -140,13 +165,13 @@ impl Sessions {
     }
 }
 
-struct GiveBack<'a> {
-    sessions: &'a Sessions,
-    entry: &'a Arc<Entry>,
+struct GiveBack<'a, S> {
+    sessions: &'a Sessions<S>,
+    entry: &'a Arc<Entry<S>>,
     key: &'a SessionKey,
 }
 
-impl Drop for GiveBack<'_> {
+impl<S> Drop for GiveBack<'_, S> {
     fn drop(&mut self) {
         let mut by_key = self.sessions.by_key.lock();
         let mut usage = self.entry.usage.lock();
@@ -166,6 +191,35 @@ impl Drop for GiveBack<'_> {
                 .by_id
                 .entry(self.entry.id)
                 .or_insert_with(|| self.entry.clone());
+        }
+    }
+}
+
+/// A use of a session on its way to the caller, who may be gone by the time it arrives: dropped unclaimed, it is given
+/// back.
+pub(crate) struct Unclaimed<R: FnOnce(SessionId)> {
+    loaded: Option<(LoadedModel, R)>,
+}
+
+impl<R: FnOnce(SessionId)> Unclaimed<R> {
+    pub(crate) fn new(loaded: LoadedModel, release: R) -> Self {
+        Self {
+            loaded: Some((loaded, release)),
+        }
+    }
+
+    pub(crate) fn claim(mut self) -> Result<LoadedModel, InferenceError> {
+        match self.loaded.take() {
+            Some((loaded, _)) => Ok(loaded),
+            None => Err(crate::timed_out("the load was given up")),
+        }
+    }
+}
+
+impl<R: FnOnce(SessionId)> Drop for Unclaimed<R> {
+    fn drop(&mut self) {
+        if let Some((unwanted, release)) = self.loaded.take() {
+            release(unwanted.session);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! artifacts, forgetting old log lines.
 
 use fnctl_core::ports::ArtifactStore;
-use fnctl_inference::OnnxHost;
+use fnctl_inference::Inference;
 use fnctl_logs::Logs;
 use fnctl_scheduler::Scheduler;
 use fnctl_store::Store;
@@ -19,9 +19,11 @@ const COLLECT: Duration = Duration::from_secs(600);
 pub(crate) struct Keeper {
     pub(crate) scheduler: Scheduler,
     pub(crate) worker: Worker,
-    pub(crate) inference: OnnxHost,
+    pub(crate) inference: Inference,
     pub(crate) store: Store,
     pub(crate) logs: Logs,
+    pub(crate) histories: std::path::PathBuf,
+    pub(crate) evictions: crate::metrics::Evictions,
 }
 
 impl Keeper {
@@ -36,9 +38,13 @@ impl Keeper {
                 _ = rounds.tick() => {}
             }
             let now = Instant::now();
+            self.scheduler
+                .set_session_memory(self.inference.resident().1);
             freed |= self.scheduler.reap(now) > 0;
-            freed |= self.inference.reap(now).await > 0;
-            freed |= self.worker.reap(now) > 0;
+            let sessions = self.inference.reap(now).await;
+            let templates = self.worker.reap(now);
+            self.evictions.expired(sessions, templates);
+            freed |= sessions + templates > 0;
             // Once nothing runs: trimming takes the allocator's lock, which a busy platform would feel.
             if freed && self.scheduler.instances() == 0 {
                 freed = false;
@@ -47,6 +53,11 @@ impl Keeper {
             if now.duration_since(collected) >= COLLECT {
                 collected = now;
                 self.logs.expire();
+                let (path, scheduler) = (self.histories.clone(), self.scheduler.clone());
+                let _ = tokio::task::spawn_blocking(move || {
+                    crate::histories::save(&path, &scheduler);
+                })
+                .await;
                 let removed = self.worker.collect().await;
                 if removed > 0 {
                     tracing::info!(removed, "compiled code of removed artifacts deleted");

@@ -1,6 +1,7 @@
 //! The composition root: builds the parts, wires them, keeps their housekeeping going, and drains them. Nothing else.
 
 mod config;
+mod histories;
 mod housekeeping;
 mod metrics;
 pub mod settings;
@@ -8,16 +9,18 @@ pub mod token_file;
 pub mod traces;
 
 pub use config::Config;
-pub use fnctl_inference::{cache_folder, probe_library};
+pub use fnctl_inference::{ServeError, cache_folder, probe_library, serve as serve_inference};
+pub use fnctl_scheduler::{policy, simulator};
 pub use fnctl_store::{PauseAt, WriteSteps};
 pub use fnctl_worker::probe_engine;
 
 use fnctl_core::Failure;
 use fnctl_core::deploy::Deployer;
-use fnctl_core::ports::{FunctionStore, Invoker};
+use fnctl_core::inference::InferenceError;
+use fnctl_core::ports::FunctionStore;
 use fnctl_core::task::Tasks;
 use fnctl_gateway::{Backend, Gateway};
-use fnctl_inference::OnnxHost;
+use fnctl_inference::Inference;
 use fnctl_logs::Logs;
 use fnctl_scheduler::Scheduler;
 use fnctl_store::Store;
@@ -86,7 +89,7 @@ pub enum StartError {
 pub struct Platform {
     gateway: Gateway,
     scheduler: Scheduler,
-    inference: OnnxHost,
+    inference: Inference,
     worker: Worker,
     store: Store,
     logs: Logs,
@@ -94,10 +97,14 @@ pub struct Platform {
     tasks: Tasks,
     stop: CancellationToken,
     grace: Duration,
+    /// Where what keep-alive policies learned is kept.
+    histories: std::path::PathBuf,
+    evictions: metrics::Evictions,
 }
 
 impl Platform {
-    /// Starts everything. The platform answers requests when this returns; provisioned instances start behind it.
+    /// Starts everything. The platform answers requests when this returns; provisioned instances start behind it, and
+    /// `/readyz` says when they have.
     pub async fn start(mut config: Config) -> Result<Self, StartError> {
         if let (None, Some(path)) = (&config.gateway.token, config.token_file.take()) {
             let token =
@@ -112,6 +119,7 @@ impl Platform {
         metrics::register_process(&registry)?;
         metrics::register_limits(&registry, &config)?;
         let folder = config.store.folder.clone();
+        let evictions = metrics::Evictions::register(&registry)?;
         let store = tokio::task::spawn_blocking(move || Store::open(config.store))
             .await
             .map_err(Failure::internal)?
@@ -120,10 +128,11 @@ impl Platform {
                 source,
             })?;
         metrics::register_store(&registry, &store)?;
+        metrics::register_disk(&registry, &folder)?;
         let store_port = Arc::new(store.clone());
         let logs = Logs::start(config.logs, &registry, tasks.clone())?;
         let traces = Traces::start(&config.traces)?;
-        let inference = OnnxHost::new(config.inference, &registry)?;
+        let inference = Inference::new(config.inference, &registry)?;
         let worker_config = config.worker;
         let max_memory = worker_config.max_memory;
         let (artifacts, host) = (store_port.clone(), Arc::new(inference.clone()));
@@ -143,6 +152,8 @@ impl Platform {
             &registry,
             log_sink.clone(),
         )?;
+        let histories = histories::path(&folder);
+        histories::restore(&histories, &scheduler);
         let invoker = Arc::new(scheduler.clone());
         let deployer = Deployer {
             functions: store_port.clone(),
@@ -159,12 +170,14 @@ impl Platform {
                 address: config.gateway.listen.clone(),
                 source,
             })?;
+        let restorer = deployer.clone();
         let backend = Backend {
             invoker,
             functions: store_port.clone(),
             artifacts: store_port,
             deployer,
             logs: log_sink,
+            recorder: scheduler.recorder().clone(),
             tracing: traces.as_ref().map(Traces::tracing),
             registry,
         };
@@ -181,9 +194,11 @@ impl Platform {
             tasks,
             stop,
             grace: config.grace.duration(),
+            histories,
+            evictions,
         };
         platform.start_housekeeping();
-        platform.restore_provisioned();
+        platform.restore(restorer);
         Ok(platform)
     }
 
@@ -207,6 +222,16 @@ impl Platform {
         self.inference.resident()
     }
 
+    /// Process ids of the inference hosts that run.
+    pub fn inference_hosts(&self) -> Vec<u32> {
+        self.inference.hosts()
+    }
+
+    /// Replaces every inference host by a new one with the same sessions, while requests go on. Returns how many.
+    pub async fn replace_inference_hosts(&self) -> Result<usize, InferenceError> {
+        self.inference.replace_hosts().await
+    }
+
     /// Tasks that panicked; always zero, or there is a defect.
     pub fn panics(&self) -> u64 {
         self.tasks.panics()
@@ -219,12 +244,15 @@ impl Platform {
         // While invocations finish, whoever asks is still answered: `/readyz` says so, new invocations are sent elsewhere.
         self.gateway.set_draining();
         let finished = self.scheduler.drain(self.grace).await;
+        let (path, scheduler) = (self.histories.clone(), self.scheduler.clone());
+        let _ = tokio::task::spawn_blocking(move || histories::save(&path, &scheduler)).await;
         self.logs.end_followers().await;
         self.gateway.stop();
         self.stop.cancel();
         if !finished {
             tracing::warn!("the grace period is over; invocations that still run are ended");
         }
+        self.inference.shut_down().await;
         // What is left are responses on their way out.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.join()).await;
         self.logs.stop().await;
@@ -241,14 +269,17 @@ impl Platform {
             inference: self.inference.clone(),
             store: self.store.clone(),
             logs: self.logs.clone(),
+            histories: self.histories.clone(),
+            evictions: self.evictions.clone(),
         };
         self.tasks
             .spawn("housekeeping", keeper.run(self.stop.clone()));
     }
 
-    /// Starts the provisioned instances of what was deployed before this start.
-    fn restore_provisioned(&self) {
-        let mut live: Vec<_> = FunctionStore::functions(&self.store, None)
+    /// Takes up what was live before this start: limits, reservations and schedules at once, then the provisioned
+    /// instances. `/readyz` waits for those: until each function's are all started, or have failed to.
+    fn restore(&self, deployer: Deployer) {
+        let live: Vec<_> = FunctionStore::functions(&self.store, None)
             .iter()
             .filter_map(|function| {
                 function
@@ -260,15 +291,31 @@ impl Platform {
         for version in &live {
             self.scheduler.configure(version);
         }
-        live.retain(|version| version.config.provisioned > 0);
-        let scheduler = self.scheduler.clone();
-        self.tasks.spawn("restore-provisioned", async move {
-            for version in live {
-                let key = version.key();
-                if let Err(failure) = scheduler.activate(version, Vec::new()).await {
-                    tracing::warn!(version = %key, cause = failure.cause, "provisioned instances did not start: {}", failure.message);
-                }
+        let kept: Vec<_> = live
+            .into_iter()
+            .filter(|version| version.config.is_kept())
+            .collect();
+        let ready = self.gateway.readiness();
+        if kept.is_empty() {
+            ready.set();
+            return;
+        }
+        // Side by side: one that hangs until its start_timeout holds up no other.
+        let starts: Vec<_> = kept
+            .into_iter()
+            .map(|version| {
+                let deployer = deployer.clone();
+                self.tasks.spawn("restore-provisioned", async move {
+                    deployer.restore(&version.function).await;
+                })
+            })
+            .collect();
+        self.tasks.spawn("become-ready", async move {
+            for start in starts {
+                // One that panicked was counted; it is over, too.
+                let _ = start.await;
             }
+            ready.set();
         });
     }
 }

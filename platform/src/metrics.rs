@@ -4,7 +4,8 @@
 use crate::Config;
 use fnctl_core::ports::FunctionStore;
 use fnctl_store::Store;
-use prometheus::{IntGauge, IntGaugeVec, Opts, PullingGauge, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, PullingGauge, Registry};
+use std::path::Path;
 
 /// The process and the version.
 pub(crate) fn register_process(registry: &Registry) -> prometheus::Result<()> {
@@ -47,6 +48,40 @@ pub(crate) fn register_limits(registry: &Registry, config: &Config) -> prometheu
     Ok(())
 }
 
+/// What was let go on the rungs below the sandbox, whose own evictions the scheduler counts under the same name.
+#[derive(Debug, Clone)]
+pub(crate) struct Evictions {
+    sessions: IntCounter,
+    templates: IntCounter,
+}
+
+impl Evictions {
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let rung = |rung: &str| -> prometheus::Result<IntCounter> {
+            let family = IntCounterVec::new(
+                Opts::new(
+                    "fnctl_evictions_total",
+                    "What was let go, by rung of the ladder and reason.",
+                )
+                .const_label("rung", rung),
+                &["reason"],
+            )?;
+            registry.register(Box::new(family.clone()))?;
+            Ok(family.with_label_values(&["ttl"]))
+        };
+        Ok(Self {
+            sessions: rung("session")?,
+            templates: rung("template")?,
+        })
+    }
+
+    /// Counts what its time-to-live has ended.
+    pub(crate) fn expired(&self, sessions: usize, templates: usize) {
+        self.sessions.inc_by(sessions as u64);
+        self.templates.inc_by(templates as u64);
+    }
+}
+
 /// What is stored, counted when somebody asks.
 pub(crate) fn register_store(registry: &Registry, store: &Store) -> prometheus::Result<()> {
     #[allow(
@@ -69,5 +104,32 @@ pub(crate) fn register_store(registry: &Registry, store: &Store) -> prometheus::
             let functions = store.functions(None);
             functions.iter().map(|one| one.versions.len()).sum()
         }),
+    )?))
+}
+
+/// The file system that the data folder is on: when it is full, nothing can be deployed or logged.
+pub(crate) fn register_disk(registry: &Registry, folder: &Path) -> prometheus::Result<()> {
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "a gauge is a float, and bytes beyond 2^53 are rounded"
+    )]
+    let bytes = |of: fn(&rustix::fs::StatVfs) -> u64| {
+        let folder = folder.to_path_buf();
+        // A folder that cannot be asked has no room that is known of.
+        Box::new(move || {
+            rustix::fs::statvfs(&folder).map_or(0.0, |space| {
+                (of(&space).saturating_mul(space.f_frsize)) as f64
+            })
+        })
+    };
+    registry.register(Box::new(PullingGauge::new(
+        "fnctl_data_free_bytes",
+        "Bytes free on the file system of platform.data, for whoever is not root.",
+        bytes(|space| space.f_bavail),
+    )?))?;
+    registry.register(Box::new(PullingGauge::new(
+        "fnctl_data_size_bytes",
+        "Size of the file system of platform.data.",
+        bytes(|space| space.f_blocks),
     )?))
 }

@@ -1,5 +1,6 @@
 //! Instances: sandboxes with an id, within the node's slots.
 
+use crate::memory::{Budget, Share};
 use fnctl_core::ids::InstanceId;
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ports::{Sandbox, SandboxFactory};
@@ -22,6 +23,10 @@ pub(crate) struct Instance {
     pub(crate) began: Instant,
     /// The pool's generation when its start ended.
     pub(crate) generation: u64,
+    /// Until when it is kept while it is idle.
+    pub(crate) until: Instant,
+    /// Its part of the node's memory.
+    pub(crate) memory: Share,
     /// Its slot on the node.
     _slot: OwnedSemaphorePermit,
 }
@@ -30,8 +35,9 @@ pub(crate) struct Instance {
 pub(crate) struct Started {
     pub(crate) id: InstanceId,
     sandbox: Box<dyn Sandbox>,
-    phases: ColdStart,
-    began: Instant,
+    pub(crate) phases: ColdStart,
+    pub(crate) began: Instant,
+    memory: Share,
     slot: OwnedSemaphorePermit,
 }
 
@@ -44,6 +50,8 @@ impl Started {
             phases: self.phases,
             began: self.began,
             generation,
+            until: self.began,
+            memory: self.memory,
             _slot: self.slot,
         }
     }
@@ -54,15 +62,17 @@ pub(crate) struct Instances {
     factory: Arc<dyn SandboxFactory>,
     slots: Arc<Semaphore>,
     max: usize,
+    memory: Arc<Budget>,
     next: AtomicU64,
 }
 
 impl Instances {
-    pub(crate) fn new(factory: Arc<dyn SandboxFactory>, max: usize) -> Self {
+    pub(crate) fn new(factory: Arc<dyn SandboxFactory>, max: usize, memory: Arc<Budget>) -> Self {
         Self {
             factory,
             slots: Arc::new(Semaphore::new(max)),
             max,
+            memory,
             next: AtomicU64::new(1),
         }
     }
@@ -72,24 +82,32 @@ impl Instances {
         self.max - self.slots.available_permits()
     }
 
-    /// Starts an instance. On a full node `evict` may make room.
+    /// Starts an instance that will take about `expected` bytes. On a full node `evict` may make room.
     pub(crate) async fn start(
         &self,
         version: &Arc<Version>,
+        expected: u64,
         evict: impl Fn() -> bool,
     ) -> Result<Started, Failure> {
-        let (created, began, slot) = loop {
+        let (created, began, memory, slot) = loop {
             let began = Instant::now();
-            let attempt = match self.slots.clone().try_acquire_owned() {
-                Ok(slot) => self
+            let room = match self.slots.clone().try_acquire_owned() {
+                Ok(slot) => match self.memory.take(expected) {
+                    Some(memory) => Ok((memory, slot)),
+                    None => Err(memory_full()),
+                },
+                Err(_) => Err(node_full()),
+            };
+            let attempt = match room {
+                Ok((memory, slot)) => self
                     .factory
                     .create(version)
                     .await
-                    .map(|created| (created, began, slot)),
-                Err(_) => Err(node_full()),
+                    .map(|created| (created, began, memory, slot)),
+                Err(failure) => Err(failure),
             };
             match attempt {
-                // The node's slots, or the worker's own: a component may take more of those than one.
+                // The node's slots or memory, or the worker's own slots: a component may take more of those than one.
                 Err(failure) if failure.kind == ErrorKind::NodeFull && evict() => {}
                 other => break other?,
             }
@@ -100,9 +118,18 @@ impl Instances {
             sandbox: created.sandbox,
             phases: created.phases,
             began,
+            memory,
             slot,
         })
     }
+}
+
+fn memory_full() -> Failure {
+    Failure::new(
+        ErrorKind::NodeFull,
+        "the memory of this node is in use; try again soon, or raise scheduler.memory",
+    )
+    .retry_after(Duration::from_secs(1))
 }
 
 fn node_full() -> Failure {

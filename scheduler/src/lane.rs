@@ -1,23 +1,31 @@
 //! What the scheduler keeps per function (a lane) and per version (a pool): the pure states behind their locks, and the
 //! hand-over of instances to those who wait.
 
+use crate::admission::Verdict;
+use crate::backoff::Backoff;
+use crate::books::{Books, Look};
 use crate::instance::{Instance, Started};
+use crate::keep::FunctionKeep;
 use crate::lease::Lease;
-use crate::limit::{ConcurrencyLimit, Permit};
-use crate::metrics::VersionMetrics;
-use crate::pool::{Place, PoolState, Take};
+use crate::limit::{ConcurrencyLimit, Denied, Permit};
+use crate::memory::Footprint;
+use crate::metrics::{NoTurn, VersionMetrics};
+use crate::node::{Admitted, Flows, Node};
+use crate::pool::{Place, Take};
+use crate::service_rate::Pace;
 use fnctl_core::config::{FunctionConfig, Isolation};
-use fnctl_core::ids::VersionNumber;
+use fnctl_core::ids::{FunctionName, VersionNumber};
 use fnctl_core::invocation::StartKind;
 use fnctl_core::ports::InstanceStatus;
+use fnctl_core::schedule::Asked;
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -25,144 +33,245 @@ use tokio::time::Instant;
 
 /// One function: its concurrency limit, and a pool for each version that has instances.
 pub(crate) struct Lane {
-    limit: ConcurrencyLimit,
-    pools: Mutex<HashMap<VersionNumber, Arc<VersionPool>>>,
+    pub(crate) limit: ConcurrencyLimit,
+    pub(crate) flows: Flows,
+    /// Whether its concurrency is reserved, so that it takes none of what is shared.
+    is_reserved: AtomicBool,
+    pub(crate) pools: Mutex<Pools>,
+    /// How long its instances are kept.
+    pub(crate) keep: Arc<FunctionKeep>,
+}
+
+#[derive(Default)]
+pub(crate) struct Pools {
+    pub(crate) by_version: BTreeMap<VersionNumber, Arc<VersionPool>>,
+    closed: bool,
+}
+
+/// Why a request was not admitted.
+pub(crate) enum Refused {
+    Failed(Failure),
+    /// The lane was at rest and has been taken away; there is, or will be, another.
+    Closed,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 impl Lane {
-    pub(crate) fn new(config: &FunctionConfig) -> Self {
+    pub(crate) fn new(
+        function: &FunctionName,
+        config: &FunctionConfig,
+        keep: Arc<FunctionKeep>,
+    ) -> Self {
+        keep.configure(config);
         Self {
-            limit: ConcurrencyLimit::new(
-                config.concurrency.get() as usize,
-                config.queue_size as usize,
-            ),
-            pools: Mutex::new(HashMap::new()),
+            limit: ConcurrencyLimit::new(config.most_in_flight(), config.queue_size as usize),
+            flows: Flows::new(function),
+            is_reserved: AtomicBool::new(config.reserved_concurrency.is_some()),
+            pools: Mutex::default(),
+            keep,
         }
     }
 
     /// Applies the limits of the version that is live now.
     pub(crate) fn configure(&self, config: &FunctionConfig) {
-        self.limit.resize(
-            config.concurrency.get() as usize,
-            config.queue_size as usize,
-        );
+        self.keep.configure(config);
+        self.is_reserved
+            .store(config.reserved_concurrency.is_some(), Ordering::Relaxed);
+        self.limit
+            .resize(config.most_in_flight(), config.queue_size as usize);
     }
 
-    /// Waits for a permit, for as long as the queue's time limit and the request's deadline allow.
+    /// Waits for a permit and for the node's places, for as long as the queue's time limit and the request's deadline
+    /// allow. Who cannot be answered in time is refused at once.
     pub(crate) async fn admit(
         &self,
-        config: &FunctionConfig,
+        pool: &VersionPool,
         deadline: Instant,
-        metrics: &VersionMetrics,
-    ) -> Result<Permit, Failure> {
-        let mut ticket = match self.limit.admit() {
-            Ok(permit) => return Ok(permit),
-            Err(Some(ticket)) => ticket,
-            Err(None) => {
-                metrics.throttled();
-                return Err(Failure::new(
-                    ErrorKind::Throttled,
-                    "the function's concurrency limit and its queue are full; try again soon, or raise concurrency or queue_size",
-                )
-                .retry_after(Duration::from_secs(1)));
+        node: &Node,
+    ) -> Result<(Permit, Admitted), Refused> {
+        let now = Instant::now();
+        let patience = pool.version.config.queue_timeout.duration();
+        let remaining = deadline.saturating_duration_since(now);
+        let permit = self.limit.admit(now, |queue| match queue.limit {
+            // Nothing is ever served.
+            0 => Verdict::TooLate(Duration::ZERO),
+            _ => queue.judge(remaining, patience),
+        });
+        let is_reserved = self.is_reserved.load(Ordering::Relaxed);
+        if let Ok(permit) = permit {
+            if let Some(admitted) = node.try_admit(&self.flows, is_reserved) {
+                return Ok((permit, admitted));
+            }
+            let until = deadline.min(now + patience);
+            return self.admit_to_node(permit, pool, until, node).await;
+        }
+        let mut ticket = match permit {
+            Ok(_) => return Err(Failure::internal("a permit was lost").into()),
+            Err(Denied::Queued(ticket)) => ticket,
+            Err(Denied::Closed) => return Err(Refused::Closed),
+            Err(Denied::Full(after)) => {
+                pool.metrics.throttled();
+                pool.metrics.dropped(NoTurn::QueueFull);
+                return Err(throttled("the function's concurrency limit and its queue are full; try again soon, or raise concurrency or queue_size")
+                    .retry_after(after)
+                    .into());
+            }
+            Err(Denied::TooLate(_)) if self.limit.fill().1 == 0 => {
+                pool.metrics.throttled();
+                pool.metrics.dropped(NoTurn::TurnedOff);
+                return Err(throttled("the function is turned off: its reserved_concurrency is 0; deploy it with more, or without").into());
+            }
+            Err(Denied::TooLate(after)) => {
+                pool.metrics.throttled();
+                pool.metrics.dropped(NoTurn::TooLate);
+                return Err(throttled("the function's queue is longer than this request may wait; try again later, or raise concurrency")
+                    .retry_after(after)
+                    .into());
             }
         };
-        let _depth = metrics.queue_depth();
-        let until = deadline.min(Instant::now() + config.queue_timeout.duration());
-        match tokio::time::timeout_at(until, ticket.wait()).await {
-            Ok(Some(permit)) => Ok(permit),
-            Ok(None) => Err(Failure::internal("an admission queue was closed")),
-            Err(_elapsed) => Err(Failure::new(
-                ErrorKind::QueueTimeout,
-                "the request waited in the function's queue for as long as it may; try again, or raise concurrency or queue_timeout",
-            )
-            .retry_after(Duration::from_secs(1))),
+        let depth = pool.metrics.queue_depth();
+        let until = deadline.min(now + patience);
+        let permit = match tokio::time::timeout_at(until, ticket.wait()).await {
+            Ok(Some(permit)) => permit,
+            Ok(None) => return Err(Failure::internal("an admission queue was closed").into()),
+            Err(_elapsed) => {
+                pool.metrics.dropped(NoTurn::QueueTimeout);
+                return Err(Failure::new(
+                    ErrorKind::QueueTimeout,
+                    "the request waited in the function's queue for as long as it may; try again, or raise concurrency or queue_timeout",
+                )
+                .retry_after(self.limit.retry_after())
+                .into());
+            }
+        };
+        drop(depth);
+        self.admit_to_node(permit, pool, until, node).await
+    }
+
+    async fn admit_to_node(
+        &self,
+        permit: Permit,
+        pool: &VersionPool,
+        until: Instant,
+        node: &Node,
+    ) -> Result<(Permit, Admitted), Refused> {
+        let is_reserved = self.is_reserved.load(Ordering::Relaxed);
+        let _depth = pool.metrics.queue_depth();
+        let places = node.admit(&self.flows, is_reserved, pool.cost());
+        match tokio::time::timeout_at(until, places).await {
+            Ok(Some(admitted)) => Ok((permit, admitted)),
+            Ok(None) => Err(Failure::internal("an admission queue was closed").into()),
+            Err(_elapsed) => {
+                pool.metrics.dropped(NoTurn::NodeBusy);
+                Err(Failure::new(
+                    ErrorKind::Overloaded,
+                    "the node is busy with other requests for longer than this one may wait; try again later, or raise scheduler.max_running or scheduler.max_concurrency",
+                )
+                .retry_after(self.limit.retry_after())
+                .into())
+            }
         }
     }
 
-    /// The pool of a version. A closed one is replaced.
+    /// Callers that wait for a permit.
+    pub(crate) fn queued(&self) -> usize {
+        self.limit.queued()
+    }
+
+    /// The pool of a version; nothing if the lane has been taken away.
     pub(crate) fn pool(
         &self,
         version: &Arc<Version>,
         make: impl FnOnce() -> VersionPool,
-    ) -> Arc<VersionPool> {
+    ) -> Option<Arc<VersionPool>> {
         let mut pools = self.pools.lock();
-        if let Some(pool) = pools.get(&version.number) {
-            return pool.clone();
+        if let Some(pool) = pools.by_version.get(&version.number) {
+            return Some(pool.clone());
+        }
+        if pools.closed {
+            return None;
         }
         let pool = Arc::new(make());
-        pools.insert(version.number, pool.clone());
-        pool
+        #[cfg(test)]
+        crate::audit::made(&pool);
+        pools.by_version.insert(version.number, pool.clone());
+        Some(pool)
     }
 
     pub(crate) fn existing(&self, number: VersionNumber) -> Option<Arc<VersionPool>> {
-        self.pools.lock().get(&number).cloned()
+        self.pools.lock().by_version.get(&number).cloned()
     }
 
     pub(crate) fn pools(&self) -> Vec<Arc<VersionPool>> {
-        self.pools.lock().values().cloned().collect()
+        self.pools.lock().by_version.values().cloned().collect()
     }
 
     /// Takes a pool out and closes it. Returns its idle instances, to be dropped where no lock is held.
     pub(crate) fn remove(&self, number: VersionNumber) -> Vec<Instance> {
-        let pool = self.pools.lock().remove(&number);
+        let pool = self.pools.lock().by_version.remove(&number);
         pool.map(|pool| pool.close()).unwrap_or_default()
     }
 
     /// Takes a pool out if it is at zero and nobody wants it.
-    pub(crate) fn close_if_unused(&self, pool: &Arc<VersionPool>) -> bool {
+    pub(crate) fn close_pool_if_unused(&self, pool: &Arc<VersionPool>) -> bool {
         let mut pools = self.pools.lock();
         // While the map is locked nobody new can get at the pool through it; who has it already sees it closed.
-        let closed = pool.state.lock().close_if_unused();
+        let closed = pool.books.lock().close_if_unused();
         if closed
             && pools
+                .by_version
                 .get(&pool.version.number)
                 .is_some_and(|current| Arc::ptr_eq(current, pool))
         {
-            pools.remove(&pool.version.number);
+            pools.by_version.remove(&pool.version.number);
         }
         closed
     }
 
-    pub(crate) fn is_unused(&self) -> bool {
-        self.pools.lock().is_empty() && self.limit.in_flight() == 0 && self.limit.queued() == 0
+    /// Closes the lane if it has no pool and nobody is in flight or waits. Who has it already sees it closed.
+    pub(crate) fn close_if_unused(&self) -> bool {
+        let mut pools = self.pools.lock();
+        pools.closed |= pools.by_version.is_empty() && self.limit.close_if_unused();
+        pools.closed
     }
 }
 
+fn throttled(message: &'static str) -> Failure {
+    Failure::new(ErrorKind::Throttled, message)
+}
+
 /// What a waiting caller is handed.
-type Handed = Result<Lease, Failure>;
+pub(crate) type Handed = Result<Lease, Failure>;
+
+/// What was measured of a version. It outlives the pool, so that a herd on a function at zero meets what is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Measured {
+    pace: Pace,
+    cost: u64,
+    footprint: Footprint,
+}
 
 /// The pool of one version.
 pub(crate) struct VersionPool {
     pub(crate) version: Arc<Version>,
     pub(crate) metrics: Arc<VersionMetrics>,
-    state: Mutex<PoolState<Instance, oneshot::Sender<Handed>>>,
+    pub(crate) books: Mutex<Books>,
+    /// Processor time of an invocation on average, in microseconds.
+    cost: AtomicU64,
+    footprint: Mutex<Footprint>,
     /// Told of every start: the outcome of the last one.
     provisioning: watch::Sender<Result<(), Failure>>,
     /// After failed starts, when provisioned instances may be started again.
     backoff: Mutex<Backoff>,
     /// Starts an instance that the state has counted as starting.
     start: Box<dyn Fn(Arc<VersionPool>) + Send + Sync>,
-    demoted: AtomicBool,
-}
-
-/// Waits between failed starts that no caller asked for: one second, doubled each time, at most a minute.
-#[derive(Default)]
-struct Backoff {
-    failures: u32,
-    until: Option<Instant>,
-}
-
-impl Backoff {
-    fn failed(&mut self, now: Instant) {
-        let seconds = 1u64 << self.failures.min(6);
-        self.failures = self.failures.saturating_add(1);
-        self.until = Some(now + Duration::from_secs(seconds.min(60)));
-    }
-
-    fn allows(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| now >= until)
-    }
+    /// The function's, not the version's alone.
+    pub(crate) keep: Arc<FunctionKeep>,
 }
 
 /// The answer to [`VersionPool::checkout`].
@@ -190,7 +299,9 @@ impl Future for Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         // A lease that was handed over meanwhile is in the receiver, and goes back to the pool when that is dropped.
-        self.pool.state.lock().leave(self.ticket);
+        let mut books = self.pool.books.lock();
+        books.note(Instant::now());
+        books.state.leave(self.ticket);
     }
 }
 
@@ -199,28 +310,40 @@ impl VersionPool {
     pub(crate) fn new(
         version: Arc<Version>,
         metrics: Arc<VersionMetrics>,
+        measured: Measured,
+        keep: Arc<FunctionKeep>,
         start: impl Fn(Arc<VersionPool>) + Send + Sync + 'static,
     ) -> Self {
+        let mut books = Books::new(&version.config, Instant::now());
+        books.state.set_pace(measured.pace);
         Self {
+            books: Mutex::new(books),
             version,
             metrics,
-            state: Mutex::default(),
+            cost: AtomicU64::new(measured.cost),
+            footprint: Mutex::new(measured.footprint),
             provisioning: watch::Sender::new(Ok(())),
             backoff: Mutex::default(),
             start: Box::new(start),
-            demoted: AtomicBool::new(false),
+            keep,
         }
     }
 
-    /// An idle instance, or a place in the queue for one.
-    pub(crate) fn checkout(self: &Arc<Self>) -> Checkout {
+    /// An idle instance, or a place in the queue for one. `behind` callers wait for a permit.
+    pub(crate) fn checkout(self: &Arc<Self>, behind: usize) -> Checkout {
         let mut channel = None;
-        let taken = self.change(|state| {
-            state.take(|| {
+        let taken = self.change(|books, now| {
+            books.call();
+            books.state.set_behind(behind);
+            let taken = books.state.take(|| {
                 let (tx, rx) = oneshot::channel();
                 channel = Some(rx);
                 tx
-            })
+            });
+            if let Take::Warm(instance) = &taken {
+                books.lend(instance, now);
+            }
+            taken
         });
         match (taken, channel) {
             (Take::Warm(instance), _) => {
@@ -237,67 +360,84 @@ impl VersionPool {
                     ticket,
                     handed,
                 };
-                if start {
-                    (self.start)(self.clone());
-                }
+                self.start_more(usize::from(start));
                 Checkout::Wait(waiting)
             }
             (Take::Queued { .. } | Take::Closed, _) => Checkout::Closed,
         }
     }
 
+    /// Carries out starts that the state has counted.
+    fn start_more(self: &Arc<Self>, count: usize) {
+        for _ in 0..count {
+            (self.start)(self.clone());
+        }
+    }
+
     /// A start that was counted has succeeded.
     pub(crate) fn started(self: &Arc<Self>, started: Started) {
-        let place = self.change(|state| {
-            let generation = state.generation();
-            state.started(
-                started.into_instance(generation),
-                generation,
-                Instant::now(),
-            )
+        self.keep.measured(Some(&started.phases), None);
+        let until = self.keep.idle(&self.version, Instant::now());
+        let (place, more) = self.change(|books, now| {
+            books
+                .state
+                .start_took(now.saturating_duration_since(started.began));
+            let generation = books.state.generation();
+            let mut instance = started.into_instance(generation);
+            instance.until = until;
+            let place = books.state.started(instance, generation, now);
+            note_place(books, place, now)
         });
         self.settle(place, StartKind::Cold);
+        self.start_more(more);
         *self.backoff.lock() = Backoff::default();
         let _previous = self.provisioning.send_replace(Ok(()));
     }
 
     /// A start that was counted has failed.
     pub(crate) fn start_failed(&self, failure: Failure) {
-        let told = self.state.lock().start_failed();
-        if let Some(waiter) = told {
+        let told = self.change(|books, _| match failure.kind {
+            ErrorKind::NodeFull => books.state.start_refused(),
+            _ => books.state.start_failed(),
+        });
+        for waiter in told {
             // Whoever has left meanwhile needs no telling; the next start is for the next one.
             let _ = waiter.send(Err(failure.clone()));
         }
         self.backoff.lock().failed(Instant::now());
         let _previous = self.provisioning.send_replace(Err(failure));
-        self.observe();
     }
 
     /// Takes an instance back. `reusable` is false after anything that may have left the guest in a bad state.
-    pub(crate) fn give_back(self: &Arc<Self>, instance: Instance, reusable: bool) {
-        let worn = self
-            .version
-            .config
+    pub(crate) fn give_back(self: &Arc<Self>, mut instance: Instance, reusable: bool) {
+        let config = &self.version.config;
+        let worn = config
             .max_uses
             .is_some_and(|max| instance.uses >= u64::from(max.get()));
-        let fresh_only = self.version.config.isolation == Isolation::Request && instance.uses > 0;
+        let fresh_only = config.isolation == Isolation::Request && instance.uses > 0;
         if !reusable || worn || fresh_only {
-            let start = self.state.lock().retired();
+            let start = self.change(|books, now| {
+                books.end_lease(&instance, now);
+                books.state.retired()
+            });
             drop(instance);
-            if start {
-                (self.start)(self.clone());
-            }
-            self.observe();
+            self.start_more(usize::from(start));
             return;
         }
-        let generation = instance.generation;
         let kind = if instance.uses == 0 {
             StartKind::Prewarmed
         } else {
             StartKind::Warm
         };
-        let place = self.change(|state| state.released(instance, generation, Instant::now()));
+        instance.until = self.keep.idle(&self.version, Instant::now());
+        let (place, more) = self.change(|books, now| {
+            books.end_lease(&instance, now);
+            let generation = instance.generation;
+            let place = books.state.released(instance, generation, now);
+            note_place(books, place, now)
+        });
         self.settle(place, kind);
+        self.start_more(more);
     }
 
     /// Carries out where an instance goes. No lock is held: the lease of a waiter that left comes back through here.
@@ -313,67 +453,81 @@ impl VersionPool {
         }
     }
 
-    pub(crate) fn expire(&self, now: Instant) -> Vec<Instance> {
-        let expired = self
-            .state
-            .lock()
-            .expire(now, self.version.config.keep_alive.duration());
-        self.observe();
+    /// Applies what configuration and schedule ask for now, and looks what is to go and what is to come. Returns the
+    /// instances that go, to be dropped where no lock is held.
+    pub(crate) fn look(self: &Arc<Self>, now: Instant, may_start: bool) -> Vec<Instance> {
+        let may_start = may_start && self.backoff.lock().allows(now);
+        let Look {
+            expired,
+            starts,
+            decision,
+        } = self.change(|books, _| books.look(now, may_start));
+        if let Some(decision) = decision {
+            self.metrics.scaled(decision.desired, decision.panicking);
+        }
+        self.start_more(starts);
         expired
     }
 
+    /// Sets what configuration and windows ask for together, and what the windows do.
+    pub(crate) fn ask(&self, asked: Asked, windows: Asked) {
+        self.books.lock().ask(asked, windows);
+        self.metrics.provisioned(asked.provisioned);
+    }
+
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.state
+        self.books
             .lock()
-            .next_expiry(self.version.config.keep_alive.duration())
+            .state
+            .next_expiry(|idle| idle.instance.until)
     }
 
     pub(crate) fn oldest_idle(&self) -> Option<Instant> {
-        self.state.lock().oldest_idle()
+        self.books.lock().state.oldest_idle()
     }
 
     pub(crate) fn evict(&self) -> Option<Instance> {
-        let evicted = self.state.lock().evict();
-        self.observe();
+        let (evicted, last) = self.change(|books, now| {
+            let evicted = books.evict(now);
+            (evicted, books.state.total() == 0)
+        });
+        if evicted.is_some() {
+            self.keep.evicted(last);
+        }
         evicted
     }
 
+    /// Starts an instance ahead of demand, if there is none.
+    pub(crate) fn start_ahead(self: &Arc<Self>) -> bool {
+        let start = self.change(|books, _| books.state.start_ahead());
+        self.start_more(usize::from(start));
+        start
+    }
+
     pub(crate) fn demote(&self) -> Vec<Instance> {
-        self.demoted.store(true, Ordering::Relaxed);
-        let idle = self.state.lock().demote();
-        self.observe();
-        idle
+        self.change(|books, _| books.state.demote())
     }
 
     pub(crate) fn close(&self) -> Vec<Instance> {
-        let (idle, waiting) = self.state.lock().close();
+        let (idle, waiting) = self.change(|books, _| books.state.close());
         drop(waiting);
-        self.observe();
         idle
     }
 
-    /// Whether this version is no longer the live one.
-    pub(crate) fn is_demoted(&self) -> bool {
-        self.demoted.load(Ordering::Relaxed)
-    }
-
-    /// Sets how many instances are kept whatever the traffic, and forgets how earlier starts went.
-    pub(crate) fn set_provisioned(&self, count: usize) {
-        self.state.lock().set_provisioned(count);
+    /// The version is live: forgets how earlier starts went.
+    pub(crate) fn promote(&self) {
         *self.backoff.lock() = Backoff::default();
         let _previous = self.provisioning.send_replace(Ok(()));
-        self.demoted.store(false, Ordering::Relaxed);
     }
 
-    /// Starts the provisioned instances that are missing, unless starts have just failed.
-    pub(crate) fn keep_provisioned(self: &Arc<Self>, now: Instant) {
-        if self.version.config.provisioned == 0 || !self.backoff.lock().allows(now) {
+    /// Starts what the floor misses, unless starts have just failed.
+    pub(crate) fn refill(self: &Arc<Self>, now: Instant) {
+        let floor = self.books.lock().state.floor();
+        if floor == 0 || !self.backoff.lock().allows(now) {
             return;
         }
-        let missing = self.state.lock().missing_provisioned();
-        for _ in 0..missing {
-            (self.start)(self.clone());
-        }
+        let missing = self.change(|books, _| books.state.missing_provisioned());
+        self.start_more(missing);
     }
 
     /// Waits until the provisioned instances are started, or one of them failed to. Callers bound the wait.
@@ -381,7 +535,7 @@ impl VersionPool {
         let mut starts = self.provisioning.subscribe();
         loop {
             starts.borrow_and_update().clone()?;
-            if self.state.lock().is_provisioned() {
+            if self.books.lock().state.is_provisioned() {
                 return Ok(());
             }
             if starts.changed().await.is_err() {
@@ -391,48 +545,84 @@ impl VersionPool {
     }
 
     pub(crate) fn status(&self, now: Instant) -> Vec<InstanceStatus> {
-        let state = self.state.lock();
-        let version = self.version.number;
-        let idle = state.idle().iter().map(|idle| InstanceStatus {
-            id: idle.instance.id,
-            version,
-            state: "idle",
-            uses: idle.instance.uses,
-            idle_ms: Some(
-                u64::try_from(now.saturating_duration_since(idle.since).as_millis())
-                    .unwrap_or(u64::MAX),
-            ),
-        });
-        let others = [("busy", state.busy()), ("starting", state.starting())];
-        let unnamed = others.into_iter().flat_map(|(name, count)| {
-            std::iter::repeat_with(move || InstanceStatus {
-                id: fnctl_core::ids::InstanceId(0),
-                version,
-                state: name,
-                uses: 0,
-                idle_ms: None,
-            })
-            .take(count)
-        });
-        idle.chain(unnamed).collect()
+        let version = &self.version;
+        self.books.lock().status(version.number, now)
     }
 
-    /// Changes the state and tells the gauges.
-    fn change<R>(
-        &self,
-        change: impl FnOnce(&mut PoolState<Instance, oneshot::Sender<Handed>>) -> R,
-    ) -> R {
-        let mut state = self.state.lock();
-        let outcome = change(&mut state);
+    /// Processor time that an invocation is expected to take.
+    pub(crate) fn cost(&self) -> Duration {
+        match self.cost.load(Ordering::Relaxed) {
+            0 => Duration::from_millis(1),
+            micros => Duration::from_micros(micros),
+        }
+    }
+
+    /// An invocation took this much processor time.
+    pub(crate) fn took(&self, time: Duration) {
+        let new = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+        // Two at the same time may lose one: it is an average.
+        let old = self.cost.load(Ordering::Relaxed);
+        let average = if old == 0 {
+            new
+        } else {
+            (old * 7).saturating_add(new) / 8
+        };
+        self.cost.store(average.max(1), Ordering::Relaxed);
+    }
+
+    /// An instance was measured to have this much linear memory.
+    pub(crate) fn measured(&self, memory: u64) {
+        self.footprint.lock().add(memory);
+    }
+
+    /// What another instance will take, in bytes.
+    pub(crate) fn expected_memory(&self) -> u64 {
+        let declared = self.version.config.memory.bytes();
+        self.footprint.lock().expected(declared)
+    }
+
+    /// What was measured of this version, to be kept when the pool goes.
+    pub(crate) fn summary(&self) -> Measured {
+        Measured {
+            pace: self.books.lock().state.pace(),
+            cost: self.cost.load(Ordering::Relaxed),
+            footprint: *self.footprint.lock(),
+        }
+    }
+
+    /// Pretends that runs and starts took so long.
+    #[cfg(test)]
+    pub(crate) fn teach(&self, service: Duration, start: Duration) {
+        let mut books = self.books.lock();
+        books.state.served(service);
+        books.state.start_took(start);
+    }
+
+    /// Changes the books and tells the gauges: under the lock, so that two changes are told in the order in which they
+    /// happened.
+    fn change<R>(&self, change: impl FnOnce(&mut Books, Instant) -> R) -> R {
+        let now = Instant::now();
+        let mut books = self.books.lock();
+        books.note(now);
+        let outcome = change(&mut books, now);
+        let state = &books.state;
         self.metrics
             .instances(state.idle().len(), state.busy(), state.starting());
         outcome
     }
+}
 
-    /// Tells the gauges. Under the lock, so that two changes are told in the order in which they happened.
-    fn observe(&self) {
-        let state = self.state.lock();
-        self.metrics
-            .instances(state.idle().len(), state.busy(), state.starting());
-    }
+type Placed = Place<Instance, oneshot::Sender<Handed>>;
+
+/// Takes note of where an instance goes, and of the starts that the queue needs if it is retired.
+fn note_place(books: &mut Books, place: Placed, now: Instant) -> (Placed, usize) {
+    let more = match &place {
+        Place::Waiter(instance, _) => {
+            books.lend(instance, now);
+            0
+        }
+        Place::Idle => 0,
+        Place::Retire(_) => books.state.missing_after_retire(),
+    };
+    (place, more)
 }

@@ -58,7 +58,12 @@ impl Lease {
         match &mut self.instance {
             Some(instance) => {
                 instance.uses += 1;
-                instance.sandbox.run(invocation, reply).await
+                let report = instance.sandbox.run(invocation, reply).await;
+                if !matches!(report.end, fnctl_core::RunEnd::Unbegun(_)) {
+                    instance.memory.measured(report.memory);
+                    self.pool.measured(report.memory);
+                }
+                report
             }
             None => RunReport {
                 end: fnctl_core::RunEnd::Unbegun(Box::new(invocation)),

@@ -5,19 +5,39 @@
 //! leased and idle; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
 //! a lock is held.
 
+pub mod admission;
+#[cfg(test)]
+mod audit;
+pub mod autoscaler;
+mod backoff;
 mod body;
+mod books;
 mod config;
+#[cfg(test)]
+mod dst;
+pub mod fair;
+mod gate;
 mod instance;
+mod keep;
+mod keeping;
 mod lane;
 mod lease;
 pub mod limit;
+pub mod memory;
 mod metrics;
+mod node;
 mod observe;
+pub mod policy;
 pub mod pool;
+pub mod reserved;
+mod running;
+pub mod service_rate;
+pub mod simulator;
 #[cfg(test)]
 mod tests;
+mod work;
 
-pub use config::Config;
+pub use config::{Clock, Config};
 
 use async_trait::async_trait;
 use dashmap::DashMap;
@@ -25,19 +45,23 @@ use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::{ColdStart, StartKind, Unanswered};
 use fnctl_core::log::LogSink;
 use fnctl_core::ports::{InstanceStatus, Invoker, SandboxFactory};
+use fnctl_core::record::Recorder;
+use fnctl_core::schedule::Asked;
 use fnctl_core::task::Tasks;
 use fnctl_core::version::{Version, VersionKey};
-use fnctl_core::{ErrorKind, Failure, Invocation, Reply, ReplySender, RequestId, RunEnd};
+use fnctl_core::{ErrorKind, Failure, Invocation, Reply, ReplySender, RequestId};
 use instance::Instances;
-use lane::{Lane, VersionPool};
-use lease::Lease;
-use limit::Permit;
+use keep::Keep;
+use keeping::Live;
+use lane::{Lane, Refused, VersionPool};
 use metrics::{Metrics, VersionMetrics};
+use node::Node;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use work::{Acquired, InFlight, Work};
 
 /// The scheduler of one node. Clones share it.
 #[derive(Clone)]
@@ -53,6 +77,10 @@ impl std::fmt::Debug for Scheduler {
 
 struct Inner {
     instances: Arc<Instances>,
+    node: Arc<Node>,
+    live: Live,
+    keep: Arc<Keep>,
+    recorder: Recorder,
     lanes: DashMap<FunctionName, Arc<Lane>>,
     metrics: Metrics,
     logs: Arc<dyn LogSink>,
@@ -73,10 +101,16 @@ impl Scheduler {
         logs: Arc<dyn LogSink>,
     ) -> prometheus::Result<Self> {
         let metrics = Metrics::register(registry, config.max_tracked_versions)?;
-        let instances = Arc::new(Instances::new(factory, config.max_instances));
+        let node = Arc::new(Node::new(&config));
+        Metrics::register_node(registry, &node)?;
+        let instances = Instances::new(factory, config.max_instances, node.memory.clone());
         Ok(Self {
             inner: Arc::new(Inner {
-                instances,
+                instances: Arc::new(instances),
+                node,
+                keep: Arc::new(Keep::new(config.keep_alive_policy)),
+                recorder: Recorder::new(config.trace_size),
+                live: Live::new(config.clock),
                 lanes: DashMap::new(),
                 metrics,
                 logs,
@@ -88,37 +122,90 @@ impl Scheduler {
         })
     }
 
-    /// Retires the instances whose keep-alive has passed at `now`, and replaces provisioned ones that are missing.
-    /// Returns how many were retired.
+    /// Retires the instances whose keep-alive has passed at `now`, and starts those that are missing: provisioned ones,
+    /// a function's minimum, what the autoscaler wants. Returns how many were retired.
     pub fn reap(&self, now: Instant) -> usize {
+        let inner = &self.inner;
+        let may_start = !inner.draining.load(Ordering::Relaxed);
+        if may_start {
+            for version in inner.live.provisioned() {
+                inner.pool_of(&version);
+            }
+        }
         let mut reaped = 0;
-        for lane in self.inner.lanes() {
+        for lane in inner.lanes() {
             for pool in lane.pools() {
-                let expired = pool.expire(now);
+                let (asked, windows) = inner.live.asked(&pool.version);
+                pool.ask(asked, windows);
+                let expired = pool.look(now, may_start);
                 reaped += expired.len();
-                pool.metrics.reaped(expired.len());
+                pool.metrics.reaped(expired.len(), lane.keep.reason());
                 drop(expired);
-                self.inner.keep_provisioned(&pool, now);
-                if lane.close_if_unused(&pool) && pool.is_demoted() {
-                    self.inner.metrics.forget(&pool.version.key());
+                if lane.close_pool_if_unused(&pool) {
+                    inner.live.remember(&pool.version, pool.summary());
+                    if !inner.live.is_live(&pool.version) {
+                        inner.metrics.forget(&pool.version.key());
+                    }
                 }
             }
         }
+        // Under the lock of its place in the map nobody can look a lane up while it closes.
+        inner.lanes.retain(|_, lane| !lane.close_if_unused());
+        while inner.node.memory.is_over() && inner.evict_idle() {
+            reaped += 1;
+        }
+        inner.look_ahead(now);
         reaped
     }
 
-    /// Applies the concurrency limit of the version that is live.
-    pub fn configure(&self, version: &Version) {
-        self.inner.lane(version).configure(&version.config);
+    /// Takes note that `version` is live: its limits, reservation and schedule hold.
+    pub fn configure(&self, version: &Arc<Version>) {
+        self.inner.configure(version);
     }
 
-    /// When the next idle instance expires, if any is idle.
+    /// Tells what the sessions of models take now, in bytes: they share the node's memory with instances.
+    pub fn set_session_memory(&self, bytes: u64) {
+        self.inner.node.memory.set_sessions(bytes);
+    }
+
+    /// Admits, checks an idle instance out and gives all back, without a guest: what a warm request costs here. Says
+    /// whether there was one. For the benchmark.
+    #[doc(hidden)]
+    pub fn try_warm(&self, version: &Arc<Version>) -> bool {
+        let inner = &self.inner;
+        let now = Instant::now();
+        let (lane, pool) = inner.pool_of(version);
+        let admit = lane.admit(&pool, now + Duration::from_secs(1), &inner.node);
+        let mut admit = std::pin::pin!(admit);
+        let mut ctx = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::future::Future::poll(admit.as_mut(), &mut ctx) {
+            std::task::Poll::Ready(Ok((mut permit, admitted))) => {
+                let lane::Checkout::Lease(lease) = pool.checkout(lane.queued()) else {
+                    return false;
+                };
+                lease.release(true);
+                permit.served(Instant::now(), Duration::ZERO);
+                drop((admitted, permit));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Functions of which anything is held besides the name of their live version.
+    pub fn active_functions(&self) -> usize {
+        self.inner.lanes.len()
+    }
+
+    /// When the next idle instance expires or is to be started ahead.
     pub fn next_expiry(&self) -> Option<Instant> {
+        let ahead = self.inner.keep.next_due(Instant::now());
         self.inner
             .lanes()
             .iter()
             .flat_map(|lane| lane.pools())
             .filter_map(|pool| pool.next_expiry())
+            .chain(ahead)
             .min()
     }
 
@@ -156,12 +243,19 @@ impl Scheduler {
 }
 
 impl Inner {
-    /// The lanes as they are now; no map shard stays locked.
+    /// The lanes as they are now, by name, so that what happens to them happens in an order that can be repeated; no map
+    /// shard stays locked.
     fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.lanes
-            .iter()
-            .map(|entry| entry.value().clone())
-            .collect()
+        let entries = self.lanes.iter();
+        let mut lanes: Vec<_> = entries
+            .map(|entry| (entry.key().clone(), entry.value().clone()))
+            .collect();
+        lanes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        lanes.into_iter().map(|(_, lane)| lane).collect()
+    }
+
+    fn existing_lane(&self, function: &FunctionName) -> Option<Arc<Lane>> {
+        self.lanes.get(function).map(|lane| lane.value().clone())
     }
 
     fn lane(&self, version: &Version) -> Arc<Lane> {
@@ -170,17 +264,47 @@ impl Inner {
         }
         self.lanes
             .entry(version.function.clone())
-            .or_insert_with(|| Arc::new(Lane::new(&version.config)))
+            .or_insert_with(|| {
+                // Limits are the live version's, whichever version is called.
+                let live = self.live.of(&version.function);
+                let config = live.as_ref().map_or(&version.config, |live| &live.config);
+                let keep = self.keep.function(&version.function, config);
+                Arc::new(Lane::new(&version.function, config, keep))
+            })
             .value()
             .clone()
     }
 
-    fn pool(self: &Arc<Self>, lane: &Lane, version: &Arc<Version>) -> Arc<VersionPool> {
+    fn configure(&self, version: &Arc<Version>) {
+        let function = &version.function;
+        self.live.set(version);
+        let reserved = version.config.reserved_concurrency;
+        self.node.reserve(function, reserved);
+        self.metrics.reserved(function, reserved);
+        if let Some(lane) = self.existing_lane(function) {
+            lane.configure(&version.config);
+        }
+    }
+
+    /// The pool of a version, in the lane of its function.
+    fn pool_of(self: &Arc<Self>, version: &Arc<Version>) -> (Arc<Lane>, Arc<VersionPool>) {
+        loop {
+            // A lane that is closed leaves the map in the same step.
+            let lane = self.lane(version);
+            if let Some(pool) = self.pool(&lane, version) {
+                return (lane, pool);
+            }
+        }
+    }
+
+    fn pool(self: &Arc<Self>, lane: &Lane, version: &Arc<Version>) -> Option<Arc<VersionPool>> {
         lane.pool(version, || {
             let this = Arc::downgrade(self);
             VersionPool::new(
                 version.clone(),
                 Arc::new(self.metrics.of(&version.key())),
+                self.live.recall(version),
+                lane.keep.clone(),
                 move |pool| {
                     if let Some(this) = this.upgrade() {
                         this.spawn_start(pool);
@@ -190,13 +314,6 @@ impl Inner {
         })
     }
 
-    /// Starts instances until as many exist as the version has provisioned.
-    fn keep_provisioned(&self, pool: &Arc<VersionPool>, now: Instant) {
-        if !self.draining.load(Ordering::Relaxed) {
-            pool.keep_provisioned(now);
-        }
-    }
-
     /// Starts one instance that was reserved in the pool; whoever waits first gets it.
     fn spawn_start(self: Arc<Self>, pool: Arc<VersionPool>) {
         let this = self.clone();
@@ -204,127 +321,19 @@ impl Inner {
             // Whatever becomes of this task, the start that the pool has counted comes to an end.
             let mut counted = CountedStart(Some(pool.clone()));
             let evict = || this.evict_idle();
-            let outcome = this.instances.start(&pool.version, evict).await;
+            let expected = pool.expected_memory();
+            let outcome = this.instances.start(&pool.version, expected, evict).await;
             counted.0 = None;
             match outcome {
                 Ok(started) => pool.started(started),
                 Err(failure) => {
+                    pool.keep.cancel();
                     pool.metrics.start_failed(failure.kind);
                     this.log_failure(&pool.version.key(), None, &failure);
                     pool.start_failed(failure);
                 }
             }
         });
-    }
-
-    /// Retires the instance that has been idle longest, to make room on a full node.
-    fn evict_idle(&self) -> bool {
-        let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
-        let oldest = pools
-            .iter()
-            .filter_map(|pool| Some((pool.oldest_idle()?, pool)))
-            .min_by_key(|(since, _)| *since);
-        oldest.is_some_and(|(_, pool)| {
-            let evicted = pool.evict();
-            pool.metrics.evicted(usize::from(evicted.is_some()));
-            evicted.is_some()
-        })
-    }
-
-    /// Runs an invocation on its lease to the end, then gives lease and permit back. Tries once more elsewhere if the
-    /// guest had not begun.
-    async fn run(self: Arc<Self>, mut work: Work) {
-        let metrics = work.lease.pool().metrics.clone();
-        let key = work.lease.pool().version.key();
-        let deadline = work.invocation.deadline;
-        let trace = work.invocation.trace.clone();
-        let mut attempts = 0;
-        let report = loop {
-            let request_id = work.invocation.request_id.clone();
-            let wants_report = work.invocation.report;
-            let step = trace.step("run");
-            step.set("fnctl.instance", || {
-                i64::try_from(work.lease.id()).unwrap_or(i64::MAX)
-            });
-            work.invocation.trace = step.trace().clone();
-            let since = Instant::now();
-            let report = work.lease.run(work.invocation, work.reply.clone()).await;
-            let took = since.elapsed();
-            observe::note_run(step, &report);
-            if wants_report && !matches!(report.end, RunEnd::Unbegun(_)) {
-                self.logs
-                    .write(observe::report_line(&key, &request_id, took, &report));
-            }
-            match report.end {
-                RunEnd::Unbegun(invocation) if attempts == 0 => {
-                    attempts += 1;
-                    let pool = work.lease.pool().clone();
-                    drop(work.lease);
-                    work.invocation = *invocation;
-                    match self.acquire(&pool, deadline).await {
-                        Ok(lease) => work.lease = lease,
-                        Err(failure) => {
-                            metrics.failed(failure.kind);
-                            work.reply.send(Err(failure));
-                            return;
-                        }
-                    }
-                }
-                RunEnd::Unbegun(_) => {
-                    metrics.failed(ErrorKind::Internal);
-                    work.reply.send(Err(Failure::internal(
-                        "two instances in a row were found unusable",
-                    )));
-                    return;
-                }
-                end => {
-                    if let RunEnd::Failed(failure) = &end {
-                        metrics.failed(failure.kind);
-                        self.log_failure(&key, Some(&request_id), failure);
-                    }
-                    metrics.ran(took, report.inference, report.memory);
-                    break end;
-                }
-            }
-        };
-        let pool = work.lease.pool().clone();
-        work.lease.release(matches!(report, RunEnd::Completed));
-        drop(work.permit);
-        self.keep_provisioned(&pool, Instant::now());
-    }
-
-    /// A lease on an instance: an idle one, or the first that becomes free or is started for it.
-    async fn acquire(
-        self: &Arc<Self>,
-        pool: &Arc<VersionPool>,
-        deadline: Instant,
-    ) -> Result<Lease, Failure> {
-        let mut pool = pool.clone();
-        let waiting = loop {
-            match pool.checkout() {
-                lane::Checkout::Lease(lease) => return Ok(lease),
-                lane::Checkout::Wait(waiting) => break waiting,
-                lane::Checkout::Closed if self.draining.load(Ordering::SeqCst) => {
-                    return Err(draining());
-                }
-                // It was closed because it was at zero, and taken out of its lane with that.
-                lane::Checkout::Closed => {
-                    pool = self.pool(&self.lane(&pool.version), &pool.version)
-                }
-            }
-        };
-        match tokio::time::timeout_at(deadline, waiting).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_closed)) if self.draining.load(Ordering::SeqCst) => Err(draining()),
-            Ok(Err(_closed)) => Err(Failure::new(
-                ErrorKind::NotFound,
-                "the function was removed while the request waited",
-            )),
-            Err(_elapsed) => Err(Failure::new(
-                ErrorKind::StartTimeout,
-                "no instance was ready before the request's deadline; raise timeout, or provision instances",
-            )),
-        }
     }
 }
 
@@ -335,33 +344,6 @@ impl Drop for CountedStart {
     fn drop(&mut self) {
         if let Some(pool) = self.0.take() {
             pool.start_failed(Failure::internal("the start of an instance was given up"));
-        }
-    }
-}
-
-/// What the task of one invocation works with.
-struct Work {
-    invocation: Invocation,
-    lease: Lease,
-    permit: Permit,
-    reply: ReplySender,
-    _in_flight: InFlight,
-}
-
-/// Counts an invocation for as long as it lives.
-struct InFlight(Arc<Inner>);
-
-impl InFlight {
-    fn enter(inner: &Arc<Inner>) -> Self {
-        inner.in_flight.fetch_add(1, Ordering::SeqCst);
-        Self(inner.clone())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.quiet.notify_waiters();
         }
     }
 }
@@ -392,10 +374,19 @@ impl Invoker for Scheduler {
             return Err(draining().into());
         }
         let version = invocation.version.clone();
-        let lane = inner.lane(&version);
-        let pool = inner.pool(&lane, &version);
-        let metrics: &VersionMetrics = &pool.metrics;
         let mut phases = ColdStart::default();
+        let since = Instant::now();
+        let step = invocation.trace.step("admit");
+        let (lane, pool, permit) = loop {
+            let (lane, pool) = inner.pool_of(&version);
+            let admitted = lane.admit(&pool, invocation.deadline, &inner.node).await;
+            match admitted {
+                Ok(admitted) => break (lane, pool, Ok(admitted)),
+                Err(Refused::Failed(failure)) => break (lane, pool, Err(failure)),
+                Err(Refused::Closed) => {}
+            }
+        };
+        let metrics: &VersionMetrics = &pool.metrics;
         let unanswered = |failure: Failure, phases: ColdStart| {
             metrics.failed(failure.kind);
             Unanswered {
@@ -405,36 +396,40 @@ impl Invoker for Scheduler {
             }
         };
 
-        let since = Instant::now();
-        let step = invocation.trace.step("admit");
-        let permit = lane
-            .admit(&version.config, invocation.deadline, metrics)
-            .await;
         phases.queue = since.elapsed();
         observe::note_outcome(step, permit.as_ref().err());
         metrics.queued(phases.queue);
-        let permit = permit.map_err(|failure| unanswered(failure, phases))?;
+        let (permit, admitted) = permit.map_err(|failure| unanswered(failure, phases))?;
+        let arrived = SystemTime::now();
+        let counted = lane.keep.arrived(Instant::now());
 
         // A guest that was asked by somebody who left is stopped: the guard goes with this future, and later with the
         // response's body.
         let guard = body::CancelGuard::new(invocation.cancelled.clone());
         let is_head = invocation.request.method() == http::Method::HEAD;
         let step = invocation.trace.step("acquire");
-        let lease = inner.acquire(&pool, invocation.deadline).await;
-        if let Ok(lease) = &lease
+        let acquired = inner
+            .acquire(&lane, &pool, invocation.deadline, admitted.pass)
+            .await;
+        if let Ok(Acquired { lease, .. }) = &acquired
             && lease.start_kind() == StartKind::Cold
             && let Some(began) = lease.began()
         {
             observe::record_phases(step.trace(), began, &lease.phases());
         }
-        observe::note_outcome(step, lease.as_ref().err());
-        if let Err(failure) = &lease {
+        observe::note_outcome(step, acquired.as_ref().err());
+        if let Err(failure) = &acquired {
             // The start itself is nobody's request: whoever waited for it finds the cause under their own id.
             let id = Some(&invocation.request_id);
             let line = observe::failure_line(&version.key(), id, failure);
             inner.logs.write(line);
         }
-        let lease = lease.map_err(|failure| unanswered(failure, phases))?;
+        let Acquired {
+            lease,
+            pass,
+            starting,
+        } = acquired.map_err(|failure| unanswered(failure, phases))?;
+        lane.keep.used();
         let start = lease.start_kind();
         let started = lease.phases();
         phases = ColdStart {
@@ -455,8 +450,14 @@ impl Invoker for Scheduler {
         let since = Instant::now();
         let work = Work {
             invocation,
+            arrived,
+            counted,
+            lane,
             lease,
+            pass,
+            starting,
             permit,
+            _shared: admitted._shared,
             reply,
             _in_flight: in_flight,
         };
@@ -491,15 +492,27 @@ impl Invoker for Scheduler {
         retired: Vec<VersionKey>,
     ) -> Result<(), Failure> {
         let inner = &self.inner;
-        let lane = inner.lane(&version);
-        lane.configure(&version.config);
-        let pool = inner.pool(&lane, &version);
-        pool.set_provisioned(version.config.provisioned as usize);
-        inner.keep_provisioned(&pool, Instant::now());
+        inner.configure(&version);
+        let (asked, windows) = inner.live.asked(&version);
+        let pool = if asked.provisioned > 0 {
+            Some(inner.pool_of(&version).1)
+        } else {
+            let lane = inner.existing_lane(&version.function);
+            lane.and_then(|lane| lane.existing(version.number))
+        };
+        let ready = async {
+            let Some(pool) = pool else { return Ok(()) };
+            pool.promote();
+            pool.ask(asked, windows);
+            if !inner.draining.load(Ordering::Relaxed) {
+                pool.refill(Instant::now());
+            }
+            pool.provisioned_ready().await
+        };
         let limit = version.config.start_timeout.duration();
-        let ready = tokio::time::timeout(limit, pool.provisioned_ready()).await;
+        let ready = tokio::time::timeout(limit, ready).await;
         // Ready or not, calls go to the new version from now on.
-        self.demote(&lane, &retired);
+        self.demote(&retired);
         ready.unwrap_or_else(|_| {
             Err(Failure::new(
                 ErrorKind::StartTimeout,
@@ -509,31 +522,35 @@ impl Invoker for Scheduler {
     }
 
     fn retire(&self, versions: &[VersionKey]) {
+        let inner = &self.inner;
         for key in versions {
-            if let Some(lane) = self
-                .inner
-                .lanes
-                .get(&key.function)
-                .map(|lane| lane.value().clone())
-            {
-                drop(lane.remove(key.number));
+            if inner.live.remove(key) {
+                inner.node.reserve(&key.function, None);
+                inner.metrics.reserved(&key.function, None);
             }
-            self.inner.metrics.forget(key);
+            if let Some(lane) = inner.existing_lane(&key.function) {
+                drop(lane.remove(key.number));
+                lane.keep.cancel();
+            }
+            inner.metrics.forget(key);
         }
         if let Some(key) = versions.first() {
-            self.inner
+            if inner.live.of(&key.function).is_none() {
+                inner.keep.forget(&key.function);
+                inner.recorder.forget(&key.function);
+            }
+            inner
                 .lanes
-                .remove_if(&key.function, |_, lane| lane.is_unused());
+                .remove_if(&key.function, |_, lane| lane.close_if_unused());
         }
     }
 
+    fn can_reserve(&self, version: &Version) -> Result<(), Failure> {
+        self.inner.node.allows(&version.function, &version.config)
+    }
+
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {
-        let Some(lane) = self
-            .inner
-            .lanes
-            .get(function)
-            .map(|lane| lane.value().clone())
-        else {
+        let Some(lane) = self.inner.existing_lane(function) else {
             return Vec::new();
         };
         let now = Instant::now();
@@ -546,13 +563,20 @@ impl Invoker for Scheduler {
 
 impl Scheduler {
     /// Lets go of the instances of versions that are no longer live: idle ones now, busy ones when they are free.
-    fn demote(&self, lane: &Lane, retired: &[VersionKey]) {
+    fn demote(&self, retired: &[VersionKey]) {
         for key in retired {
-            if let Some(pool) = lane.existing(key.number) {
-                pool.set_provisioned(0);
+            let lane = self.inner.existing_lane(&key.function);
+            if let Some(lane) = &lane {
+                lane.keep.cancel();
+            }
+            if let Some(pool) = lane.and_then(|lane| lane.existing(key.number)) {
+                pool.ask(Asked::default(), Asked::default());
                 let idle = pool.demote();
-                pool.metrics.reaped(idle.len());
+                pool.metrics.reaped(idle.len(), "demoted");
                 drop(idle);
+            } else {
+                // It was at zero already.
+                self.inner.metrics.forget(key);
             }
         }
     }

@@ -3,10 +3,15 @@
 //! [`LimitState`] decides and is pure; `ConcurrencyLimit` puts waiting callers to sleep. The time limit of the queue is
 //! the caller's to keep.
 
+use crate::admission::{Queue, Verdict};
+use crate::service_rate::Average;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// What became of a request for a permit.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,6 +89,16 @@ impl<W> LimitState<W> {
         std::iter::from_fn(|| self.grant()).collect()
     }
 
+    /// Most permits out.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Most callers waiting.
+    pub fn max_queue(&self) -> usize {
+        self.max_queue
+    }
+
     /// Permits out.
     pub fn in_flight(&self) -> usize {
         self.in_flight
@@ -97,20 +112,78 @@ impl<W> LimitState<W> {
 
 /// A [`LimitState`] that callers can wait on.
 #[derive(Debug, Clone)]
-pub(crate) struct ConcurrencyLimit(Arc<Mutex<LimitState<oneshot::Sender<Permit>>>>);
+pub(crate) struct ConcurrencyLimit(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limited: Mutex<Limited>,
+    /// Length of the queue, to be read without the lock.
+    queued: AtomicUsize,
+}
+
+impl Shared {
+    fn change<R>(&self, change: impl FnOnce(&mut Limited) -> R) -> R {
+        let mut limited = self.limited.lock();
+        let outcome = change(&mut limited);
+        self.queued.store(limited.state.queued(), Ordering::Relaxed);
+        outcome
+    }
+}
+
+#[derive(Debug)]
+struct Limited {
+    state: LimitState<oneshot::Sender<Permit>>,
+    /// For how long a permit is out, starts of instances not counted.
+    holds: Average,
+    closed: bool,
+}
+
+impl Limited {
+    fn queue(&self) -> Queue {
+        Queue {
+            ahead: self.state.queued(),
+            limit: self.state.limit,
+            holds: self.holds.settled(),
+        }
+    }
+}
 
 /// The right to have one invocation in flight; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     limit: Option<ConcurrencyLimit>,
+    since: Instant,
+    /// How long it was used, if it served a whole invocation.
+    used: Option<Duration>,
+}
+
+impl Permit {
+    /// It served an invocation, `starting` of the time waiting for an instance to start.
+    pub(crate) fn served(&mut self, now: Instant, starting: Duration) {
+        let held = now.saturating_duration_since(self.since);
+        self.used = Some(held.saturating_sub(starting));
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(limit) = self.limit.take() {
-            limit.release();
+            limit.release(self.used);
         }
     }
+}
+
+/// Why there is no permit now.
+#[derive(Debug)]
+pub(crate) enum Denied {
+    /// There will be one.
+    Queued(Ticket),
+    /// The queue is full; when to try again.
+    Full(Duration),
+    /// The answer would come too late; when to try again.
+    TooLate(Duration),
+    /// Look for its successor.
+    Closed,
 }
 
 /// A place in the queue; left when dropped.
@@ -131,40 +204,76 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         // A permit that was sent meanwhile is in the receiver and gives itself back when that is dropped.
-        self.limit.0.lock().leave(self.number);
+        self.limit
+            .0
+            .change(|limited| limited.state.leave(self.number));
     }
 }
 
 impl ConcurrencyLimit {
     pub(crate) fn new(limit: usize, max_queue: usize) -> Self {
-        Self(Arc::new(Mutex::new(LimitState::new(limit, max_queue))))
+        Self(Arc::new(Shared {
+            limited: Mutex::new(Limited {
+                state: LimitState::new(limit, max_queue),
+                holds: Average::default(),
+                closed: false,
+            }),
+            queued: AtomicUsize::new(0),
+        }))
     }
 
-    pub(crate) fn admit(&self) -> Result<Permit, Option<Ticket>> {
-        let mut state = self.0.lock();
+    fn permit(&self, now: Instant) -> Permit {
+        Permit {
+            limit: Some(self.clone()),
+            since: now,
+            used: None,
+        }
+    }
+
+    /// A permit, or a place in the queue if `judge` finds that worth it.
+    pub(crate) fn admit(
+        &self,
+        now: Instant,
+        judge: impl FnOnce(&Queue) -> Verdict,
+    ) -> Result<Permit, Denied> {
+        let mut limited = self.0.limited.lock();
+        if limited.closed {
+            return Err(Denied::Closed);
+        }
+        let state = &mut limited.state;
         // The usual case makes no channel.
         if state.queue.is_empty() && state.in_flight < state.limit {
             state.in_flight += 1;
-            return Ok(Permit {
-                limit: Some(self.clone()),
-            });
+            return Ok(self.permit(now));
+        }
+        let queue = limited.queue();
+        if matches!(judge(&queue), Verdict::TooLate(_)) {
+            return Err(Denied::TooLate(queue.retry_after()));
         }
         let (tx, permit) = oneshot::channel();
-        match state.admit(tx) {
-            Admission::Granted => Ok(Permit {
-                limit: Some(self.clone()),
-            }),
-            Admission::Queued(number) => Err(Some(Ticket {
-                limit: self.clone(),
-                number,
-                permit,
-            })),
-            Admission::Full(_) => Err(None),
+        match limited.state.admit(tx) {
+            Admission::Granted => Ok(self.permit(now)),
+            Admission::Queued(number) => {
+                self.0
+                    .queued
+                    .store(limited.state.queued(), Ordering::Relaxed);
+                Err(Denied::Queued(Ticket {
+                    limit: self.clone(),
+                    number,
+                    permit,
+                }))
+            }
+            Admission::Full(_) => Err(Denied::Full(queue.retry_after())),
         }
     }
 
-    fn release(&self) {
-        let mut next = self.0.lock().release();
+    fn release(&self, used: Option<Duration>) {
+        let mut next = self.0.change(|limited| {
+            if let Some(used) = used {
+                limited.holds.add(used);
+            }
+            limited.state.release()
+        });
         while let Some(waiter) = next {
             next = self.wake(waiter);
         }
@@ -172,20 +281,20 @@ impl ConcurrencyLimit {
 
     /// Hands a granted permit to its waiter. One who has just left hands it on.
     fn wake(&self, waiter: oneshot::Sender<Permit>) -> Option<oneshot::Sender<Permit>> {
-        match waiter.send(Permit {
-            limit: Some(self.clone()),
-        }) {
+        match waiter.send(self.permit(Instant::now())) {
             Ok(()) => None,
             Err(mut refused) => {
                 // Not dropped as a permit: that would call `release` again from here, once per waiter that left.
                 refused.limit = None;
-                self.0.lock().release()
+                self.0.change(|limited| limited.state.release())
             }
         }
     }
 
     pub(crate) fn resize(&self, limit: usize, max_queue: usize) {
-        let admitted = self.0.lock().resize(limit, max_queue);
+        let admitted = self
+            .0
+            .change(|limited| limited.state.resize(limit, max_queue));
         for waiter in admitted {
             let mut next = self.wake(waiter);
             while let Some(waiter) = next {
@@ -194,11 +303,38 @@ impl ConcurrencyLimit {
         }
     }
 
-    pub(crate) fn in_flight(&self) -> usize {
-        self.0.lock().in_flight()
+    /// Closes it if nobody holds or wants a permit; says whether it is closed.
+    pub(crate) fn close_if_unused(&self) -> bool {
+        let mut limited = self.0.limited.lock();
+        limited.closed |= limited.state.in_flight() == 0 && limited.state.queued() == 0;
+        limited.closed
     }
 
+    /// When a refused caller may try again.
+    pub(crate) fn retry_after(&self) -> Duration {
+        self.0.limited.lock().queue().retry_after()
+    }
+
+    /// Limit, longest queue, permits out and callers waiting; nothing if the lock is held.
+    #[cfg(test)]
+    pub(crate) fn try_counts(&self) -> Option<[usize; 4]> {
+        let state = &self.0.limited.try_lock()?.state;
+        Some([
+            state.limit(),
+            state.max_queue(),
+            state.in_flight(),
+            state.queued(),
+        ])
+    }
+
+    /// Callers waiting.
     pub(crate) fn queued(&self) -> usize {
-        self.0.lock().queued()
+        self.0.queued.load(Ordering::Relaxed)
+    }
+
+    /// Permits out, and how many there are.
+    pub(crate) fn fill(&self) -> (usize, usize) {
+        let limited = self.0.limited.lock();
+        (limited.state.in_flight(), limited.state.limit)
     }
 }

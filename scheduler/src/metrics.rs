@@ -3,16 +3,18 @@
 //! Each version's children are looked up once, and removed when its pool goes. At most a set number of versions have
 //! their own; the rest share the labels `_other`.
 
+use crate::node::Node;
 use dashmap::DashMap;
 use fnctl_core::ErrorKind;
+use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::{ColdStart, Phase, StartKind};
 use fnctl_core::version::VersionKey;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    PullingGauge, Registry,
 };
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const VERSION: [&str; 2] = ["function", "version"];
@@ -34,6 +36,13 @@ struct Families {
     queue_depth: IntGaugeVec,
     queue_wait: HistogramVec,
     reaps: IntCounterVec,
+    /// Over all functions, with the rung, which other parts count for theirs.
+    evictions: IntCounterVec,
+    drops: IntCounterVec,
+    desired: IntGaugeVec,
+    panicking: IntGaugeVec,
+    provisioned: IntGaugeVec,
+    reserved: IntGaugeVec,
     tracked: DashMap<VersionKey, ()>,
     count: AtomicUsize,
     max_tracked: usize,
@@ -67,7 +76,17 @@ impl Metrics {
             registry.register(Box::new(family.clone()))?;
             Ok(family)
         };
+        let evictions = IntCounterVec::new(
+            Opts::new(
+                "fnctl_evictions_total",
+                "What was let go, by rung of the ladder and reason.",
+            )
+            .const_label("rung", "sandbox"),
+            &["reason"],
+        )?;
+        registry.register(Box::new(evictions.clone()))?;
         Ok(Self(Arc::new(Families {
+            evictions,
             invocations: counter(
                 "fnctl_invocations_total",
                 "Invocations that were run by a guest.",
@@ -138,9 +157,40 @@ impl Metrics {
             )?,
             reaps: counter(
                 "fnctl_reaps_total",
-                "Idle instances retired, by reason (keep_alive, node_full).",
+                "Idle instances retired, by reason (keep_alive, policy, demoted, node_full).",
                 &["reason"],
             )?,
+            drops: counter(
+                "fnctl_drops_total",
+                "Invocations that got no turn, by reason (queue_full, too_late, queue_timeout, node_busy, turned_off).",
+                &["reason"],
+            )?,
+            desired: gauge(
+                "fnctl_instances_desired",
+                "Instances that the autoscaler wants, of versions with target_concurrency.",
+                &[],
+            )?,
+            panicking: gauge(
+                "fnctl_autoscaler_panic",
+                "1 while the autoscaler panics, of versions with target_concurrency.",
+                &[],
+            )?,
+            provisioned: gauge(
+                "fnctl_instances_provisioned",
+                "Instances that are to be kept whatever the traffic, by configuration and schedule.",
+                &[],
+            )?,
+            reserved: {
+                let family = IntGaugeVec::new(
+                    Opts::new(
+                        "fnctl_concurrency_reserved",
+                        "Concurrency that a function has reserved.",
+                    ),
+                    &["function"],
+                )?;
+                registry.register(Box::new(family.clone()))?;
+                family
+            },
             tracked: DashMap::new(),
             count: AtomicUsize::new(0),
             max_tracked,
@@ -177,8 +227,10 @@ impl Metrics {
             memory: families.memory.with_label_values(&[f, v]),
             queue_depth: families.queue_depth.with_label_values(&[f, v]),
             queue_wait: families.queue_wait.with_label_values(&[f, v]),
+            provisioned: AtomicU32::new(0),
             families: self.clone(),
             labels,
+            key: own.then(|| key.clone()),
         }
     }
 
@@ -196,7 +248,18 @@ impl Metrics {
                 let _ = family.remove_label_values(&[f, &v, state]);
             }
         }
-        for family in [&families.memory, &families.queue_depth] {
+        for reason in NoTurn::ALL {
+            let _ = families
+                .drops
+                .remove_label_values(&[f, &v, reason.as_str()]);
+        }
+        for family in [
+            &families.memory,
+            &families.queue_depth,
+            &families.desired,
+            &families.panicking,
+            &families.provisioned,
+        ] {
             let _ = family.remove_label_values(&[f, &v]);
         }
         for family in [&families.invocations, &families.throttles] {
@@ -223,9 +286,103 @@ impl Metrics {
                 .phases
                 .remove_label_values(&[f, &v, phase.as_str()]);
         }
-        for reason in ["keep_alive", "node_full"] {
+        for reason in ["keep_alive", "policy", "demoted", "node_full"] {
             let _ = families.reaps.remove_label_values(&[f, &v, reason]);
         }
+    }
+}
+
+/// Why an invocation got no turn.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NoTurn {
+    QueueFull,
+    TooLate,
+    QueueTimeout,
+    NodeBusy,
+    TurnedOff,
+}
+
+impl NoTurn {
+    const ALL: [Self; 5] = [
+        Self::QueueFull,
+        Self::TooLate,
+        Self::QueueTimeout,
+        Self::NodeBusy,
+        Self::TurnedOff,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::TooLate => "too_late",
+            Self::QueueTimeout => "queue_timeout",
+            Self::NodeBusy => "node_busy",
+            Self::TurnedOff => "turned_off",
+        }
+    }
+}
+
+impl Metrics {
+    /// What a function has reserved; nothing takes its gauge away.
+    pub(crate) fn reserved(&self, function: &FunctionName, part: Option<u32>) {
+        let family = &self.0.reserved;
+        match part {
+            Some(part) => family
+                .with_label_values(&[function.as_str()])
+                .set(i64::from(part)),
+            None => {
+                let _ = family.remove_label_values(&[function.as_str()]);
+            }
+        }
+    }
+
+    /// What all functions share, told when somebody asks.
+    pub(crate) fn register_node(registry: &Registry, node: &Arc<Node>) -> prometheus::Result<()> {
+        type Read = fn(&Node) -> usize;
+        let gauges: [(&str, &str, Read); 7] = [
+            (
+                "fnctl_running",
+                "Invocations that use a processor.",
+                |node| node.running.fill().0,
+            ),
+            (
+                "fnctl_running_limit",
+                "Most invocations that use a processor at once (scheduler.max_running).",
+                |node| node.running.fill().1,
+            ),
+            (
+                "fnctl_running_waiting",
+                "Invocations that wait for their turn on a processor.",
+                |node| node.running.waiting(),
+            ),
+            (
+                "fnctl_concurrency_shared",
+                "Invocations in flight of functions that have reserved nothing.",
+                |node| node.shared.fill().0,
+            ),
+            (
+                "fnctl_concurrency_shared_limit",
+                "scheduler.max_concurrency without what functions have reserved.",
+                |node| node.shared.fill().1,
+            ),
+            (
+                "fnctl_memory_bytes",
+                "Memory of instances and sessions, as it was measured.",
+                |node| usize::try_from(node.memory.used()).unwrap_or(usize::MAX),
+            ),
+            (
+                "fnctl_memory_limit_bytes",
+                "scheduler.memory; 0 = no limit.",
+                |node| usize::try_from(node.memory.limit()).unwrap_or(usize::MAX),
+            ),
+        ];
+        for (name, help, read) in gauges {
+            let node = node.clone();
+            #[allow(clippy::cast_precision_loss, reason = "a gauge is a float")]
+            let value = Box::new(move || read(&node) as f64);
+            registry.register(Box::new(PullingGauge::new(name, help, value)?))?;
+        }
+        Ok(())
     }
 }
 
@@ -233,6 +390,8 @@ impl Metrics {
 pub(crate) struct VersionMetrics {
     families: Metrics,
     labels: (String, String),
+    /// The version that these are of, unless they are shared.
+    key: Option<VersionKey>,
     invocations: IntCounter,
     throttles: IntCounter,
     duration: Histogram,
@@ -246,6 +405,7 @@ pub(crate) struct VersionMetrics {
     memory: IntGauge,
     queue_depth: IntGauge,
     queue_wait: Histogram,
+    provisioned: AtomicU32,
 }
 
 /// Counts a waiting invocation for as long as it lives.
@@ -266,24 +426,62 @@ impl VersionMetrics {
         [&self.labels.0, &self.labels.1, extra]
     }
 
+    /// Does something with the families, unless the version has been forgotten: what still ran then would bring back
+    /// labels that nobody removes.
+    fn with_families(&self, change: impl FnOnce(&Families)) {
+        let families = &self.families.0;
+        let tracked = self.key.as_ref().map(|key| families.tracked.get(key));
+        if !matches!(tracked, Some(None)) {
+            change(families);
+        }
+    }
+
     pub(crate) fn failed(&self, kind: ErrorKind) {
-        self.families
-            .0
-            .errors
-            .with_label_values(&self.labels(kind.code()))
-            .inc();
+        self.with_families(|families| {
+            let labels = self.labels(kind.code());
+            families.errors.with_label_values(&labels).inc();
+        });
     }
 
     pub(crate) fn start_failed(&self, kind: ErrorKind) {
-        self.families
-            .0
-            .start_failures
-            .with_label_values(&self.labels(kind.code()))
-            .inc();
+        self.with_families(|families| {
+            let labels = self.labels(kind.code());
+            families.start_failures.with_label_values(&labels).inc();
+        });
     }
 
     pub(crate) fn throttled(&self) {
         self.throttles.inc();
+    }
+
+    pub(crate) fn dropped(&self, reason: NoTurn) {
+        self.with_families(|families| {
+            let labels = self.labels(reason.as_str());
+            families.drops.with_label_values(&labels).inc();
+        });
+    }
+
+    pub(crate) fn scaled(&self, desired: usize, panicking: bool) {
+        let labels = [self.labels.0.as_str(), self.labels.1.as_str()];
+        self.with_families(|families| {
+            let desired = gauge(desired);
+            families.desired.with_label_values(&labels).set(desired);
+            let panicking = i64::from(panicking);
+            families.panicking.with_label_values(&labels).set(panicking);
+        });
+    }
+
+    /// The gauge appears with the first provisioned instance.
+    pub(crate) fn provisioned(&self, count: u32) {
+        let known = self.provisioned.load(Ordering::Relaxed);
+        if known != count {
+            self.provisioned.store(count, Ordering::Relaxed);
+            let labels = [self.labels.0.as_str(), self.labels.1.as_str()];
+            self.with_families(|families| {
+                let count = i64::from(count);
+                families.provisioned.with_label_values(&labels).set(count);
+            });
+        }
     }
 
     pub(crate) fn queue_depth(&self) -> QueueDepth<'_> {
@@ -301,13 +499,13 @@ impl VersionMetrics {
             StartKind::Prewarmed => self.prewarmed.inc(),
             StartKind::Cold => {
                 self.cold.inc();
-                for phase in Phase::ALL {
-                    self.families
-                        .0
-                        .phases
-                        .with_label_values(&self.labels(phase.as_str()))
-                        .observe(phases.get(phase).as_secs_f64());
-                }
+                self.with_families(|families| {
+                    for phase in Phase::ALL {
+                        let labels = self.labels(phase.as_str());
+                        let seconds = phases.get(phase).as_secs_f64();
+                        families.phases.with_label_values(&labels).observe(seconds);
+                    }
+                });
             }
         }
     }
@@ -327,23 +525,31 @@ impl VersionMetrics {
         self.starting.set(gauge(starting));
     }
 
-    pub(crate) fn reaped(&self, count: usize) {
+    /// What the gauges say: idle, busy, starting.
+    #[cfg(test)]
+    pub(crate) fn gauges(&self) -> [i64; 3] {
+        [self.idle.get(), self.busy.get(), self.starting.get()]
+    }
+
+    fn gone(&self, count: usize, reason: &str) {
         if count > 0 {
-            self.families
-                .0
-                .reaps
-                .with_label_values(&self.labels("keep_alive"))
-                .inc_by(count as u64);
+            let all = self.families.0.evictions.with_label_values(&[reason]);
+            all.inc_by(count as u64);
+            self.with_families(|families| {
+                let labels = self.labels(reason);
+                families
+                    .reaps
+                    .with_label_values(&labels)
+                    .inc_by(count as u64);
+            });
         }
     }
 
+    pub(crate) fn reaped(&self, count: usize, reason: &str) {
+        self.gone(count, reason);
+    }
+
     pub(crate) fn evicted(&self, count: usize) {
-        if count > 0 {
-            self.families
-                .0
-                .reaps
-                .with_label_values(&self.labels("node_full"))
-                .inc_by(count as u64);
-        }
+        self.gone(count, "node_full");
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! `S` is an instance, `W` a waiting caller. Every method takes `now` where it matters and does nothing but decide.
 
+use crate::service_rate::{Pace, starts};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -39,7 +40,7 @@ pub enum Place<S, W> {
     Waiter(S, W),
     /// It became idle.
     Idle,
-    /// Nobody may use it again.
+    /// Nobody may use it again; ask [`PoolState::missing_after_retire`] what the queue needs now.
     Retire(S),
 }
 
@@ -54,6 +55,15 @@ pub struct PoolState<S, W> {
     next: u64,
     generation: u64,
     provisioned: usize,
+    /// Instances that keep-alive leaves; never less than are provisioned.
+    floor: usize,
+    /// Most instances.
+    max: usize,
+    pace: Pace,
+    /// Callers that wait elsewhere for those here to be served.
+    behind: usize,
+    /// Since when callers wait without anything happening for them.
+    stalled: Option<Instant>,
     closed: bool,
 }
 
@@ -67,13 +77,19 @@ impl<S, W> Default for PoolState<S, W> {
             next: 0,
             generation: 0,
             provisioned: 0,
+            floor: 0,
+            max: usize::MAX,
+            pace: Pace::default(),
+            behind: 0,
+            stalled: None,
             closed: false,
         }
     }
 }
 
 impl<S, W> PoolState<S, W> {
-    /// Takes an idle instance, or queues the caller. As many instances are being started as callers wait, never more.
+    /// Takes an idle instance, or queues the caller. No more instances are being started than the queue needs by what
+    /// was measured, and never more than callers wait.
     pub fn take(&mut self, waiter: impl FnOnce() -> W) -> Take<S> {
         if self.closed {
             return Take::Closed;
@@ -85,11 +101,76 @@ impl<S, W> PoolState<S, W> {
         let ticket = self.next;
         self.next += 1;
         self.waiting.push_back((ticket, waiter()));
-        let start = self.waiting.len() > self.starting;
+        let start = self.missing_for_queue() > 0;
         if start {
             self.starting += 1;
         }
         Take::Queued { ticket, start }
+    }
+
+    /// Instances that the queue needs on top of those being started, as far as there may be more.
+    fn missing_for_queue(&self) -> usize {
+        if self.closed {
+            return 0;
+        }
+        let waiting = self.waiting.len();
+        if waiting == 0 {
+            return 0;
+        }
+        // Those behind make the queue longer, but nobody is here to take an instance for them yet.
+        starts(waiting + self.behind, self.busy, self.starting, &self.pace)
+            .min(waiting.saturating_sub(self.starting))
+            .min(self.max.saturating_sub(self.total()))
+    }
+
+    /// Instances to start for the queue after one was retired on its release; they are counted as starting.
+    pub fn missing_after_retire(&mut self) -> usize {
+        let missing = self.missing_for_queue();
+        self.starting += missing;
+        missing
+    }
+
+    /// Instances to start for callers whose turn does not come although it should have: what serves them takes longer
+    /// than it usually does. They are counted as starting. To be called now and then.
+    pub fn relieve(&mut self, now: Instant) -> usize {
+        if self.waiting.is_empty() || self.starting > 0 || self.closed {
+            self.stalled = None;
+            return 0;
+        }
+        let since = *self.stalled.get_or_insert(now);
+        let start = self.pace.start.get().unwrap_or_default();
+        if now.saturating_duration_since(since) < start {
+            return 0;
+        }
+        self.stalled = None;
+        let more = usize::from(self.total() < self.max);
+        self.starting += more;
+        more
+    }
+
+    /// Takes note of how long an instance was leased.
+    pub fn served(&mut self, took: Duration) {
+        self.pace.service.add(took);
+    }
+
+    /// Takes note of how long an instance took to start.
+    pub fn start_took(&mut self, took: Duration) {
+        self.pace.start.add(took);
+    }
+
+    /// What was measured.
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// Says how many callers wait elsewhere for those here to be served.
+    pub fn set_behind(&mut self, callers: usize) {
+        self.behind = callers;
+    }
+
+    /// Sets what was measured before.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 
     /// A waiting caller leaves. An instance that is being started for it comes all the same, and becomes idle.
@@ -103,14 +184,33 @@ impl<S, W> PoolState<S, W> {
         self.place(instance, generation, now)
     }
 
-    /// A start failed. The one who waits longest is told; the others wait on for the starts that are left.
-    pub fn start_failed(&mut self) -> Option<W> {
+    /// A start failed. Those for whom it was are told, the longest waiting first; the others wait on for what is left,
+    /// and nobody waits for nothing.
+    pub fn start_failed(&mut self) -> Vec<W> {
         self.starting = self.starting.saturating_sub(1);
-        if self.waiting.len() > self.starting {
-            self.waiting.pop_front().map(|(_, waiter)| waiter)
+        let left = self.starting + self.busy;
+        let waiting = self.waiting.len();
+        let told = if left == 0 {
+            waiting
+        } else if waiting > self.starting {
+            waiting.div_ceil(left + 1)
         } else {
-            None
+            0
+        };
+        self.waiting
+            .drain(..told)
+            .map(|(_, waiter)| waiter)
+            .collect()
+    }
+
+    /// The node had no room for a start. Whoever waits goes on waiting for those that serve; only if there is none they
+    /// are told, as after a start that failed.
+    pub fn start_refused(&mut self) -> Vec<W> {
+        self.starting = self.starting.saturating_sub(1);
+        if self.starting + self.busy > 0 {
+            return Vec::new();
         }
+        self.waiting.drain(..).map(|(_, waiter)| waiter).collect()
     }
 
     /// A busy instance is free again.
@@ -122,7 +222,7 @@ impl<S, W> PoolState<S, W> {
     /// A busy instance was retired. Says whether somebody waits for whom nothing is being started.
     pub fn retired(&mut self) -> bool {
         self.busy = self.busy.saturating_sub(1);
-        let start = self.waiting.len() > self.starting && !self.closed;
+        let start = self.missing_for_queue() > 0;
         if start {
             self.starting += 1;
         }
@@ -136,6 +236,7 @@ impl<S, W> PoolState<S, W> {
         match self.waiting.pop_front() {
             Some((_, waiter)) => {
                 self.busy += 1;
+                self.stalled = None;
                 Place::Waiter(instance, waiter)
             }
             None => {
@@ -148,27 +249,37 @@ impl<S, W> PoolState<S, W> {
         }
     }
 
-    /// Takes out the instances that have been idle for `keep_alive`, but leaves as many as are provisioned.
-    pub fn expire(&mut self, now: Instant, keep_alive: Duration) -> Vec<S> {
-        let spare = self.total().saturating_sub(self.provisioned);
-        // The stack's bottom has been idle longest.
-        let expired = self
-            .idle
-            .iter()
-            .take_while(|idle| now.saturating_duration_since(idle.since) >= keep_alive)
-            .count();
+    /// Takes out the instances whose time has come, as `until` says of each, but leaves as many as the floor says.
+    pub fn expire(&mut self, now: Instant, until: impl Fn(&Idle<S>) -> Instant) -> Vec<S> {
+        let mut spare = self.spare();
         self.idle
-            .drain(..expired.min(spare))
+            .extract_if(.., |idle| {
+                let goes = spare > 0 && until(idle) <= now;
+                spare -= usize::from(goes);
+                goes
+            })
             .map(|idle| idle.instance)
             .collect()
     }
 
+    /// Instances above the floor.
+    pub fn spare(&self) -> usize {
+        self.total().saturating_sub(self.floor)
+    }
+
     /// When the next instance could expire.
-    pub fn next_expiry(&self, keep_alive: Duration) -> Option<Instant> {
-        if self.total() <= self.provisioned {
+    pub fn next_expiry(&self, until: impl Fn(&Idle<S>) -> Instant) -> Option<Instant> {
+        if self.spare() == 0 {
             return None;
         }
-        self.idle.first().map(|idle| idle.since + keep_alive)
+        self.idle.iter().map(until).min()
+    }
+
+    /// Whether one is to be started ahead of demand: there is none. It is counted as starting.
+    pub fn start_ahead(&mut self) -> bool {
+        let start = !self.closed && self.total() == 0;
+        self.starting += usize::from(start);
+        start
     }
 
     /// Since when the longest idle instance that is not provisioned has been idle.
@@ -203,7 +314,7 @@ impl<S, W> PoolState<S, W> {
 
     /// Closes the pool if it has nothing and is asked for nothing.
     pub fn close_if_unused(&mut self) -> bool {
-        if self.total() == 0 && self.waiting.is_empty() && self.provisioned == 0 {
+        if self.total() == 0 && self.waiting.is_empty() && self.floor == 0 {
             self.closed = true;
         }
         self.closed
@@ -211,23 +322,59 @@ impl<S, W> PoolState<S, W> {
 
     /// How many instances are to be kept whatever the traffic.
     pub fn set_provisioned(&mut self, count: usize) {
-        self.provisioned = count;
+        self.set_floor(count, count);
+    }
+
+    /// How many are to be kept whatever the traffic, and how many keep-alive leaves, which are at least as many. The
+    /// difference may be evicted.
+    pub fn set_floor(&mut self, provisioned: usize, floor: usize) {
+        self.provisioned = provisioned;
+        self.floor = floor.max(provisioned);
+    }
+
+    /// Most instances; more are not started, whoever waits.
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max.max(1);
     }
 
     /// Instances that must be started so that as many exist as are provisioned; they are counted as starting.
     pub fn missing_provisioned(&mut self) -> usize {
+        self.missing(self.provisioned)
+    }
+
+    /// Instances that must be started so that as many exist as the floor says; they are counted as starting.
+    pub fn missing_floor(&mut self) -> usize {
+        self.missing(self.floor)
+    }
+
+    fn missing(&mut self, wanted: usize) -> usize {
         let missing = if self.closed {
             0
         } else {
-            self.provisioned.saturating_sub(self.total())
+            wanted.min(self.max).saturating_sub(self.total())
         };
         self.starting += missing;
         missing
     }
 
+    /// How many keep-alive leaves.
+    pub fn floor(&self) -> usize {
+        self.floor
+    }
+
     /// Whether as many instances are started as are provisioned.
     pub fn is_provisioned(&self) -> bool {
         self.idle.len() + self.busy >= self.provisioned
+    }
+
+    /// How many instances are kept whatever the traffic.
+    pub fn provisioned(&self) -> usize {
+        self.provisioned
+    }
+
+    /// Whether the pool has ended.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// The generation that instances started now belong to.
@@ -255,7 +402,7 @@ impl<S, W> PoolState<S, W> {
         self.waiting.len()
     }
 
-    /// Idle, busy and starting together.
+    /// Idle, busy and starting together: what exists or will in a moment.
     pub fn total(&self) -> usize {
         self.idle.len() + self.busy + self.starting
     }

@@ -2,8 +2,10 @@
 
 mod fake;
 mod models;
+mod overload;
+mod scaling;
 
-use crate::{Config, Scheduler};
+use crate::{Clock, Config, Scheduler};
 use fake::{Plan, factory, invocation, version, version_with};
 use fnctl_core::invocation::StartKind;
 use fnctl_core::ports::Invoker;
@@ -16,10 +18,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 fn scheduler(plan: &Arc<Plan>) -> Scheduler {
-    let config = Config {
+    scheduler_with(plan, |_| {})
+}
+
+/// A scheduler whose time of day goes with the paused clock, from midnight of 2026-01-05, a Monday.
+fn scheduler_with(plan: &Arc<Plan>, change: impl FnOnce(&mut Config)) -> Scheduler {
+    let began = Instant::now();
+    let midnight = std::time::UNIX_EPOCH + Duration::from_secs(1_767_571_200);
+    let mut config = Config {
         max_instances: 16,
+        // Whoever runs the tests: the same for all.
+        max_running: 16,
+        clock: Clock::new(move || midnight + began.elapsed()),
         ..Config::default()
     };
+    change(&mut config);
     Scheduler::new(
         config,
         factory(plan),
@@ -85,49 +98,6 @@ async fn a_herd_starts_no_more_instances_than_the_limit_and_all_are_answered() {
     assert!(cold <= 5, "{cold}");
     assert!(plan.created.load(Ordering::SeqCst) <= 5);
     assert_eq!(plan.peak.load(Ordering::SeqCst), 5, "and the limit is used");
-}
-
-#[tokio::test(start_paused = true)]
-async fn whoever_is_free_first_serves_a_waiting_call() {
-    // A start takes longer than a run: the second call is served by the first instance, and the surplus start is kept.
-    let plan = Arc::new(Plan {
-        start: Duration::from_secs(1),
-        run: Duration::from_millis(10),
-        ..Plan::default()
-    });
-    let scheduler = scheduler(&plan);
-    let version = version();
-    scheduler.invoke(invocation(&version)).await.unwrap();
-    let held = tokio::spawn({
-        let (scheduler, invocation) = (scheduler.clone(), invocation(&version));
-        async move { scheduler.invoke(invocation).await.unwrap().start }
-    });
-    settle().await;
-    let second = scheduler.invoke(invocation(&version)).await.unwrap();
-    assert_eq!(
-        (held.await.unwrap(), second.start),
-        (StartKind::Warm, StartKind::Warm)
-    );
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(scheduler.instances(), 2);
-    settle().await;
-    // The one that was started for nobody has not been used before.
-    let kinds = [
-        scheduler.invoke(invocation(&version)),
-        scheduler.invoke(invocation(&version)),
-    ];
-    let kinds: Vec<_> = futures_join(kinds).await;
-    assert!(kinds.contains(&StartKind::Prewarmed), "{kinds:?}");
-}
-
-async fn futures_join<
-    F: Future<Output = Result<fnctl_core::Reply, fnctl_core::invocation::Unanswered>>,
->(
-    calls: [F; 2],
-) -> Vec<StartKind> {
-    let [a, b] = calls;
-    let (a, b) = tokio::join!(a, b);
-    vec![a.unwrap().start, b.unwrap().start]
 }
 
 #[tokio::test(start_paused = true)]
@@ -362,4 +332,57 @@ async fn draining_waits_for_what_runs_and_refuses_the_rest() {
     );
     assert!(running.await.unwrap() && draining.await.unwrap());
     assert_eq!(scheduler.instances(), 0);
+}
+
+/// A timer of 15 minutes under the adaptive policy, with somebody who looks every 250 ms around each firing: soon no
+/// firing is cold, and between firings nothing is kept.
+#[tokio::test(start_paused = true)]
+async fn a_periodic_function_is_started_before_it_is_called() {
+    let plan = Arc::new(Plan::default());
+    let scheduler = scheduler(&plan);
+    let version = version_with(|config| {
+        config.keep_alive_policy = Some(fnctl_core::config::KeepAlivePolicy::Adaptive);
+    });
+    // Only of the live version anything is started ahead.
+    scheduler.configure(&version);
+    let mut starts = Vec::new();
+    for firing in 0..14 {
+        let reply = scheduler.invoke(invocation(&version)).await.unwrap();
+        starts.push(reply.start);
+        settle().await;
+        let since = Instant::now();
+        let period = Duration::from_secs(900);
+        while since.elapsed() < period - Duration::from_secs(200) {
+            tokio::time::advance(Duration::from_secs(5)).await;
+            scheduler.reap(Instant::now());
+            settle().await;
+        }
+        if firing > 8 {
+            assert_eq!(scheduler.instances(), 0, "before firing {firing}");
+        }
+        while since.elapsed() < period {
+            tokio::time::advance(Duration::from_millis(250)).await;
+            scheduler.reap(Instant::now());
+            settle().await;
+        }
+    }
+    assert_eq!(starts[0], StartKind::Cold);
+    assert_eq!(starts[9..], [StartKind::Prewarmed; 5], "{starts:?}");
+    // What was learned is kept over a restart.
+    let histories = scheduler.histories();
+    assert_eq!(histories.len(), 1);
+    let text = serde_json::to_string(&histories).unwrap();
+    let again = self::scheduler(&plan);
+    again.restore_histories(serde_json::from_str(&text).unwrap());
+    again.configure(&version);
+    again.invoke(invocation(&version)).await.unwrap();
+    settle().await;
+    tokio::time::advance(Duration::from_secs(120)).await;
+    again.reap(Instant::now());
+    settle().await;
+    assert_eq!(again.instances(), 0);
+    assert!(
+        again.next_expiry().is_some(),
+        "the next firing is still expected"
+    );
 }

@@ -4,19 +4,7 @@ use fnctl_tests::{TestPlatform, root};
 use std::process::{Command, Output};
 
 /// The program that `cargo xtask test` has built.
-pub(crate) fn program() -> std::path::PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    // target/debug/deps/it-... -> target/debug/fnctl
-    path.pop();
-    path.pop();
-    let program = path.join("fnctl");
-    assert!(
-        program.is_file(),
-        "{} is missing; run `cargo xtask test`, or `cargo build -p fnctl-cli` first",
-        program.display()
-    );
-    program
-}
+pub(crate) use fnctl_tests::program;
 
 pub(crate) async fn fnctl(server: &str, arguments: &[&str]) -> Output {
     let (server, arguments) = (

@@ -12,6 +12,7 @@ mod client;
 pub mod document;
 mod exchange;
 mod log;
+pub mod onnx;
 mod platform;
 mod reader;
 
@@ -29,6 +30,21 @@ pub fn root() -> PathBuf {
         .parent()
         .expect("the crate lies in the repository")
         .to_path_buf()
+}
+
+/// The built `fnctl`.
+pub fn program() -> PathBuf {
+    let mut path = std::env::current_exe().expect("a test has a path");
+    // target/debug/deps/it-... -> target/debug/fnctl
+    path.pop();
+    path.pop();
+    let program = path.join("fnctl");
+    assert!(
+        program.is_file(),
+        "{} is missing; run `cargo xtask test`, or `cargo build -p fnctl-cli` first",
+        program.display()
+    );
+    program
 }
 
 /// A file of the repository. Guests and fetched models must have been built: `cargo xtask test` does.

@@ -66,6 +66,7 @@ impl TestPlatform {
         config.worker.max_instances = 300;
         // Compiled code is the same for every test; the cache checks it before use.
         config.worker.cache = shared_cache();
+        config.inference.program = Some(crate::program());
         change(&mut config);
         Self::start_in(folder, config).await
     }

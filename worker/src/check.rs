@@ -2,10 +2,11 @@
 
 use crate::templates::Templates;
 use async_trait::async_trait;
-use fnctl_core::Failure;
+
 use fnctl_core::deploy::Step;
 use fnctl_core::ports::ArtifactCheck;
 use fnctl_core::version::Version;
+use fnctl_core::{ErrorKind, Failure};
 use std::sync::Arc;
 
 /// Compiles and links the artifact of a candidate.
@@ -34,6 +35,20 @@ impl ArtifactCheck for WasmCheck {
     async fn check(&self, version: &Arc<Version>) -> Result<String, Failure> {
         let loaded = self.templates.get(version).await?;
         let kind = Templates::describe(&loaded.template.kind);
+        let wanted = version.config.instance_concurrency;
+        if wanted.get() > 1 {
+            let why = if kind.contains("0.3") {
+                "this version of fnctl runs one request at a time in each instance of it"
+            } else {
+                "only a WASI 0.3 component can serve several requests at once"
+            };
+            return Err(Failure::new(
+                ErrorKind::InvalidConfig,
+                format!(
+                    "instance_concurrency: {wanted} is not possible for a {kind}: {why}; set it to 1, and raise concurrency for more instances"
+                ),
+            ));
+        }
         Ok(if loaded.compile.is_zero() {
             format!("{kind}, already compiled")
         } else {

@@ -119,7 +119,7 @@ impl Worker {
                 &self.inference,
                 model.digest,
                 path,
-                &version.function,
+                (&version.function, version.config.inference_isolation),
                 deadline,
             )
             .await

@@ -10,6 +10,7 @@ mod ci;
 mod compose;
 mod dashboards;
 mod demo;
+mod flows;
 mod gates;
 mod guest_languages;
 mod guests;
@@ -66,6 +67,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Record a terminal session with a real platform as docs/images/terminal.svg.
     Record(record::RecordArgs),
+    /// Draw the flows of docs/scheduling.md from a real platform under scripted loads.
+    Flows(flows::FlowsArgs),
     /// Check the dashboards and alerts with a real Prometheus on a platform under load.
     DashboardsCheck(dashboards::CheckArgs),
 }
@@ -81,6 +84,7 @@ fn main() -> anyhow::Result<()> {
         Task::ComposeTest(args) => compose::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Record(args) => record::run(&args),
+        Task::Flows(args) => flows::run(&args),
         Task::DashboardsCheck(args) => dashboards::run(&args),
     }
 }

@@ -43,9 +43,13 @@ fn override_with(deployment: &mut Deployment, args: &DeployArgs) {
     config.timeout = args.timeout.unwrap_or(config.timeout);
     config.cpu = args.cpu.unwrap_or(config.cpu);
     config.concurrency = args.concurrency.unwrap_or(config.concurrency);
+    config.keep_alive_policy = args.keep_alive_policy.or(config.keep_alive_policy);
     config.provisioned = args.provisioned.unwrap_or(config.provisioned);
     config.keep_alive = args.keep_alive.unwrap_or(config.keep_alive);
     config.isolation = args.isolation.unwrap_or(config.isolation);
+    config.inference_isolation = args
+        .inference_isolation
+        .unwrap_or(config.inference_isolation);
 }
 
 /// Tells an event: for programs each is a result, for people only the last.

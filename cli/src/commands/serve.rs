@@ -49,6 +49,7 @@ async fn serve(app: &App, config: Config) -> anyhow::Result<bool> {
     // Both are caught before anything starts: a signal in between must not be lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let data = config.store.folder.display().to_string();
     let platform = Platform::start(config).await?;
     let address = platform.address();
@@ -67,9 +68,26 @@ async fn serve(app: &App, config: Config) -> anyhow::Result<bool> {
             Err(error)
         }
     })?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("SIGINT"),
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {
+                tracing::info!("SIGTERM");
+                break;
+            }
+            _ = interrupt.recv() => {
+                tracing::info!("SIGINT");
+                break;
+            }
+            _ = hang_up.recv() => {}
+        }
+        tokio::select! {
+            replaced = platform.replace_inference_hosts() => match replaced {
+                Ok(count) => tracing::info!(count, "SIGHUP: inference hosts replaced"),
+                Err(error) => tracing::warn!("SIGHUP: inference hosts stay as they are: {error}"),
+            },
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
     }
     Ok(platform.drain().await)
 }

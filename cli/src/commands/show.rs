@@ -96,8 +96,13 @@ fn details(function: &Value) -> Vec<(&'static str, String)> {
         "queue_size",
         "queue_timeout",
         "provisioned",
+        "min_instances",
+        "max_instances",
+        "reserved_concurrency",
+        "target_concurrency",
         "keep_alive",
         "isolation",
+        "inference_isolation",
     ] {
         lines.push((key, text(&config, key)));
     }
@@ -138,7 +143,51 @@ fn details(function: &Value) -> Vec<(&'static str, String)> {
             count("starting")
         ),
     ));
+    let wanted = config.get("schedule").and_then(Value::as_array);
+    for window in wanted.into_iter().flatten() {
+        lines.push(("schedule", schedule(window)));
+    }
+    // A node full of instances of one function is no reason to print hundreds of lines.
+    lines.extend(
+        instances
+            .iter()
+            .take(SHOWN)
+            .map(|one| ("instance", instance(one))),
+    );
+    if instances.len() > SHOWN {
+        let more = format!("and {} more; --json shows all", instances.len() - SHOWN);
+        lines.push(("instance", more));
+    }
     lines
+}
+
+/// Most instances that are printed for people.
+const SHOWN: usize = 20;
+
+/// An instance: which, in which state, and why it exists.
+fn instance(one: &Value) -> String {
+    let id = match one.get("id").and_then(Value::as_u64) {
+        None | Some(0) => "-".to_owned(),
+        Some(id) => id.to_string(),
+    };
+    format!(
+        "{id} (version {}): {}, {} uses; {}",
+        text(one, "version"),
+        text(one, "state"),
+        text(one, "uses"),
+        text(one, "why")
+    )
+}
+
+fn schedule(window: &Value) -> String {
+    format!(
+        "{} {} for {}: provisioned {}, min_instances {}",
+        text(window, "cron"),
+        text(window, "time_zone"),
+        text(window, "duration"),
+        text(window, "provisioned"),
+        text(window, "min_instances")
+    )
 }
 
 pub(crate) fn versions(app: &App, name: &FunctionName) -> anyhow::Result<()> {

@@ -29,6 +29,8 @@ pub(crate) struct StatusArgs {
 enum State {
     /// It takes invocations.
     Ready,
+    /// It answers, but not all provisioned instances are there yet.
+    Starting,
     /// It answers, but takes none: it is stopping.
     Draining,
     /// Nobody answers.
@@ -102,6 +104,15 @@ fn judge(server: &str, answer: anyhow::Result<(u16, String)>) -> (State, Option<
                 .into(),
             ),
         ),
+        Ok((503, text)) if text.starts_with("starting") => (
+            State::Starting,
+            Some(
+                UnavailableError(format!(
+                    "{server} is starting its provisioned instances; wait for them with --wait"
+                ))
+                .into(),
+            ),
+        ),
         Ok((status, _)) => (
             State::NotFnctl,
             Some(
@@ -163,6 +174,7 @@ mod tests {
     fn only_the_words_of_a_ready_platform_are_success() {
         assert_eq!(state(Ok((200, "ready\n"))), (State::Ready, true));
         assert_eq!(state(Ok((503, "draining\n"))), (State::Draining, false));
+        assert_eq!(state(Ok((503, "starting: x\n"))), (State::Starting, false));
         assert_eq!(state(Ok((200, "<html>"))), (State::NotFnctl, false));
         assert_eq!(state(Ok((404, "ready"))), (State::NotFnctl, false));
         assert_eq!(

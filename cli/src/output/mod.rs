@@ -6,17 +6,19 @@
 
 mod page;
 mod progress;
+mod screen;
 mod terminal;
 
 pub(crate) use page::{Page, Table, Tone};
 pub(crate) use progress::Steps;
+pub(crate) use screen::{Screen, Wake};
 pub(crate) use terminal::{Terminal, variable};
 
 use crate::report::Report;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// How results are printed.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -104,6 +106,16 @@ impl Output {
             Format::Json => self.raw(format!("{}\n", serde_json::to_string(value)?).as_bytes()),
             Format::Yaml => self.raw(format!("---\n{}", yaml(value)?).as_bytes()),
         }
+    }
+
+    /// A screen to redraw, where people look at a terminal that can.
+    pub(crate) fn screen(&self) -> anyhow::Result<Option<Screen>> {
+        let moves =
+            self.stdout.width.is_some() && variable("TERM").is_some_and(|term| term != "dumb");
+        if self.is_for_programs() || !moves || !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        Screen::open(self.stdout).map(Some)
     }
 
     /// Prints several of a stream of results that came together, in one write.

@@ -1,6 +1,8 @@
 //! The admin API under `/api/v1`. JSON in, JSON out; a deploy answers with one JSON object a line while it works.
 
+mod activity;
 mod logs;
+mod trace;
 mod views;
 
 use crate::Shared;
@@ -62,6 +64,8 @@ async fn dispatch(shared: &Arc<Shared>, route: Api<'_>, request: Request<Incomin
         (Method::DELETE, Api::Alias(name, alias)) => set_alias(shared, &name, alias, None).await,
         (Method::POST, Api::Artifacts) => upload(shared, request).await,
         (Method::HEAD | Method::GET, Api::Artifact(digest)) => has_artifact(shared, &digest),
+        (Method::GET, Api::Activity) => Ok(activity(shared)),
+        (Method::GET, Api::Trace) => Ok(exported(shared)),
         (Method::GET, Api::Status) => Ok(respond::json(StatusCode::OK, &views::status(shared))),
         _ => Err(Failure::new(
             ErrorKind::MethodNotAllowed,
@@ -92,6 +96,22 @@ fn list(shared: &Shared) -> Response<Body> {
         .map(|function| views::summary(shared, function))
         .collect();
     respond::json(StatusCode::OK, &views)
+}
+
+fn activity(shared: &Shared) -> Response<Body> {
+    let deployed = shared.backend.functions.functions(None).len();
+    let families = shared.backend.registry.gather();
+    respond::json(StatusCode::OK, &activity::Activity::of(&families, deployed))
+}
+
+fn exported(shared: &Shared) -> Response<Body> {
+    let text = trace::text(&shared.backend.recorder);
+    let mut response = Response::new(fnctl_core::full(text));
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("text/csv"),
+    );
+    response
 }
 
 fn get(shared: &Shared, name: &FunctionName) -> Outcome {

@@ -221,6 +221,7 @@ pub fn documentation() -> String {
         let default = match setting.key {
             // These depend on the machine.
             "inference.compute_threads" => "cores, at least 8".to_owned(),
+            "scheduler.max_running" => "2 per core, at least 4".to_owned(),
             _ => match (setting.get)(&defaults) {
                 empty if empty.is_empty() => "(empty)".to_owned(),
                 value => format!("`{value}`"),

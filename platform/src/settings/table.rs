@@ -152,10 +152,49 @@ pub static SETTINGS: &[Setting] = &[
         parsed::<ByteSize>
     ),
     setting!(
+        "scheduler.max_concurrency",
+        "Most invocations in flight, over all functions; reserved_concurrency is taken out of it, and at least a tenth stays for functions without.",
+        scheduler.max_concurrency,
+        count
+    ),
+    setting!(
+        "scheduler.max_running",
+        "Most invocations that use a processor at once; functions share them fairly. One that waits for something outside does not count.",
+        scheduler.max_running,
+        count
+    ),
+    setting!(
+        "scheduler.memory",
+        "Most memory of instances and models together, as it was measured; idle instances make room. 0B = no limit.",
+        scheduler.memory,
+        parsed::<ByteSize>
+    ),
+    setting!(
         "scheduler.max_tracked_versions",
         "Most versions with metrics of their own.",
         scheduler.max_tracked_versions,
         positive
+    ),
+    Setting {
+        key: "scheduler.keep_alive_policy",
+        help: "What decides how long idle instances are kept, unless function.toml says: `fixed`, `histogram`, `adaptive`.",
+        get: |config| config.scheduler.keep_alive_policy.to_string(),
+        set: |config, text| {
+            config.scheduler.keep_alive_policy = text
+                .parse()
+                .map_err(|error: fnctl_scheduler::policy::SpecError| error.to_string())?;
+            Ok(())
+        },
+    },
+    setting!(
+        "scheduler.trace_size",
+        "Invocations remembered for `fnctl trace export`; 0 remembers none.",
+        scheduler.trace_size,
+        |text: &str| parsed::<usize>(text).and_then(|count| {
+            (count <= 10_000_000)
+                .then_some(count)
+                .ok_or_else(|| "at most 10000000".to_owned())
+        })
     ),
     Setting {
         key: "worker.max_instances",
@@ -220,7 +259,7 @@ pub static SETTINGS: &[Setting] = &[
     },
     setting!(
         "inference.memory",
-        "Most bytes that ONNX Runtime may allocate for all models and their runs.",
+        "Most bytes that ONNX Runtime may allocate for all models and their runs; each inference host has as many.",
         inference.memory,
         parsed::<ByteSize>
     ),
@@ -259,6 +298,60 @@ pub static SETTINGS: &[Setting] = &[
         "Most models loading at once.",
         inference.parallel_loads,
         count
+    ),
+    setting!(
+        "inference.process",
+        "Where ONNX Runtime runs: host (processes of its own, which may die) or in-process.",
+        inference.process,
+        parsed
+    ),
+    setting!(
+        "inference.host_ttl",
+        "How long an inference host without a model stays.",
+        inference.host_ttl,
+        parsed::<Period>
+    ),
+    setting!(
+        "inference.spare_host",
+        "Whether a bare inference host is kept ready, so that the first model does not wait for its start.",
+        inference.spare_host,
+        parsed::<bool>
+    ),
+    setting!(
+        "inference.heartbeat",
+        "How often an inference host that has work is asked for a sign of life.",
+        inference.heartbeat,
+        period
+    ),
+    setting!(
+        "inference.hang_after",
+        "How long an inference host may give no sign of life, and how long an inference may go on after it was to end, before the host is killed.",
+        inference.hang_after,
+        period
+    ),
+    setting!(
+        "inference.shared_memory",
+        "Most bytes of tensors in the memory that is shared with one inference host; small tensors need none of it.",
+        inference.shared_memory,
+        parsed::<ByteSize>
+    ),
+    setting!(
+        "inference.max_hosts",
+        "Most inference hosts besides the shared one.",
+        inference.max_hosts,
+        count
+    ),
+    setting!(
+        "inference.quarantine_after",
+        "Times that a model may kill its inference host within ten minutes before it is quarantined.",
+        inference.quarantine_after,
+        positive
+    ),
+    setting!(
+        "inference.quarantine",
+        "How long a quarantined model is kept away from inference hosts.",
+        inference.quarantine,
+        period
     ),
     Setting {
         key: "store.artifact_grace",

@@ -24,6 +24,8 @@ pub(super) const START: Duration = Duration::from_millis(100);
 pub(super) struct Plan {
     pub(super) start: Duration,
     pub(super) run: Duration,
+    /// Linear memory that a run reports, in bytes.
+    pub(super) memory: u64,
     pub(super) fail_starts: AtomicUsize,
     pub(super) panic_starts: AtomicUsize,
     pub(super) fail_runs: AtomicUsize,
@@ -41,6 +43,7 @@ impl Default for Plan {
         Self {
             start: START,
             run: Duration::ZERO,
+            memory: 0,
             fail_starts: zero(),
             panic_starts: zero(),
             fail_runs: zero(),
@@ -119,7 +122,7 @@ impl Sandbox for Fake {
         assert!(!self.failed, "a sandbox that failed is used again");
         let report = |end| RunReport {
             end,
-            memory: 0,
+            memory: self.plan.memory,
             inference: Duration::ZERO,
             cpu: None,
             computes: 0,
@@ -154,10 +157,14 @@ pub(super) fn version() -> Arc<Version> {
 }
 
 pub(super) fn version_with(change: impl FnOnce(&mut FunctionConfig)) -> Arc<Version> {
+    version_of("fake", change)
+}
+
+pub(super) fn version_of(function: &str, change: impl FnOnce(&mut FunctionConfig)) -> Arc<Version> {
     let mut config = FunctionConfig::default();
     change(&mut config);
     Arc::new(Version {
-        function: "fake".parse().unwrap(),
+        function: function.parse().unwrap(),
         number: VersionNumber(1),
         artifact: Digest::of(b"fake"),
         models: BTreeMap::new(),

@@ -92,12 +92,17 @@ enum PoolOperation {
     Leave(usize),
     StartSucceeds,
     StartFails,
+    StartRefused,
     Release(usize),
     Retire(usize),
     Expire,
     Evict,
     Demote,
     Provision(usize),
+    Floor(usize, usize),
+    Max(usize),
+    Measure(u64, u64),
+    Relieve,
 }
 
 fn pool_operation() -> impl Strategy<Value = PoolOperation> {
@@ -106,12 +111,17 @@ fn pool_operation() -> impl Strategy<Value = PoolOperation> {
         1 => (0usize..8).prop_map(PoolOperation::Leave),
         4 => Just(PoolOperation::StartSucceeds),
         1 => Just(PoolOperation::StartFails),
+        1 => Just(PoolOperation::StartRefused),
         4 => (0usize..8).prop_map(PoolOperation::Release),
         1 => (0usize..8).prop_map(PoolOperation::Retire),
         1 => Just(PoolOperation::Expire),
         1 => Just(PoolOperation::Evict),
         1 => Just(PoolOperation::Demote),
         1 => (0usize..3).prop_map(PoolOperation::Provision),
+        1 => (0usize..3, 0usize..5).prop_map(|(provisioned, floor)| PoolOperation::Floor(provisioned, floor)),
+        1 => (1usize..9).prop_map(PoolOperation::Max),
+        1 => (1u64..2000, 1u64..2000).prop_map(|(service, start)| PoolOperation::Measure(service, start)),
+        1 => Just(PoolOperation::Relieve),
     ]
 }
 
@@ -121,6 +131,7 @@ proptest! {
     fn the_pool_keeps_its_books(operations in prop::collection::vec(pool_operation(), 0..300)) {
         let mut state: PoolState<u32, u32> = PoolState::default();
         let mut now = Instant::now();
+        let (mut max, mut floor) = (usize::MAX, 0);
         let (mut busy, mut idle, mut waiting) = (Vec::<(u32, u64)>::new(), BTreeSet::<u32>::new(), VecDeque::<(u64, u32)>::new());
         let (mut starting, mut next_instance, mut next_waiter) = (0usize, 0u32, 0u32);
         for operation in operations {
@@ -137,6 +148,8 @@ proptest! {
                         Take::Queued { ticket, start } => {
                             prop_assert!(idle.is_empty(), "nobody waits while an instance is idle");
                             waiting.push_back((ticket, next_waiter));
+                            prop_assert!(!start || state.total() <= max, "no more than the most");
+                            prop_assert!(!start || starting < waiting.len(), "no more starts than callers");
                             starting += usize::from(start);
                         }
                         Take::Closed => prop_assert!(false, "nobody closed it"),
@@ -156,11 +169,21 @@ proptest! {
                 PoolOperation::StartFails if starting > 0 => {
                     starting -= 1;
                     let told = state.start_failed();
-                    if waiting.len() > starting {
-                        prop_assert_eq!(told, waiting.pop_front().map(|(_, waiter)| waiter));
+                    if starting + busy.len() == 0 {
+                        prop_assert_eq!(told.len(), waiting.len(), "nobody waits for nothing");
+                    } else if waiting.len() > starting {
+                        prop_assert!(!told.is_empty() && told.len() <= waiting.len());
                     } else {
-                        prop_assert_eq!(told, None);
+                        prop_assert!(told.is_empty());
                     }
+                    let first: Vec<_> = waiting.drain(..told.len()).map(|(_, waiter)| waiter).collect();
+                    prop_assert_eq!(told, first, "in their order");
+                }
+                PoolOperation::StartRefused if starting > 0 => {
+                    starting -= 1;
+                    let told = state.start_refused();
+                    prop_assert_eq!(told.is_empty(), waiting.is_empty() || starting + busy.len() > 0);
+                    waiting.drain(..told.len());
                 }
                 PoolOperation::Release(index) if index < busy.len() => {
                     let (instance, born) = busy.remove(index);
@@ -168,6 +191,7 @@ proptest! {
                         Place::Retire(retired) => {
                             prop_assert_eq!(retired, instance);
                             prop_assert!(born != generation, "only a demoted instance is retired");
+                            starting += state.missing_after_retire();
                         }
                         other => {
                             prop_assert_eq!(born, generation);
@@ -180,8 +204,9 @@ proptest! {
                     starting += usize::from(state.retired());
                 }
                 PoolOperation::Expire => {
-                    for instance in state.expire(now, Duration::from_secs(5)) {
+                    for instance in state.expire(now, |idle| idle.since + Duration::from_secs(5)) {
                         prop_assert!(idle.remove(&instance));
+                        prop_assert!(busy.len() + idle.len() + starting >= floor, "the floor is left");
                     }
                 }
                 PoolOperation::Evict => {
@@ -197,10 +222,30 @@ proptest! {
                 }
                 PoolOperation::Provision(count) => {
                     state.set_provisioned(count);
+                    floor = count;
                     starting += state.missing_provisioned();
-                    prop_assert!(state.total() >= count);
+                    prop_assert!(state.total() >= count.min(max));
                 }
-                PoolOperation::StartSucceeds | PoolOperation::StartFails | PoolOperation::Release(_) | PoolOperation::Retire(_) => {}
+                PoolOperation::Floor(provisioned, wanted) => {
+                    state.set_floor(provisioned, wanted);
+                    floor = wanted.max(provisioned);
+                    starting += state.missing_floor();
+                    prop_assert!(state.total() >= floor.min(max));
+                }
+                PoolOperation::Max(most) => {
+                    state.set_max(most);
+                    max = most;
+                }
+                PoolOperation::Measure(service, start) => {
+                    state.served(Duration::from_millis(service));
+                    state.start_took(Duration::from_millis(start));
+                }
+                PoolOperation::Relieve => {
+                    let more = state.relieve(now);
+                    prop_assert!(more == 0 || (starting == 0 && !waiting.is_empty() && state.total() <= max));
+                    starting += more;
+                }
+                PoolOperation::StartSucceeds | PoolOperation::StartFails | PoolOperation::StartRefused | PoolOperation::Release(_) | PoolOperation::Retire(_) => {}
             }
             prop_assert_eq!((state.busy(), state.idle().len(), state.starting(), state.waiting()), (busy.len(), idle.len(), starting, waiting.len()));
             prop_assert!(waiting.is_empty() || starting + busy.len() > 0, "somebody waits for nothing");

@@ -6,6 +6,7 @@ pub(crate) mod wit;
 pub(crate) mod witx;
 
 use bytes::Bytes;
+use fnctl_core::config::InferenceIsolation;
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
     Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, ModelInfo, ModelSource,
@@ -62,7 +63,7 @@ impl ModelLease {
         host: &Arc<dyn InferenceHost>,
         digest: Digest,
         path: PathBuf,
-        function: &FunctionName,
+        (function, isolation): (&FunctionName, InferenceIsolation),
         deadline: Instant,
     ) -> Result<Self, InferenceError> {
         let source = ModelSource::Artifact { digest, path };
@@ -71,6 +72,7 @@ impl ModelLease {
             LoadModel {
                 source,
                 function: function.clone(),
+                isolation,
                 deadline,
             },
         )
@@ -101,6 +103,7 @@ pub(crate) struct NnContext {
     host: Arc<dyn InferenceHost>,
     declared: BTreeMap<String, Arc<ModelLease>>,
     function: FunctionName,
+    isolation: InferenceIsolation,
     max_guest_model: u64,
     /// Bytes of tensors that the host holds for the guest, and the most it may: as much as its own memory. Without it a
     /// guest could have the host keep any number of copies of one buffer.
@@ -129,6 +132,7 @@ impl NnContext {
             host,
             declared,
             function: version.function.clone(),
+            isolation: version.config.inference_isolation,
             max_guest_model: version.config.guest_model.bytes(),
             held: Arc::new(AtomicU64::new(0)),
             max_held: version.config.memory.bytes(),
@@ -147,6 +151,7 @@ impl NnContext {
             host: self.host.clone(),
             declared: self.declared.clone(),
             function: self.function.clone(),
+            isolation: self.isolation,
             max_guest_model: self.max_guest_model,
             held: Arc::new(AtomicU64::new(0)),
             max_held: self.max_held,
@@ -235,6 +240,7 @@ impl NnContext {
         let request = LoadModel {
             source: ModelSource::Bytes(Bytes::from(model)),
             function: self.function.clone(),
+            isolation: self.isolation,
             deadline: self.deadline,
         };
         let step = self.trace.step("load");
@@ -260,7 +266,10 @@ impl NnContext {
             inputs,
             deadline: self.deadline,
         };
+        // The guest waits, but not for something outside: a processor works for it.
+        let computing = fnctl_core::activity::computing();
         let computed = self.host.compute(request).await;
+        drop(computing);
         self.spent += since.elapsed();
         self.computes = self.computes.saturating_add(1);
         self.waited = true;

@@ -217,9 +217,9 @@ impl errors::HostError for NnView<'_> {
             InferenceErrorKind::InvalidArgument => errors::ErrorCode::InvalidArgument,
             InferenceErrorKind::InvalidEncoding => errors::ErrorCode::InvalidEncoding,
             InferenceErrorKind::Timeout => errors::ErrorCode::Timeout,
-            InferenceErrorKind::Runtime | InferenceErrorKind::Unavailable => {
-                errors::ErrorCode::RuntimeError
-            }
+            InferenceErrorKind::Runtime
+            | InferenceErrorKind::Unavailable
+            | InferenceErrorKind::Quarantined => errors::ErrorCode::RuntimeError,
             InferenceErrorKind::Unsupported => errors::ErrorCode::UnsupportedOperation,
             InferenceErrorKind::TooLarge => errors::ErrorCode::TooLarge,
             InferenceErrorKind::NotFound => errors::ErrorCode::NotFound,

@@ -35,7 +35,8 @@ impl From<&InferenceError> for Errno {
             InferenceErrorKind::NotFound | InferenceErrorKind::Security => Self::NotFound,
             InferenceErrorKind::Timeout
             | InferenceErrorKind::Runtime
-            | InferenceErrorKind::Unavailable => Self::RuntimeError,
+            | InferenceErrorKind::Unavailable
+            | InferenceErrorKind::Quarantined => Self::RuntimeError,
         }
     }
 }

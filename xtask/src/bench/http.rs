@@ -50,6 +50,20 @@ impl Connection {
         path: &str,
         body: &str,
     ) -> anyhow::Result<Timed> {
+        let (status, timed) = self.exchange(method, path, body)?;
+        if status != 200 {
+            bail!("{method} {path}: status {status}");
+        }
+        Ok(timed)
+    }
+
+    /// Sends a request and reads the response, whatever its status.
+    pub(crate) fn exchange(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> anyhow::Result<(u16, Timed)> {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
@@ -83,16 +97,16 @@ impl Connection {
         let mut body = vec![0; length];
         self.0.read_exact(&mut body)?;
         let took = since.elapsed();
-        if !status.contains(" 200 ") {
-            bail!(
-                "{method} {path}: {status}: {}",
-                String::from_utf8_lossy(&body)
-            );
-        }
-        Ok(Timed {
+        let status = status
+            .split_ascii_whitespace()
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .with_context(|| format!("no status line: {status}"))?;
+        let timed = Timed {
             took,
             start,
             phases,
-        })
+        };
+        Ok((status, timed))
     }
 }

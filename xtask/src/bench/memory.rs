@@ -68,7 +68,7 @@ pub(crate) fn measure(program: &Path, report: &mut Report) -> anyhow::Result<()>
 }
 
 /// VmRSS in megabytes of 1,000,000 bytes.
-fn resident(pid: u32) -> anyhow::Result<f64> {
+pub(crate) fn resident(pid: u32) -> anyhow::Result<f64> {
     let status =
         std::fs::read_to_string(format!("/proc/{pid}/status")).context("the server is gone")?;
     let line = status

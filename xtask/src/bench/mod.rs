@@ -4,9 +4,12 @@
 
 mod cold;
 mod http;
+mod inference_host;
 mod load;
+mod many;
 mod memory;
 mod overhead;
+mod overload;
 mod plot;
 mod report;
 mod samples;
@@ -23,12 +26,15 @@ use std::path::PathBuf;
 /// What to measure.
 #[derive(Args)]
 #[command(
-    after_help = "Needs wrk, but not for --plot. Peers are measured if they are there: --wasmtime PATH, and --node for fastify + onnxruntime-node (npm).\n\nExamples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5 --seconds 5 --wasmtime ~/.cargo/bin/wasmtime --node\n  cargo xtask bench --plot\n  cargo xtask bench --plot --from bench/cold-start.json"
+    after_help = "Needs wrk, but not for --plot. Peers are measured if they are there: --wasmtime PATH, and --node for fastify + onnxruntime-node (npm).\n\nExamples:\n  cargo xtask bench\n  cargo xtask bench --rounds 5 --seconds 5 --wasmtime ~/.cargo/bin/wasmtime --node\n  cargo xtask bench --only cold,many\n  cargo xtask bench --inference-host\n  cargo xtask bench --plot\n  cargo xtask bench --plot --from bench/cold-start.json"
 )]
 pub(crate) struct BenchArgs {
     /// Seconds of load per round.
     #[arg(long, default_value_t = 4)]
     seconds: u32,
+    /// Seconds of overload.
+    #[arg(long, default_value_t = 60)]
+    overload_seconds: u32,
     /// Rounds per figure; the median is reported.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -38,15 +44,38 @@ pub(crate) struct BenchArgs {
     /// Measure Node with fastify and onnxruntime-node on the same model.
     #[arg(long)]
     node: bool,
+    /// Measure these parts alone; the table is printed and not kept.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
     /// Measure cold starts alone, one by one; keep them in bench/cold-start.json and draw docs/images/cold-start.svg.
     #[arg(long, conflicts_with_all = ["wasmtime", "node"])]
     plot: bool,
+    /// Measure the inference host alone: against in-process, and killed.
+    #[arg(long, conflicts_with_all = ["wasmtime", "node", "plot"])]
+    inference_host: bool,
     /// Draw these samples again instead of measuring.
     #[arg(long, requires = "plot", conflicts_with = "program")]
     from: Option<PathBuf>,
     /// Measure this release build of fnctl, with the examples as they lie there, instead of building both.
     #[arg(long)]
     program: Option<PathBuf>,
+}
+
+/// A part of the measurements.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Requests a second beside the peers.
+    Throughput,
+    /// What logs and traces cost.
+    Overhead,
+    /// Cold starts.
+    Cold,
+    /// Resident memory.
+    Memory,
+    /// Ten thousand functions.
+    Many,
+    /// Five times the capacity of a function.
+    Overload,
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
@@ -60,12 +89,36 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let program = program(args)?;
     let mut report = Report::default();
 
-    throughput(args, &program, &mut report)?;
-    overhead::measure(&program, args.rounds, args.seconds, &mut report)?;
-    cold::measure(&program, &mut report)?;
-    memory::measure(&program, &mut report)?;
+    let wanted = |part: Part| args.only.is_empty() || args.only.contains(&part);
+    if wanted(Part::Throughput) {
+        if args.inference_host {
+            inference_host::measure(&program, args.rounds, args.seconds, &mut report)?;
+            report.print();
+            return report.write(&crate::root().join("bench/inference-host.json"));
+        }
+        throughput(args, &program, &mut report)?;
+    }
+    if wanted(Part::Overhead) {
+        overhead::measure(&program, args.rounds, args.seconds, &mut report)?;
+    }
+    if wanted(Part::Cold) {
+        cold::measure(&program, &mut report)?;
+    }
+    if wanted(Part::Memory) {
+        memory::measure(&program, &mut report)?;
+    }
+    if wanted(Part::Many) {
+        many::measure(&program, &mut report)?;
+    }
+    if wanted(Part::Overload) {
+        overload::measure(&program, args.overload_seconds, &mut report)?;
+    }
     report.print();
-    report.write(&crate::root().join("bench/results.json"))
+    // A part of the rows does not replace all of them.
+    if args.only.is_empty() {
+        report.write(&crate::root().join("bench/results.json"))?;
+    }
+    Ok(())
 }
 
 /// What is measured.
@@ -195,7 +248,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The value below which this part of the sorted values lies.
-fn percentile(sorted: &[f64], part: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], part: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     #[allow(
         clippy::cast_possible_truncation,

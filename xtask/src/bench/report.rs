@@ -74,6 +74,16 @@ impl Report {
         );
     }
 
+    pub(crate) fn count(&mut self, what: &str, value: f64, unit: &str, reach: &str) {
+        self.push(
+            what,
+            format!("{value:.0} {unit}"),
+            String::new(),
+            String::new(),
+            reach,
+        );
+    }
+
     pub(crate) fn ratio(&mut self, what: &str, ratio: f64, reach: &str) {
         self.push(
             what,

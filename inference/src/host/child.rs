@@ -1,0 +1,349 @@
+//! The inference host itself: what `fnctl inference-host` runs. It is started by a platform, which is its standard input,
+//! and ends with it.
+//!
+//! It loads ONNX Runtime, gives up everything it does not need, then loads models from descriptors and computes on what
+//! lies in the shared memory. It is not trusted with anything: it checks what it is told, because that is cheap, but the
+//! platform must not depend on it doing so.
+
+use super::protocol::{Answer, Order, Report, Setup, VERSION};
+use super::shared::{Figure, Shared};
+use super::socket;
+use crate::config::Config;
+use crate::runtime::Runtime;
+use crate::session::{OnnxSession, Stopper};
+use crate::{allocator, purge_allocator};
+use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind};
+use fnctl_core::units::ByteSize;
+use parking_lot::{Mutex, RwLock};
+use rustix::mm::{MapFlags, ProtFlags};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Why a host could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It was started by hand.
+    #[error(
+        "inference-host is started by `fnctl serve`, not by hand: standard input is no control socket ({0})"
+    )]
+    NoPlatform(io::Error),
+    /// The platform is of another version.
+    #[error("the platform and this program are of different versions; start the platform again")]
+    Version,
+    /// What came with the first frame is not usable.
+    #[error("the platform's first frame is not usable: {0}")]
+    Setup(String),
+    /// ONNX Runtime cannot be used.
+    #[error(transparent)]
+    Runtime(#[from] InferenceError),
+    /// The socket broke.
+    #[error("the control socket: {0}")]
+    Socket(io::Error),
+}
+
+/// What a slot is doing.
+#[derive(Default)]
+pub(super) struct SlotState {
+    /// The run inside ONNX Runtime, and what stops it.
+    pub(super) running: Option<(u32, Stopper)>,
+    /// Outputs that had no room yet.
+    pub(super) held: Option<Computed>,
+}
+
+pub(super) struct Host {
+    pub(super) shared: Arc<Shared>,
+    pub(super) signal: OwnedFd,
+    pub(super) taker: super::rings::Taker,
+    pub(super) answerer: super::rings::Answerer,
+    pub(super) slots: Vec<Mutex<SlotState>>,
+    pub(super) sessions: RwLock<HashMap<u64, Arc<OnnxSession>>>,
+    runtime: Runtime,
+    socket: OwnedFd,
+    loading: AtomicUsize,
+}
+
+/// Serves the platform that started this process, until one of the two ends.
+pub fn serve() -> Result<(), ServeError> {
+    // Whatever happens to the platform, nothing of it stays behind. The socket's end says the same, but not to a process
+    // that is stuck.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|error| ServeError::Socket(error.into()))?;
+    let socket = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(ServeError::NoPlatform)?;
+    let mut buffer = Vec::new();
+    let first = socket::receive::<Order>(&socket, &mut buffer).map_err(ServeError::NoPlatform)?;
+    let Some((Order::Setup(setup), descriptors)) = first else {
+        return Err(ServeError::Setup("it is not the set-up".to_owned()));
+    };
+    if setup.version != VERSION {
+        return Err(ServeError::Version);
+    }
+    let Ok([memory, signal]) = <[OwnedFd; 2]>::try_from(descriptors) else {
+        return Err(ServeError::Setup("it has no shared memory".to_owned()));
+    };
+    let shared =
+        Shared::open(memory, setup.layout).map_err(|error| ServeError::Setup(error.to_string()))?;
+    let runtime = match prepare(&setup) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = socket::send(&socket, &Report::Failed(error.clone()), &[]);
+            return Err(error.into());
+        }
+    };
+    let confinement = match super::confinement(&setup) {
+        Ok(confinement) => confinement,
+        Err(error) => {
+            let _ = socket::send(&socket, &Report::Failed(error.clone()), &[]);
+            return Err(error.into());
+        }
+    };
+    let ready = Report::Ready {
+        version: VERSION,
+        confinement,
+    };
+    socket::send(&socket, &ready, &[]).map_err(ServeError::Socket)?;
+    let host = Arc::new(Host {
+        slots: (0..setup.layout.slots).map(|_| Mutex::default()).collect(),
+        shared: Arc::new(shared),
+        signal,
+        taker: super::rings::Taker::default(),
+        answerer: super::rings::Answerer::default(),
+        sessions: RwLock::default(),
+        runtime,
+        socket,
+        loading: AtomicUsize::new(0),
+    });
+    host.obey(&setup, &mut buffer)
+}
+
+fn prepare(setup: &Setup) -> Result<Runtime, InferenceError> {
+    let config = Config {
+        library: Some(PathBuf::from(&setup.library)),
+        memory: ByteSize(setup.memory),
+        constant_folding: setup.constant_folding,
+        intra_threads: setup.intra_threads,
+        ..Config::default()
+    };
+    Runtime::load(&config)
+}
+
+impl Host {
+    /// Takes orders until the platform is gone.
+    fn obey(self: &Arc<Self>, setup: &Setup, buffer: &mut Vec<u8>) -> Result<(), ServeError> {
+        let mut threads_started = false;
+        loop {
+            let received =
+                socket::receive::<Order>(&self.socket, buffer).map_err(ServeError::Socket)?;
+            let Some((order, mut descriptors)) = received else {
+                // At once: threads may be inside ONNX Runtime, whose destructors would run under them.
+                // SAFETY: ends the process; nothing of it is needed any more.
+                unsafe { libc::_exit(0) }
+            };
+            match order {
+                Order::Setup(_) => return Err(ServeError::Setup("it came twice".to_owned())),
+                Order::Load { session, length } => {
+                    // A bare host shall be small: its threads come with the first model.
+                    if !std::mem::replace(&mut threads_started, true) {
+                        self.start_threads(setup.compute_threads)?;
+                    }
+                    if let Some(model) = descriptors.pop() {
+                        self.load(session, model, length, setup.parallel_loads);
+                    }
+                }
+                Order::Unload { session } => {
+                    let gone = self.sessions.write().remove(&session);
+                    drop(gone);
+                    purge_allocator();
+                    self.note();
+                }
+                Order::Cancel { slot, run } => self.cancel(slot, run),
+                Order::Ping(number) => self.report(&Report::Pong(number)),
+            }
+        }
+    }
+
+    fn start_threads(self: &Arc<Self>, count: usize) -> Result<(), ServeError> {
+        for _ in 0..count.max(1) {
+            let host = self.clone();
+            std::thread::Builder::new()
+                .name("fnctl-compute".into())
+                .spawn(move || host.compute())
+                .map_err(ServeError::Socket)?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, report: &Report) {
+        // An error means that the platform is gone; the next receive ends this process.
+        let _ = socket::send(&self.socket, report, &[]);
+    }
+
+    pub(super) fn note(&self) {
+        self.shared
+            .figure(Figure::Live)
+            .store(allocator::live_bytes(), Ordering::Relaxed);
+    }
+
+    fn cancel(&self, slot: u32, run: u32) {
+        if let Some(state) = self.slots.get(slot as usize) {
+            let mut state = state.lock();
+            if state.running.as_ref().is_some_and(|(now, _)| *now == run) {
+                // Dropping the stopper stops the run.
+                state.running = None;
+            }
+        }
+    }
+
+    fn load(self: &Arc<Self>, session: u64, model: OwnedFd, length: u64, most: usize) {
+        let refuse = |message: String| {
+            self.report(&Report::Loaded {
+                session,
+                result: Err(InferenceError::new(InferenceErrorKind::Runtime, message)),
+                bytes: 0,
+            });
+        };
+        if self.loading.fetch_add(1, Ordering::Relaxed) >= most.max(1).saturating_mul(4) {
+            self.loading.fetch_sub(1, Ordering::Relaxed);
+            return refuse("too many models are loading at once".to_owned());
+        }
+        let host = self.clone();
+        let started = std::thread::Builder::new()
+            .name("fnctl-load".into())
+            .spawn(move || {
+                host.load_now(session, &model, length);
+                host.loading.fetch_sub(1, Ordering::Relaxed);
+            });
+        if let Err(error) = started {
+            self.loading.fetch_sub(1, Ordering::Relaxed);
+            refuse(format!("the system refuses a thread to load on: {error}"));
+        }
+    }
+
+    fn load_now(&self, session: u64, model: &OwnedFd, length: u64) {
+        let loaded = Mapped::new(model, length)
+            .map_err(|error| {
+                InferenceError::new(
+                    InferenceErrorKind::Runtime,
+                    format!("the model cannot be mapped: {error}"),
+                )
+            })
+            .and_then(|mapped| self.runtime.load_bytes(mapped.bytes()));
+        let report = match loaded {
+            Ok(loaded) => {
+                let (info, bytes) = (loaded.info.as_ref().clone(), loaded.resident_bytes());
+                self.sessions.write().insert(session, Arc::new(loaded));
+                Report::Loaded {
+                    session,
+                    result: Ok(info),
+                    bytes,
+                }
+            }
+            Err(error) => {
+                purge_allocator();
+                Report::Loaded {
+                    session,
+                    result: Err(error),
+                    bytes: 0,
+                }
+            }
+        };
+        self.note();
+        if let Err(error) = socket::send(&self.socket, &report, &[])
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            self.sessions.write().remove(&session);
+            self.report(&Report::Loaded {
+                session,
+                result: Err(InferenceError::new(
+                    InferenceErrorKind::Unsupported,
+                    "the model has more inputs and outputs than can be told",
+                )),
+                bytes: 0,
+            });
+        }
+    }
+
+    /// One of the threads that compute.
+    fn compute(&self) {
+        let mut message = Vec::new();
+        loop {
+            let slot = self.taker.take(&self.shared);
+            if slot >= self.shared.layout.slots {
+                continue;
+            }
+            let answer = self.answer(slot, &mut message);
+            self.note();
+            let fits = super::protocol::encode(&answer, super::shared::MAX_MESSAGE, &mut message);
+            if fits.is_err() {
+                let failed = Answer::Failed(
+                    InferenceErrorKind::Unsupported,
+                    "the model has more outputs than can be told".to_owned(),
+                );
+                let _ = super::protocol::encode(&failed, super::shared::MAX_MESSAGE, &mut message);
+            }
+            let _ = self.shared.write_message(slot, &message);
+            self.answerer.push(&self.shared, slot, self.signal.as_fd());
+        }
+    }
+}
+
+/// A model's file, mapped for as long as it is read.
+struct Mapped {
+    base: *mut std::ffi::c_void,
+    length: usize,
+}
+
+impl Mapped {
+    fn new(file: &OwnedFd, length: u64) -> io::Result<Self> {
+        let size = rustix::fs::fstat(file)?.st_size;
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        if i64::try_from(length).ok() != Some(size) {
+            return Err(io::Error::other(
+                "it has another size than it was said to have",
+            ));
+        }
+        if length == 0 {
+            return Ok(Self {
+                base: ptr::null_mut(),
+                length,
+            });
+        }
+        // SAFETY: a new private mapping at an address of the system's choice replaces nothing.
+        let base = unsafe {
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                length,
+                ProtFlags::READ,
+                MapFlags::PRIVATE,
+                file,
+                0,
+            )?
+        };
+        Ok(Self { base, length })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.length == 0 {
+            return &[];
+        }
+        // SAFETY: the mapping is readable, has this length, and lives as long as `self`. The file is the platform's: it was
+        // checked against its digest, or sealed, and nobody writes to it.
+        unsafe { std::slice::from_raw_parts(self.base.cast(), self.length) }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: the mapping was made with this length, and what borrowed from it borrowed `self`.
+            let _ = unsafe { rustix::mm::munmap(self.base, self.length) };
+        }
+    }
+}

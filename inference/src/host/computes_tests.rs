@@ -1,0 +1,171 @@
+//! Computes against hosts that lie: each is found out, and whoever waits is told that the host is gone.
+
+use super::computes::{Computes, Gone, Work};
+use super::protocol::{self, Answer, OutputAt, Span, Submission};
+use super::rings::{Answerer, Taker};
+use super::shared::{INLINE, Layout, MAX_MESSAGE, Shared};
+use crate::inputs::Resolved;
+use fnctl_core::inference::{
+    Computed, InferenceError, ModelInfo, Port, SessionId, Tensor, TensorType,
+};
+use rustix::event::EventfdFlags;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+fn port(name: &str) -> Port {
+    Port {
+        name: name.to_owned(),
+        ty: TensorType::U8,
+        shape: vec![-1],
+    }
+}
+
+/// What a host makes of a submission; a second call gets what came of its first answer.
+type Behaviour = fn(&Submission) -> Option<Answer>;
+
+fn room(submission: &Submission) -> Span {
+    match submission {
+        Submission::Compute { room, .. } | Submission::Deliver { room, .. } => *room,
+    }
+}
+
+fn output(at: Span, dimension: u32, ty: TensorType) -> Answer {
+    Answer::Outputs(vec![OutputAt {
+        ty,
+        dimensions: vec![dimension],
+        at,
+    }])
+}
+
+fn part(at: Span, length: u64) -> Span {
+    Span { length, ..at }
+}
+
+/// One compute of three bytes in a host that behaves like this.
+async fn one(behaviour: Behaviour) -> (Result<Result<Computed, InferenceError>, Gone>, bool) {
+    let layout = Layout::new(1, 1 << 20);
+    let ours = Arc::new(Shared::create(layout).unwrap());
+    let theirs = Shared::open(ours.descriptor().try_clone_to_owned().unwrap(), layout).unwrap();
+    let computes = Computes::new(ours, 4);
+    std::thread::spawn(move || {
+        let (taker, answerer) = (Taker::default(), Answerer::default());
+        let signal = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let mut message = Vec::new();
+        for _ in 0..2 {
+            let slot = taker.take(&theirs);
+            theirs.read_message(slot, &mut message).unwrap();
+            let submission = protocol::decode(&message).unwrap();
+            match behaviour(&submission) {
+                Some(answer) => protocol::encode(&answer, MAX_MESSAGE, &mut message).unwrap(),
+                None => message = vec![0xff; 100],
+            }
+            theirs.write_message(slot, &message).unwrap();
+            answerer.push(&theirs, slot, signal.as_fd());
+        }
+    });
+    let info = ModelInfo {
+        inputs: vec![port("x")],
+        outputs: vec![port("y")],
+        unsupported_outputs: Vec::new(),
+    };
+    let tensor = Tensor {
+        dimensions: vec![3],
+        ty: TensorType::U8,
+        data: vec![7, 8, 9].into(),
+    };
+    let inputs = [Resolved {
+        index: 0,
+        shape: vec![3],
+        tensor,
+    }];
+    let (room, cancel) = (AtomicUsize::new(0), |_, _| {});
+    let work = Work {
+        session: SessionId(1),
+        info: &info,
+        room: &room,
+        inputs: &inputs,
+        cancel: &cancel,
+    };
+    let collecting = async {
+        loop {
+            computes.collect();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let done = tokio::select! {
+        done = computes.run(&work) => done,
+        () = collecting => unreachable!("it collects for ever"),
+    };
+    let lied = computes.take_lie().is_some();
+    if !lied {
+        assert!(computes.is_idle(), "the slot is free again");
+    }
+    (done, lied)
+}
+
+#[tokio::test]
+async fn an_honest_answer_is_taken() {
+    let (done, lied) = one(|asked| Some(output(part(room(asked), 2), 2, TensorType::U8))).await;
+    assert!(!lied);
+    assert_eq!(done.unwrap().unwrap()[0].1.data.len(), 2);
+}
+
+#[tokio::test]
+async fn outputs_that_need_room_get_it_once() {
+    let (done, lied) = one(|asked| {
+        Some(match asked {
+            Submission::Compute { .. } => Answer::NeedsRoom(INLINE as u64 * 2),
+            Submission::Deliver { room, .. } => {
+                let size = u32::try_from(room.length).unwrap();
+                output(*room, size, TensorType::U8)
+            }
+        })
+    })
+    .await;
+    assert!(!lied);
+    assert_eq!(done.unwrap().unwrap()[0].1.data.len(), INLINE * 2);
+    // More than there is, is the model's fault and no lie.
+    let (done, lied) = one(|_| Some(Answer::NeedsRoom(u64::MAX))).await;
+    assert!(done.unwrap().is_err() && !lied);
+}
+
+#[tokio::test]
+async fn every_lie_ends_the_host() {
+    let lies: [Behaviour; 10] = [
+        // Before its room, which may be another function's input.
+        |asked| {
+            let at = Span {
+                offset: room(asked).offset - 64,
+                length: 2,
+            };
+            Some(output(at, 2, TensorType::U8))
+        },
+        |asked| {
+            let at = Span {
+                offset: room(asked).offset + room(asked).length,
+                length: 1,
+            };
+            Some(output(at, 1, TensorType::U8))
+        },
+        |_| {
+            let at = Span {
+                offset: u64::MAX,
+                length: 2,
+            };
+            Some(output(at, 2, TensorType::U8))
+        },
+        |asked| Some(output(part(room(asked), u64::MAX), 2, TensorType::U8)),
+        |asked| Some(output(part(room(asked), 2), u32::MAX, TensorType::U8)),
+        |asked| Some(output(part(room(asked), 2), 1, TensorType::Fp16)),
+        |_| Some(Answer::Outputs(Vec::new())),
+        |_| Some(Answer::NeedsRoom(1)),
+        |_| Some(Answer::NeedsRoom(INLINE as u64 * 2)),
+        |_| None,
+    ];
+    for (index, lie) in lies.into_iter().enumerate() {
+        let (done, lied) = one(lie).await;
+        assert!(matches!(done, Err(Gone)) && lied, "lie {index}");
+    }
+}

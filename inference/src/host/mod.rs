@@ -1,0 +1,61 @@
+//! ONNX Runtime in processes of its own: supervised, restarted, replaced, and confined.
+//!
+//! `supervisor` implements the `InferenceHost` port on the platform's side and keeps everything that must outlive a host:
+//! which sessions there are, who uses them, which models are suspects. `process` is one running host, `computes` what is
+//! in it. `child` is the host itself. Invariant: nothing a host says or writes is believed without a check, and nothing
+//! that a caller waits for depends on one host living.
+
+mod arena;
+mod backoff;
+mod child;
+mod child_compute;
+mod computes;
+#[cfg(test)]
+mod computes_tests;
+mod death;
+mod group;
+mod logs;
+mod metrics;
+mod model;
+mod process;
+mod protocol;
+mod quarantine;
+mod rings;
+mod shared;
+mod socket;
+mod spawn;
+mod supervisor;
+mod trial;
+mod upkeep;
+mod watch;
+
+pub use child::{ServeError, serve};
+pub use spawn::SUBCOMMAND;
+pub(crate) use supervisor::SupervisedHost;
+pub(crate) use trial::Trial;
+
+use crate::confine::{Limits, confine};
+use fnctl_core::inference::{InferenceError, InferenceErrorKind};
+
+/// Descriptors that a host may have open at once: its own few, and the models that are loading.
+const OPEN_FILES: u64 = 64;
+/// Memory that a host may take besides what the budget counts: graphs, their optimisation, stacks.
+const BESIDES: u64 = 512 << 20;
+
+/// Gives up everything a host does not need. Says what the system enforces.
+fn confinement(setup: &protocol::Setup) -> Result<String, InferenceError> {
+    let limits = Limits {
+        open_files: OPEN_FILES,
+        // While a model loads, its weights are there twice: in the graph and in the session.
+        memory: Some(setup.memory.saturating_mul(2).saturating_add(BESIDES)),
+        shared_memory: 0,
+        parent: Some(setup.parent),
+    };
+    let confined = confine(&limits).map_err(|error| {
+        InferenceError::new(
+            InferenceErrorKind::Unavailable,
+            format!("the inference host cannot be confined: {error}"),
+        )
+    })?;
+    Ok(confined.to_string())
+}

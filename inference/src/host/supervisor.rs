@@ -1,0 +1,500 @@
+//! The platform's side of all inference hosts: finds each session its host, starts and restarts hosts, and does again
+//! what a dead one left undone, so that callers see latency and no error.
+
+use super::computes::Gone;
+use super::death::{Death, Reason};
+use super::group::{Group, GroupKey};
+use super::metrics::HostMetrics;
+use super::model::{Model, ModelFile};
+use super::process::{HostProcess, Plan, StartFailure};
+use super::quarantine::{Ledger, Limits, Placement};
+use crate::config::Config;
+use crate::inputs::{self, Resolved};
+use crate::metrics::Metrics;
+use crate::sessions::{SessionKey, Sessions, Unclaimed};
+use crate::timed_out;
+use async_trait::async_trait;
+use dashmap::DashMap;
+use fnctl_core::inference::{
+    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, SessionId,
+};
+use fnctl_core::ports::InferenceHost;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
+
+/// Most hosts for suspects at once; further suspects wait for one.
+const MOST_ALONE: usize = 4;
+/// How often who waits for a place looks again.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Starts in a row that may fail before the one who waits is told.
+const START_ATTEMPTS: u32 = 3;
+
+/// Inference hosts behind the `InferenceHost` port.
+#[derive(Clone)]
+pub(crate) struct SupervisedHost(pub(crate) Arc<Supervisor>);
+
+pub(crate) struct Supervisor {
+    pub(super) plan: Plan,
+    pub(super) sessions: Sessions<Model>,
+    /// The key of every session, from the beginning of its load.
+    pub(super) keys: DashMap<SessionId, SessionKey>,
+    pub(super) shared: Arc<Group>,
+    pub(super) others: Mutex<HashMap<GroupKey, Arc<Group>>>,
+    pub(super) ledger: Mutex<Ledger>,
+    /// Whether anything is in the ledger; nothing nearly always.
+    suspicion: AtomicBool,
+    pub(super) spare: Mutex<Option<Arc<HostProcess>>>,
+    /// Spare hosts being started: at most one.
+    spares_starting: AtomicUsize,
+    loads: Semaphore,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(super) hosts: HostMetrics,
+    pub(super) closing: AtomicBool,
+}
+
+impl SupervisedHost {
+    pub(crate) fn new(
+        config: Config,
+        metrics: Arc<Metrics>,
+        registry: &prometheus::Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let program = config
+            .program
+            .clone()
+            .or_else(|| std::env::current_exe().ok())
+            .unwrap_or_default();
+        let limits = Limits {
+            deaths: config.quarantine_after,
+            window: Duration::from_secs(600),
+            quarantine: config.quarantine.duration(),
+        };
+        Ok(Self(Arc::new(Supervisor {
+            sessions: Sessions::default(),
+            keys: DashMap::new(),
+            shared: Group::new(GroupKey::Shared),
+            others: Mutex::default(),
+            ledger: Mutex::new(Ledger::new(limits)),
+            suspicion: AtomicBool::new(false),
+            spare: Mutex::new(None),
+            spares_starting: AtomicUsize::new(0),
+            loads: Semaphore::new(config.parallel_loads.max(1)),
+            metrics,
+            hosts: HostMetrics::register(registry)?,
+            closing: AtomicBool::new(false),
+            plan: Plan { program, config },
+        })))
+    }
+}
+
+fn unavailable(message: String) -> InferenceError {
+    InferenceError::new(InferenceErrorKind::Unavailable, message)
+}
+
+impl Supervisor {
+    /// Opens a model where it may block.
+    pub(crate) async fn open(&self, request: LoadModel) -> Result<ModelFile, InferenceError> {
+        tokio::task::spawn_blocking(move || ModelFile::open(&request))
+            .await
+            .unwrap_or_else(|panic| {
+                Err(InferenceError::new(
+                    InferenceErrorKind::Runtime,
+                    panic.to_string(),
+                ))
+            })
+    }
+
+    /// A new host that belongs to nobody yet.
+    pub(crate) async fn fresh(self: &Arc<Self>) -> Result<Arc<HostProcess>, InferenceError> {
+        let spare = self.spare.lock().take();
+        self.clone().start_spare();
+        if let Some(spare) = spare.filter(|spare| spare.is_alive()) {
+            return Ok(spare);
+        }
+        let mut attempts = 0;
+        loop {
+            let since = Instant::now();
+            match HostProcess::start(&self.plan).await {
+                Ok(host) => {
+                    let took = since.elapsed();
+                    self.hosts.start_seconds.observe(took.as_secs_f64());
+                    tracing::info!(
+                        pid = host.pid,
+                        ms = took.as_millis(),
+                        confinement = host.confinement,
+                        "inference host started"
+                    );
+                    return Ok(host);
+                }
+                Err(StartFailure::Told(error)) => return Err(error),
+                Err(StartFailure::Died(why)) => {
+                    attempts += 1;
+                    tracing::warn!(attempts, "an inference host did not start: {why}");
+                    if attempts >= START_ATTEMPTS {
+                        return Err(unavailable(format!(
+                            "the inference host does not start: {why}"
+                        )));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has a spare host started, where the configuration wants one and there is none.
+    pub(crate) fn start_spare(self: Arc<Self>) {
+        if !self.plan.config.spare_host
+            || self.closing.load(Ordering::Relaxed)
+            || self
+                .spare
+                .lock()
+                .as_ref()
+                .is_some_and(|spare| spare.is_alive())
+            || self.spares_starting.swap(1, Ordering::AcqRel) == 1
+        {
+            return;
+        }
+        tokio::spawn(async move {
+            let started = HostProcess::start(&self.plan).await;
+            match started {
+                Ok(host) if self.closing.load(Ordering::Relaxed) => host.finish(Reason::Stopped),
+                Ok(host) => *self.spare.lock() = Some(host),
+                Err(failure) => tracing::warn!(?failure, "no spare inference host"),
+            }
+            self.spares_starting.store(0, Ordering::Release);
+        });
+    }
+
+    fn group(&self, key: GroupKey) -> Result<Arc<Group>, InferenceError> {
+        if key == GroupKey::Shared {
+            return Ok(self.shared.clone());
+        }
+        let mut others = self.others.lock();
+        if let Some(group) = others.get(&key) {
+            return Ok(group.clone());
+        }
+        if matches!(key, GroupKey::Dedicated(_)) && others.len() >= self.plan.config.max_hosts {
+            return Err(InferenceError::new(
+                InferenceErrorKind::TooLarge,
+                format!(
+                    "{} functions have inference hosts of their own already; raise inference.max_hosts, or use inference_isolation = \"shared\"",
+                    others.len()
+                ),
+            ));
+        }
+        let group = Group::new(key.clone());
+        others.insert(key, group.clone());
+        Ok(group)
+    }
+
+    /// The group where a model may be now.
+    async fn place(&self, key: &SessionKey) -> Result<Arc<Group>, InferenceError> {
+        loop {
+            if !self.suspicion.load(Ordering::Relaxed) {
+                return self.group(GroupKey::usual(key));
+            }
+            let now = Instant::now();
+            let placement = self.ledger.lock().placement(key, now);
+            match placement {
+                Placement::Usual => return self.group(GroupKey::usual(key)),
+                Placement::Quarantined { deaths, until } => {
+                    return Err(quarantined(key, deaths, until.duration_since(now)));
+                }
+                Placement::Alone => {
+                    let alone = GroupKey::Alone(key.clone());
+                    let full = {
+                        let others = self.others.lock();
+                        let suspects = |key: &&GroupKey| matches!(key, GroupKey::Alone(_));
+                        !others.contains_key(&alone)
+                            && others.keys().filter(suspects).count() >= MOST_ALONE
+                    };
+                    if !full {
+                        return self.group(alone);
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// The living host of a group; started if there is none.
+    async fn host(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+    ) -> Result<Arc<HostProcess>, InferenceError> {
+        if let Some(host) = group.alive() {
+            return Ok(host);
+        }
+        // In a task of its own: whoever stops waiting must not undo the start that others wait for.
+        let (supervisor, group) = (self.clone(), group.clone());
+        tokio::spawn(async move { supervisor.host_now(&group).await })
+            .await
+            .unwrap_or_else(|panic| {
+                Err(InferenceError::new(
+                    InferenceErrorKind::Runtime,
+                    panic.to_string(),
+                ))
+            })
+    }
+
+    async fn host_now(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+    ) -> Result<Arc<HostProcess>, InferenceError> {
+        let _turn = group.starting.lock().await;
+        loop {
+            if let Some(host) = group.alive() {
+                return Ok(host);
+            }
+            if self.closing.load(Ordering::Relaxed) {
+                return Err(unavailable("the platform is shutting down".to_owned()));
+            }
+            let next = group.backoff.lock().next(Instant::now());
+            tokio::time::sleep_until(next).await;
+            let host = self.fresh().await?;
+            if self.adopt(group, &host) {
+                *group.live.write() = Some(host.clone());
+                return Ok(host);
+            }
+        }
+    }
+
+    /// Makes a host this group's. Says no if it is dead already.
+    pub(super) fn adopt(self: &Arc<Self>, group: &Arc<Group>, host: &Arc<HostProcess>) -> bool {
+        let supervisor = Arc::downgrade(self);
+        let (group, weak) = (group.clone(), Arc::downgrade(host));
+        host.on_death(Box::new(move |death| {
+            if let (Some(supervisor), Some(host)) = (supervisor.upgrade(), weak.upgrade()) {
+                supervisor.mourn(&group, &host, death);
+            }
+        }))
+    }
+
+    fn mourn(&self, group: &Group, host: &HostProcess, death: &Death) {
+        let now = Instant::now();
+        group.take(host);
+        if death.reason == Reason::Stopped {
+            return;
+        }
+        self.hosts
+            .restarts
+            .with_label_values(&[death.reason.label()])
+            .inc();
+        group.backoff.lock().died(death.answered > 0, now);
+        tracing::warn!(
+            pid = host.pid,
+            kind = group.key.label(),
+            in_flight = death.suspects.len(),
+            answered = death.answered,
+            "an inference host died: {}; what it left undone is done again",
+            death.reason
+        );
+        if !death.reason.blames_a_model() {
+            return;
+        }
+        let suspects: Vec<SessionKey> = death
+            .suspects
+            .iter()
+            .filter_map(|id| self.keys.get(id).map(|key| key.clone()))
+            .collect();
+        let mut ledger = self.ledger.lock();
+        for key in ledger.death(&suspects, death.alone, now) {
+            tracing::warn!(
+                model = %key.digest,
+                minutes = self.plan.config.quarantine.duration().as_secs() / 60,
+                "a model killed too many inference hosts and is quarantined"
+            );
+        }
+        self.suspicion.store(true, Ordering::Relaxed);
+    }
+
+    async fn load_model(
+        self: Arc<Self>,
+        id: SessionId,
+        key: SessionKey,
+        request: LoadModel,
+    ) -> Result<Model, InferenceError> {
+        let (function, deadline) = (request.function.clone(), request.deadline);
+        // Never closed; how long a caller waits for its turn is bounded by the caller's deadline.
+        let _permit = self.loads.acquire().await;
+        let since = Instant::now();
+        let file = self.open(request).await?;
+        self.keys.insert(id, key.clone());
+        let loaded = self.load_somewhere(id, &key, &file, deadline).await;
+        match loaded {
+            Ok(info) => {
+                self.metrics.loaded(since.elapsed());
+                tracing::info!(%function, "model loaded");
+                Ok(Model {
+                    id,
+                    key,
+                    info: Arc::new(info),
+                    file,
+                    room: AtomicUsize::new(0),
+                })
+            }
+            Err(error) => {
+                self.keys.remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    async fn load_somewhere(
+        self: &Arc<Self>,
+        id: SessionId,
+        key: &SessionKey,
+        file: &ModelFile,
+        deadline: Instant,
+    ) -> Result<fnctl_core::inference::ModelInfo, InferenceError> {
+        let mut evicted = false;
+        loop {
+            let group = self.place(key).await?;
+            let host = self.host(&group).await?;
+            match host.load(id, &file.descriptor, file.length).await {
+                // Over the budget: give up what is resident but unused, and try once more.
+                Ok(Err(error)) if error.kind == InferenceErrorKind::TooLarge && !evicted => {
+                    evicted = true;
+                    if self.evict("budget", |_| true).await == 0 {
+                        self.metrics.refused.inc();
+                        return Err(error);
+                    }
+                }
+                Ok(Err(error)) => {
+                    if error.kind == InferenceErrorKind::TooLarge {
+                        self.metrics.refused.inc();
+                    }
+                    return Err(error);
+                }
+                Ok(Ok(info)) => return Ok(info),
+                Err(Gone) if Instant::now() >= deadline => {
+                    return Err(timed_out(
+                        "the model was not loaded in time: its inference host died",
+                    ));
+                }
+                Err(Gone) => self.hosts.reruns.inc(),
+            }
+        }
+    }
+
+    async fn compute_somewhere(
+        self: &Arc<Self>,
+        id: SessionId,
+        model: &Model,
+        inputs: &[Resolved],
+        deadline: Instant,
+    ) -> Result<Computed, InferenceError> {
+        loop {
+            let group = self.place(&model.key).await?;
+            let host = match group.alive() {
+                Some(host) => host,
+                None => self.host(&group).await?,
+            };
+            if !host.has(id) {
+                let info = self
+                    .load_somewhere(id, &model.key, &model.file, deadline)
+                    .await?;
+                if info != *model.info {
+                    return Err(InferenceError::new(
+                        InferenceErrorKind::Runtime,
+                        "the model has other inputs or outputs than when it was first loaded",
+                    ));
+                }
+                // The host may be another one by now.
+                continue;
+            }
+            match host.compute(id, &model.info, &model.room, inputs).await {
+                Ok(done) => {
+                    if matches!(group.key, GroupKey::Alone(_))
+                        && self.ledger.lock().answered(&model.key)
+                    {
+                        tracing::info!(model = %model.key.digest, "a model is cleared of suspicion");
+                    }
+                    return done;
+                }
+                Err(Gone) => self.hosts.reruns.inc(),
+            }
+        }
+    }
+}
+
+fn quarantined(key: &SessionKey, deaths: u32, left: Duration) -> InferenceError {
+    InferenceError::new(
+        InferenceErrorKind::Quarantined,
+        format!(
+            "the model {} killed its inference host {deaths} times and is kept away from one for another {}s; deploy the function again to lift that at once",
+            key.digest,
+            left.as_secs()
+        ),
+    )
+}
+
+#[async_trait]
+impl InferenceHost for SupervisedHost {
+    async fn load(&self, request: LoadModel) -> Result<LoadedModel, InferenceError> {
+        let deadline = request.deadline;
+        let supervisor = self.0.clone();
+        let (tx, rx) = oneshot::channel();
+        // In a task of its own: a caller that gives up must not undo the load that the next one waits for.
+        tokio::spawn(async move {
+            let key = SessionKey::of(&request);
+            let load = |id| supervisor.clone().load_model(id, key.clone(), request);
+            let acquired = supervisor.sessions.acquire(key.clone(), load).await;
+            supervisor.observe(Instant::now());
+            // Whoever drops it, sent or not, gives the use back.
+            let _ = tx.send(acquired.map(|loaded| {
+                Unclaimed::new(loaded, move |session| {
+                    supervisor.sessions.release(session, Instant::now());
+                })
+            }));
+        });
+        match tokio::time::timeout_at(deadline, rx).await {
+            Ok(Ok(acquired)) => acquired.and_then(Unclaimed::claim),
+            Ok(Err(_gone)) => Err(InferenceError::new(
+                InferenceErrorKind::Runtime,
+                "the load was given up",
+            )),
+            Err(_elapsed) => Err(timed_out(
+                "the model was not loaded in time; raise start_timeout",
+            )),
+        }
+    }
+
+    async fn compute(&self, request: Compute) -> Result<Computed, InferenceError> {
+        let supervisor = &self.0;
+        let model = supervisor.sessions.get(request.session).ok_or_else(|| {
+            InferenceError::new(
+                InferenceErrorKind::NotFound,
+                "this session is not loaded any more",
+            )
+        })?;
+        let inputs = inputs::resolve(&model.info, request.inputs)?;
+        let timer = supervisor.metrics.compute_seconds.start_timer();
+        let compute =
+            supervisor.compute_somewhere(request.session, &model, &inputs, request.deadline);
+        let computed = tokio::time::timeout_at(request.deadline, compute).await;
+        timer.observe_duration();
+        match computed {
+            Ok(computed) => {
+                if computed
+                    .as_ref()
+                    .is_err_and(|error| error.kind == InferenceErrorKind::TooLarge)
+                {
+                    // The next one shall find the room that sessions without a use take.
+                    supervisor.evict("budget", |_| true).await;
+                }
+                computed
+            }
+            Err(_elapsed) => Err(timed_out(
+                "the inference did not end before the request's deadline",
+            )),
+        }
+    }
+
+    fn release(&self, session: SessionId) {
+        self.0.sessions.release(session, Instant::now());
+    }
+}

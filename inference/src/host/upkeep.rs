@@ -1,0 +1,205 @@
+//! What inference hosts need from time to time: sessions and hosts that nobody uses go, hosts are replaced, counted, and
+//! ended with their platform.
+
+use super::death::Reason;
+use super::group::{Group, GroupKey};
+use super::metrics::resident_bytes;
+use super::process::HostProcess;
+use super::quarantine::Placement;
+use super::supervisor::{LOOK_AGAIN, SupervisedHost, Supervisor};
+use fnctl_core::ids::{Digest, FunctionName};
+use fnctl_core::inference::{InferenceError, SessionId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a replaced host may take to finish what is in it.
+const DRAIN: Duration = Duration::from_secs(60);
+
+impl Supervisor {
+    /// Unloads sessions without a use, wherever they are. Returns how many.
+    pub(super) async fn evict(
+        &self,
+        reason: &'static str,
+        expired: impl Fn(Instant) -> bool,
+    ) -> usize {
+        let unused = self.sessions.take_unused(expired);
+        if unused.is_empty() {
+            return 0;
+        }
+        let ids: Vec<SessionId> = unused.iter().map(|model| model.id).collect();
+        self.metrics
+            .unloads
+            .with_label_values(&[reason])
+            .inc_by(ids.len() as u64);
+        let now = Instant::now();
+        for group in self.groups() {
+            let host = group.live.read().clone();
+            if let Some(host) = host {
+                host.unload(&ids, now).await;
+            }
+        }
+        for id in &ids {
+            self.keys.remove(id);
+        }
+        ids.len()
+    }
+
+    fn groups(&self) -> Vec<Arc<Group>> {
+        let others = self.others.lock();
+        std::iter::once(self.shared.clone())
+            .chain(others.values().cloned())
+            .collect()
+    }
+
+    fn live_hosts(&self) -> Vec<(Arc<Group>, Arc<HostProcess>)> {
+        self.groups()
+            .into_iter()
+            .filter_map(|group| group.alive().map(|host| (group, host)))
+            .collect()
+    }
+
+    pub(super) fn observe(&self, now: Instant) {
+        let hosts = self.live_hosts();
+        let spare = self.spare.lock().clone().filter(|spare| spare.is_alive());
+        let mut bytes = 0_u64;
+        let mut resident = 0_u64;
+        let mut silence = Duration::ZERO;
+        let mut counts = HashMap::from([("shared", 0), ("dedicated", 0), ("alone", 0)]);
+        for (group, host) in &hosts {
+            bytes = bytes.saturating_add(host.live_bytes());
+            resident = resident.saturating_add(resident_bytes(host.pid));
+            if !host.is_idle() {
+                silence = silence.max(host.silence(now));
+            }
+            *counts.entry(group.key.label()).or_default() += 1;
+        }
+        counts.insert("spare", i64::from(spare.is_some()));
+        if let Some(spare) = spare {
+            resident = resident.saturating_add(resident_bytes(spare.pid));
+        }
+        for (kind, count) in counts {
+            self.hosts.hosts.with_label_values(&[kind]).set(count);
+        }
+        self.metrics.observe(self.sessions.len(), bytes);
+        self.hosts
+            .resident
+            .set(i64::try_from(resident).unwrap_or(i64::MAX));
+        self.hosts.silence.set(silence.as_secs_f64());
+        let quarantined = self.ledger.lock().quarantined(now);
+        self.hosts
+            .quarantined
+            .set(i64::try_from(quarantined).unwrap_or(i64::MAX));
+    }
+
+    /// Ends hosts that are not needed any more.
+    fn retire(&self, now: Instant) -> usize {
+        let ttl = self.plan.config.host_ttl.duration();
+        let mut ended = 0;
+        for (group, host) in self.live_hosts() {
+            let empty = host.is_empty() && host.empty_for(now) >= ttl;
+            let cleared = match &group.key {
+                GroupKey::Alone(key) => self.ledger.lock().placement(key, now) != Placement::Alone,
+                GroupKey::Shared | GroupKey::Dedicated(_) => false,
+            };
+            if host.is_idle() && (empty || cleared) {
+                // First nobody new, then the end. Who has it in hand already runs again elsewhere.
+                group.take(&host);
+                host.finish(Reason::Stopped);
+                ended += 1;
+            } else {
+                host.trim();
+            }
+        }
+        self.others
+            .lock()
+            .retain(|_, group| group.live.read().is_some() || Arc::strong_count(group) > 1);
+        ended
+    }
+}
+
+impl SupervisedHost {
+    /// Sessions, and the bytes ONNX Runtime holds for all of them.
+    pub(crate) fn resident(&self) -> (usize, u64) {
+        let bytes = self
+            .0
+            .live_hosts()
+            .into_iter()
+            .map(|(_, host)| host.live_bytes());
+        (self.0.sessions.len(), bytes.sum())
+    }
+
+    /// Process ids of the hosts that run.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let spare = self.0.spare.lock().as_ref().map(|host| host.pid);
+        let hosts = self.0.live_hosts().into_iter().map(|(_, host)| host.pid);
+        hosts.chain(spare).collect()
+    }
+
+    /// Unloads what nobody used for its time-to-live, and ends hosts that are empty for theirs. Returns how many
+    /// sessions and hosts went.
+    pub(crate) async fn reap(&self, now: Instant) -> usize {
+        let ttl = self.0.plan.config.session_ttl.duration();
+        let expired = |idle_since| now.saturating_duration_since(idle_since) >= ttl;
+        let unloaded = self.0.evict("ttl", expired).await;
+        let ended = self.0.retire(now);
+        self.0.clone().start_spare();
+        self.0.observe(now);
+        unloaded + ended
+    }
+
+    /// Starts a new host for each that runs, loads its sessions there, and lets the old one finish and end. Returns how
+    /// many were replaced.
+    pub(crate) async fn replace(&self) -> Result<usize, InferenceError> {
+        let mut replaced = 0;
+        for (group, old) in self.0.live_hosts() {
+            let _turn = group.starting.lock().await;
+            let new = self.0.fresh().await?;
+            for id in old.sessions() {
+                let Some(model) = self.0.sessions.get(id) else {
+                    continue;
+                };
+                // What cannot be loaded now is loaded on demand, or says why then.
+                let _ = new
+                    .load(id, &model.file.descriptor, model.file.length)
+                    .await;
+            }
+            if !self.0.adopt(&group, &new) {
+                continue;
+            }
+            *group.live.write() = Some(new);
+            replaced += 1;
+            let drain = async {
+                while !old.is_idle() {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            };
+            let _ = tokio::time::timeout(DRAIN, drain).await;
+            old.stop().await;
+        }
+        Ok(replaced)
+    }
+
+    /// Ends every host.
+    pub(crate) async fn shut_down(&self) {
+        self.0.closing.store(true, Ordering::Relaxed);
+        let spare = self.0.spare.lock().take();
+        let hosts = self.0.live_hosts().into_iter().map(|(_, host)| host);
+        let hosts: Vec<_> = hosts.chain(spare).collect();
+        for host in &hosts {
+            host.finish(Reason::Stopped);
+        }
+        for host in hosts {
+            host.stop().await;
+        }
+    }
+
+    /// A model of a function was deployed: it has another chance.
+    pub(crate) fn forgive(&self, digest: &Digest, function: &FunctionName) {
+        self.0.ledger.lock().forgive(|key| {
+            key.digest == *digest && key.owner.as_ref().is_none_or(|owner| owner == function)
+        });
+    }
+}

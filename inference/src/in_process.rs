@@ -1,0 +1,218 @@
+//! ONNX Runtime in the platform's own process: by choice, for tests, and where the system has no inference host.
+//!
+//! A fault in native code ends the process here; see `host` for the way that survives it.
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::runtime::Runtime;
+use crate::session::OnnxSession;
+use crate::sessions::{SessionKey, Sessions, Unclaimed};
+use crate::threads::ComputeThreads;
+use crate::{allocator, timed_out};
+use async_trait::async_trait;
+use fnctl_core::inference::{
+    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, SessionId,
+};
+use fnctl_core::ports::InferenceHost;
+use std::sync::Arc;
+use tokio::sync::{OnceCell, Semaphore, oneshot};
+use tokio::time::Instant;
+
+/// ONNX Runtime behind the `InferenceHost` port, in this process.
+#[derive(Clone)]
+pub(crate) struct OnnxHost(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    config: Config,
+    /// Loaded with the first model, so that a platform without models does not pay for it.
+    runtime: OnceCell<Arc<Runtime>>,
+    pub(crate) sessions: Sessions<OnnxSession>,
+    threads: ComputeThreads,
+    loads: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for OnnxHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OnnxHost")
+            .field("config", &self.0.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl OnnxHost {
+    /// A host without any session; ONNX Runtime itself is loaded with the first model.
+    pub(crate) fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+        let threads = ComputeThreads::new(config.compute_threads, config.compute_queue);
+        Self(Arc::new(Inner {
+            runtime: OnceCell::new(),
+            sessions: Sessions::default(),
+            threads,
+            // Loading is bound by memory traffic: more at once would only make each slower.
+            loads: Arc::new(Semaphore::new(config.parallel_loads)),
+            metrics,
+            config,
+        }))
+    }
+
+    /// Sessions in memory and the bytes ONNX Runtime holds for all of them.
+    pub(crate) fn resident(&self) -> (usize, u64) {
+        (self.0.sessions.len(), allocator::live_bytes())
+    }
+
+    /// Unloads the sessions that nobody used for the time-to-live. Returns how many.
+    pub(crate) async fn reap(&self, now: Instant) -> usize {
+        let ttl = self.0.config.session_ttl.duration();
+        let expired = self
+            .0
+            .sessions
+            .take_unused(|idle_since| now.saturating_duration_since(idle_since) >= ttl);
+        self.0.unload(expired, "ttl").await
+    }
+}
+
+impl Inner {
+    fn observe(&self) {
+        self.metrics
+            .observe(self.sessions.len(), allocator::live_bytes());
+    }
+
+    async fn unload(&self, expired: Vec<Arc<OnnxSession>>, reason: &'static str) -> usize {
+        let count = expired.len();
+        if count > 0 {
+            self.metrics
+                .unloads
+                .with_label_values(&[reason])
+                .inc_by(count as u64);
+            // Releasing a session frees its weights: too long for an async thread.
+            let _ = tokio::task::spawn_blocking(move || drop(expired)).await;
+        }
+        self.observe();
+        count
+    }
+
+    async fn runtime(&self) -> Result<Arc<Runtime>, InferenceError> {
+        let config = self.config.clone();
+        self.runtime
+            .get_or_try_init(|| async move {
+                tokio::task::spawn_blocking(move || Runtime::load(&config).map(Arc::new))
+                    .await
+                    .unwrap_or_else(|error| {
+                        Err(InferenceError::new(
+                            InferenceErrorKind::Runtime,
+                            error.to_string(),
+                        ))
+                    })
+            })
+            .await
+            .cloned()
+    }
+
+    async fn load_session(&self, request: &LoadModel) -> Result<OnnxSession, InferenceError> {
+        let runtime = self.runtime().await?;
+        // Never closed; how long a caller waits for its turn is bounded by the caller's deadline.
+        let _permit = self.loads.clone().acquire_owned().await;
+        let since = Instant::now();
+        let loaded = match runtime.load_session(request).await {
+            // Over the budget: give up what is resident but unused, and try once more.
+            Err(error) if error.kind == InferenceErrorKind::TooLarge => {
+                let unused = self.sessions.take_unused(|_| true);
+                if self.unload(unused, "budget").await == 0 {
+                    self.metrics.refused.inc();
+                    return Err(error);
+                }
+                runtime
+                    .load_session(request)
+                    .await
+                    .inspect_err(|_| self.metrics.refused.inc())
+            }
+            other => other,
+        }?;
+        self.metrics
+            .load_seconds
+            .observe(since.elapsed().as_secs_f64());
+        Ok(loaded)
+    }
+}
+
+#[async_trait]
+impl InferenceHost for OnnxHost {
+    async fn load(&self, request: LoadModel) -> Result<LoadedModel, InferenceError> {
+        let deadline = request.deadline;
+        let inner = self.0.clone();
+        let (tx, rx) = oneshot::channel();
+        // In a task of its own: a caller that gives up must not undo the load that the next one waits for.
+        tokio::spawn(async move {
+            let acquired = inner
+                .sessions
+                .acquire(SessionKey::of(&request), |_| inner.load_session(&request))
+                .await;
+            inner.observe();
+            // Whoever drops it, sent or not, gives the use back.
+            let _ = tx.send(acquired.map(|loaded| {
+                Unclaimed::new(loaded, move |session| {
+                    inner.sessions.release(session, Instant::now());
+                })
+            }));
+        });
+        match tokio::time::timeout_at(deadline, rx).await {
+            Ok(Ok(acquired)) => acquired.and_then(Unclaimed::claim),
+            Ok(Err(_gone)) => Err(InferenceError::new(
+                InferenceErrorKind::Runtime,
+                "the load was given up",
+            )),
+            Err(_elapsed) => Err(timed_out(
+                "the model was not loaded in time; raise start_timeout",
+            )),
+        }
+    }
+
+    async fn compute(&self, request: Compute) -> Result<Computed, InferenceError> {
+        let inner = &self.0;
+        let session = inner.sessions.get(request.session).ok_or_else(|| {
+            InferenceError::new(
+                InferenceErrorKind::NotFound,
+                "this session is not loaded any more",
+            )
+        })?;
+        let run = session.prepare(request.inputs)?;
+        // Stops the run when this future is dropped or its deadline passes, whatever thread it is on by then.
+        let stop = run.stopper();
+        let (tx, rx) = oneshot::channel();
+        let timer = inner.metrics.compute_seconds.start_timer();
+        inner.threads.submit(move || {
+            // Nobody waits any more: the thread is worth more to the next one.
+            if !tx.is_closed() {
+                let _ = tx.send(run.execute());
+            }
+        })?;
+        let computed = tokio::time::timeout_at(request.deadline, rx).await;
+        timer.observe_duration();
+        match computed {
+            Ok(Ok(computed)) => {
+                stop.disarm();
+                if computed
+                    .as_ref()
+                    .is_err_and(|error| error.kind == InferenceErrorKind::TooLarge)
+                {
+                    // The next one shall find the room that sessions without a use take.
+                    inner
+                        .unload(inner.sessions.take_unused(|_| true), "budget")
+                        .await;
+                }
+                computed
+            }
+            Ok(Err(_gone)) => Err(InferenceError::new(
+                InferenceErrorKind::Runtime,
+                "the inference was given up",
+            )),
+            Err(_elapsed) => Err(timed_out(
+                "the inference did not end before the request's deadline",
+            )),
+        }
+    }
+
+    fn release(&self, session: SessionId) {
+        self.0.sessions.release(session, Instant::now());
+    }
+}

@@ -1,0 +1,247 @@
+//! What a pool keeps besides its state: who is busy, how much load there was, how many instances are wanted and why.
+//!
+//! Everything here is under the pool's lock, decides, and does nothing.
+
+use crate::autoscaler::{Autoscaler, Decision, Rules};
+use crate::instance::Instance;
+use crate::lane::Handed;
+use crate::pool::PoolState;
+use fnctl_core::FunctionConfig;
+use fnctl_core::ids::{InstanceId, VersionNumber};
+use fnctl_core::ports::InstanceStatus;
+use fnctl_core::schedule::Asked;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// An instance that was evicted is not started again for its floor within this time: the node was short of room.
+const ROOM: Duration = Duration::from_secs(10);
+
+/// An instance that is leased.
+#[derive(Debug, Clone, Copy)]
+struct Busy {
+    id: InstanceId,
+    /// Invocations served before.
+    uses: u64,
+    since: Instant,
+}
+
+pub(crate) struct Books {
+    pub(crate) state: PoolState<Instance, oneshot::Sender<Handed>>,
+    busy: Vec<Busy>,
+    /// Whether it was called: `min_instances` holds from then on.
+    called: bool,
+    evicted: Option<Instant>,
+    /// What configuration and windows ask for now, and the part of it that windows ask for.
+    asked: Asked,
+    windows: Asked,
+    scaler: Option<Autoscaler>,
+    /// Load since the last look: concurrency times seconds.
+    load: f64,
+    looked: Instant,
+    noted: Instant,
+}
+
+/// What a look decided; to be carried out without the lock.
+pub(crate) struct Look {
+    pub(crate) expired: Vec<Instance>,
+    pub(crate) starts: usize,
+    pub(crate) decision: Option<Decision>,
+}
+
+impl Books {
+    pub(crate) fn new(config: &FunctionConfig, now: Instant) -> Self {
+        let mut state = PoolState::default();
+        state.set_max(config.most_instances());
+        Self {
+            state,
+            busy: Vec::new(),
+            called: false,
+            evicted: None,
+            asked: Asked::default(),
+            windows: Asked::default(),
+            scaler: Rules::of(config).map(|rules| Autoscaler::new(rules, now, 0)),
+            load: 0.0,
+            looked: now,
+            noted: now,
+        }
+    }
+
+    /// Adds the load up to now. To be called before every change.
+    pub(crate) fn note(&mut self, now: Instant) {
+        if self.scaler.is_none() {
+            return;
+        }
+        #[allow(clippy::cast_precision_loss, reason = "counts of invocations")]
+        let concurrency = (self.state.busy() + self.state.waiting()) as f64;
+        self.load += concurrency * now.saturating_duration_since(self.noted).as_secs_f64();
+        self.noted = now;
+    }
+
+    /// Somebody calls it.
+    pub(crate) fn call(&mut self) {
+        self.called = true;
+    }
+
+    /// An instance is leased.
+    pub(crate) fn lend(&mut self, instance: &Instance, now: Instant) {
+        self.busy.push(Busy {
+            id: instance.id,
+            uses: instance.uses,
+            since: now,
+        });
+    }
+
+    /// A lease has ended. If the instance served, it is measured.
+    pub(crate) fn end_lease(&mut self, instance: &Instance, now: Instant) {
+        let place = self.busy.iter().rposition(|busy| busy.id == instance.id);
+        let Some(place) = place else { return };
+        let busy = self.busy.swap_remove(place);
+        if busy.uses != instance.uses {
+            self.state.served(now.saturating_duration_since(busy.since));
+        }
+    }
+
+    /// Sets what is asked for: by configuration and windows together, and by the windows.
+    pub(crate) fn ask(&mut self, asked: Asked, windows: Asked) {
+        self.asked = asked;
+        self.windows = windows;
+        self.set_floor();
+    }
+
+    fn set_floor(&mut self) -> usize {
+        let provisioned = self.asked.provisioned as usize;
+        let least = if self.called {
+            self.asked.min_instances as usize
+        } else {
+            0
+        };
+        let desired = self.desired();
+        self.state.set_floor(provisioned, least.max(desired));
+        desired
+    }
+
+    fn desired(&self) -> usize {
+        let scaler = self.scaler.as_ref();
+        scaler.map_or(0, |scaler| scaler.last().desired)
+    }
+
+    /// Looks what is to go and what is to come. `may_start` is false while starts are backed off.
+    pub(crate) fn look(&mut self, now: Instant, may_start: bool) -> Look {
+        self.note(now);
+        let length = now.saturating_duration_since(self.looked).as_secs_f64();
+        let ready = self.state.idle().len() + self.state.busy();
+        let decision = match &mut self.scaler {
+            Some(scaler) if length > 0.0 => {
+                Some(scaler.decide(self.looked, now, self.load / length, ready))
+            }
+            _ => None,
+        };
+        if decision.is_some() {
+            (self.load, self.looked) = (0.0, now);
+        }
+        self.set_floor();
+        let expired = self.state.expire(now, |idle| idle.instance.until);
+        let has_room = self
+            .evicted
+            .is_none_or(|at| now.saturating_duration_since(at) >= ROOM);
+        let mut starts = self.state.relieve(now);
+        if may_start {
+            starts += if has_room {
+                self.state.missing_floor()
+            } else {
+                self.state.missing_provisioned()
+            };
+        }
+        Look {
+            expired,
+            starts,
+            decision,
+        }
+    }
+
+    /// The instance that has been idle longest, to make room.
+    pub(crate) fn evict(&mut self, now: Instant) -> Option<Instance> {
+        let evicted = self.state.evict()?;
+        self.evicted = Some(now);
+        Some(evicted)
+    }
+
+    /// Whether the pool may go: nothing is there, asked for or expected.
+    pub(crate) fn close_if_unused(&mut self) -> bool {
+        let at_rest = self.scaler.as_ref().is_none_or(Autoscaler::is_at_rest);
+        // What was called keeps its minimum; but one that has nothing, because the node had no room for it, may go.
+        at_rest && self.state.close_if_unused()
+    }
+
+    /// Every instance, why it exists, and when it will go.
+    pub(crate) fn status(&self, version: VersionNumber, now: Instant) -> Vec<InstanceStatus> {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (total, spare) = (self.state.total(), self.state.spare());
+        let idle = self.state.idle().iter().enumerate().map(|(index, idle)| {
+            let for_ms = now.saturating_duration_since(idle.since);
+            let left = idle.instance.until.saturating_duration_since(now);
+            // The longest idle go first; this many are there when all before it are gone.
+            let (why, expires_in_ms) = if index < spare {
+                let why = format!("keep-alive, goes in {:.1}s", left.as_secs_f64());
+                (why, Some(millis(left)))
+            } else {
+                (self.kept_because(total - index).to_owned(), None)
+            };
+            InstanceStatus {
+                id: idle.instance.id,
+                version,
+                state: "idle",
+                uses: idle.instance.uses,
+                idle_ms: Some(millis(for_ms)),
+                why,
+                expires_in_ms,
+            }
+        });
+        let busy = self.busy.iter().map(|busy| InstanceStatus {
+            id: busy.id,
+            version,
+            state: "busy",
+            uses: busy.uses,
+            idle_ms: None,
+            why: format!(
+                "busy for {:.1}s",
+                now.saturating_duration_since(busy.since).as_secs_f64()
+            ),
+            expires_in_ms: None,
+        });
+        let waiting = self.state.waiting();
+        let starting = (0..self.state.starting()).map(|index| InstanceStatus {
+            id: InstanceId(0),
+            version,
+            state: "starting",
+            uses: 0,
+            idle_ms: None,
+            why: if waiting > 0 {
+                format!("starting for {waiting} waiting")
+            } else {
+                format!("starting: {}", self.kept_because(total - index))
+            },
+            expires_in_ms: None,
+        });
+        idle.chain(busy).chain(starting).collect()
+    }
+
+    /// Why there is a `rank`-th instance although nobody uses it.
+    fn kept_because(&self, rank: usize) -> &'static str {
+        let within = |count: u32| rank <= count as usize;
+        if within(self.windows.provisioned) {
+            "provisioned by a schedule"
+        } else if within(self.asked.provisioned) {
+            "provisioned"
+        } else if within(self.windows.min_instances) {
+            "min_instances of a schedule"
+        } else if within(self.asked.min_instances) {
+            "min_instances"
+        } else if rank <= self.desired() {
+            "target_concurrency"
+        } else {
+            "its caller has left, or was served by another"
+        }
+    }
+}

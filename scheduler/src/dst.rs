@@ -1,0 +1,16 @@
+//! Deterministic simulation of the scheduler: the real code on a virtual clock, under a plan made from a seed.
+//!
+//! A seed decides everything: who calls when, what is deployed in between, what fails, hangs, panics, dies, leaves or
+//! jumps. The same seed gives the same run, event for event. A seed that breaks a rule is printed with a command that
+//! runs it again and with the smallest plan that still breaks it; docs/testing.md says how to read that.
+
+mod checks;
+mod drive;
+mod host;
+mod notices;
+mod plan;
+mod sandboxes;
+mod seeds;
+mod store;
+mod watched;
+mod world;

@@ -1,0 +1,103 @@
+//! The rules are worth something: each of these breaks one behind the scheduler's back, and the harness must say which.
+
+use super::drive::{Platform, Sabotage, run};
+use super::plan::Plan;
+use crate::admission::Verdict;
+use crate::lane::{Checkout, VersionPool};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Breaks something in many plans; in each where it could, the first rule found broken is `rule`.
+fn noticed(rule: &'static str, break_it: impl Fn(&Platform) + Send + Sync + 'static) {
+    let sabotage: Sabotage = Arc::new(break_it);
+    let mut found = BTreeSet::new();
+    for seed in 0..80 {
+        let outcome = run(&Arc::new(Plan::of(seed)), false, Some(&sabotage));
+        found.extend(outcome.broken.first().map(|broken| broken.rule));
+    }
+    assert_eq!(found, BTreeSet::from([rule]));
+}
+
+fn pools(platform: &Platform) -> Vec<Arc<VersionPool>> {
+    let lanes = platform.scheduler.inner.lanes();
+    lanes.iter().flat_map(|lane| lane.pools()).collect()
+}
+
+#[test]
+fn a_permit_that_is_never_given_back() {
+    noticed("permits", |platform| {
+        for lane in platform.scheduler.inner.lanes() {
+            let permit = lane.limit.admit(Instant::now(), |_| Verdict::Wait);
+            if let Ok(permit) = permit {
+                std::mem::forget(permit);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_start_that_is_counted_and_not_made() {
+    noticed("starts", |platform| {
+        for pool in pools(platform) {
+            let state = &mut pool.books.lock().state;
+            let more = state.total() + 1;
+            state.set_provisioned(more);
+            state.missing_provisioned();
+        }
+    });
+}
+
+#[test]
+fn an_instance_that_is_leased_to_nobody() {
+    noticed("leases", |platform| {
+        for pool in pools(platform) {
+            let is_idle = !pool.books.lock().state.idle().is_empty();
+            if is_idle && let Checkout::Lease(lease) = pool.checkout(0) {
+                std::mem::forget(lease);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_sandbox_that_is_dropped_under_a_lock() {
+    noticed("locks", |platform| {
+        for pool in pools(platform) {
+            let evicted = pool.evict();
+            let _held = pool.books.lock();
+            drop(evicted);
+        }
+    });
+}
+
+#[test]
+fn a_fake_that_lies_about_a_sandbox() {
+    noticed("instances", |platform| {
+        for pool in pools(platform) {
+            platform.world.books.lock().made(&pool.version, 0);
+        }
+    });
+}
+
+#[test]
+fn a_panic_that_nobody_planned() {
+    noticed("panics", |platform| {
+        let tasks = &platform.scheduler.inner.tasks;
+        tasks.spawn("unplanned", async {
+            std::panic::resume_unwind(Box::new("quietly"))
+        });
+    });
+}
+
+/// Whatever a rerun would do in another way shows in the trace's hash.
+#[test]
+fn an_event_that_comes_in_another_order() {
+    let plan = Arc::new(Plan::of(3));
+    let sabotage = |word: &'static str| -> Sabotage {
+        Arc::new(move |platform| platform.world.log(|| word.to_owned()))
+    };
+    let hash = |word| run(&plan, false, Some(&sabotage(word))).hash;
+    assert_eq!(hash("one way"), hash("one way"));
+    assert_ne!(hash("one way"), hash("another way"));
+}

@@ -1,0 +1,41 @@
+//! What deploys tell the scheduler, on its way there.
+
+use super::world::World;
+use crate::Scheduler;
+use fnctl_core::ids::FunctionName;
+use fnctl_core::invocation::Unanswered;
+use fnctl_core::ports::{InstanceStatus, Invoker};
+use fnctl_core::version::{Version, VersionKey};
+use fnctl_core::{Failure, Invocation, Reply};
+use std::sync::Arc;
+
+/// Notes which sandboxes run when their version is superseded.
+pub(super) struct Watched(pub(super) Scheduler, pub(super) Arc<World>);
+
+#[async_trait::async_trait]
+impl Invoker for Watched {
+    async fn invoke(&self, invocation: Invocation) -> Result<Reply, Unanswered> {
+        self.0.invoke(invocation).await
+    }
+
+    async fn activate(
+        &self,
+        version: Arc<Version>,
+        retired: Vec<VersionKey>,
+    ) -> Result<(), Failure> {
+        let activated = self.0.activate(version, retired.clone()).await;
+        for live in self.1.books.lock().live.values_mut() {
+            let is_retired = retired.contains(&live.version.key());
+            live.superseded |= is_retired && live.running.is_some();
+        }
+        activated
+    }
+
+    fn retire(&self, versions: &[VersionKey]) {
+        self.0.retire(versions);
+    }
+
+    fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {
+        self.0.status(function)
+    }
+}

@@ -1,0 +1,395 @@
+//! What the fakes and the callers of one life have seen: the books that the scheduler's are compared with, the trace
+//! that a rerun must repeat, and the rules that were found broken.
+
+use super::plan::{Plan, Start};
+use crate::Inner;
+use crate::audit::{self, Audit};
+use fnctl_core::ids::FunctionName;
+use fnctl_core::version::{Version, VersionKey};
+use fnctl_core::{ErrorKind, Isolation};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What happened, as a hash and, where somebody will read it, as text.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Trace {
+    hasher: DefaultHasher,
+    /// One line an event, if they are kept.
+    pub(super) lines: Option<Vec<String>>,
+}
+
+impl Trace {
+    pub(super) fn new(keep: bool) -> Self {
+        Self {
+            hasher: DefaultHasher::new(),
+            lines: keep.then(Vec::new),
+        }
+    }
+
+    fn line(&mut self, at: Duration, text: String) {
+        at.hash(&mut self.hasher);
+        text.hash(&mut self.hasher);
+        if let Some(lines) = &mut self.lines {
+            lines.push(format!("{:>9.3}s  {text}", at.as_secs_f64()));
+        }
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        self.hasher.finish()
+    }
+}
+
+/// A rule that was found broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Broken {
+    /// The rule, as one word or two.
+    pub(super) rule: &'static str,
+    pub(super) text: String,
+}
+
+/// A sandbox that exists.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) version: Arc<Version>,
+    /// Made by a deploy to see whether it starts; the scheduler knows nothing of it.
+    pub(super) candidate: bool,
+    pub(super) running: Option<u64>,
+    /// It failed, and must not run again.
+    pub(super) failed: bool,
+    /// It ran when its version was superseded: it may end that, and no more.
+    pub(super) superseded: bool,
+    pub(super) uses: u32,
+    pub(super) free_since: Instant,
+    pub(super) units: usize,
+}
+
+/// How an invocation was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Answer {
+    Response,
+    Failure(ErrorKind),
+}
+
+/// A call that was made.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) deadline: Instant,
+    pub(super) unbegun_left: u64,
+    /// Sandboxes that began it.
+    pub(super) begun: u32,
+    /// What its guest answered.
+    pub(super) sent: Option<Answer>,
+    pub(super) completed: bool,
+    /// Its caller has left, with something still to come.
+    pub(super) left: bool,
+    /// Its caller has the answer, or has left.
+    pub(super) over: bool,
+}
+
+/// See the module.
+pub(super) struct Books {
+    pub(super) began: Option<Instant>,
+    pub(super) trace: Trace,
+    pub(super) broken: Vec<Broken>,
+    pub(super) live: BTreeMap<u64, Live>,
+    next_sandbox: u64,
+    starts: u64,
+    /// Starts of the scheduler's that are under way.
+    pub(super) starting: usize,
+    /// Units that starts have taken for sandboxes to come.
+    pub(super) units_taken: usize,
+    pub(super) calls: BTreeMap<u64, Asked>,
+    pub(super) planned_panics: u64,
+    /// No fault from now on.
+    pub(super) calm: bool,
+    /// What limits and provisioned counts have been at most, for the most instances that may exist.
+    pub(super) most: BTreeMap<FunctionName, usize>,
+    /// Versions whose pool was taken out of its lane while it had something.
+    pub(super) replaced: BTreeSet<VersionKey>,
+    pub(super) last: Option<Audit>,
+    pub(super) last_at: Option<Instant>,
+    pub(super) checks: u64,
+    /// The process has ended, and its tasks are dropped: in an order that tokio decides by numbers that the whole test
+    /// process shares, so it is not part of the trace.
+    pub(super) ended: bool,
+    /// Set while `reap` runs with the clock's own time.
+    pub(super) reaping: bool,
+}
+
+pub(super) struct World {
+    pub(super) plan: Arc<Plan>,
+    pub(super) life: usize,
+    pub(super) names: Vec<FunctionName>,
+    pub(super) books: Mutex<Books>,
+    pub(super) host: super::host::Host,
+    scheduler: Mutex<Weak<Inner>>,
+}
+
+impl World {
+    pub(super) fn new(plan: Arc<Plan>, life: usize, trace: Trace) -> Arc<Self> {
+        audit::forget();
+        let names = (0..plan.functions).map(name).collect();
+        Arc::new(Self {
+            plan,
+            life,
+            names,
+            books: Mutex::new(Books {
+                began: None,
+                trace,
+                broken: Vec::new(),
+                live: BTreeMap::new(),
+                next_sandbox: 0,
+                starts: 0,
+                starting: 0,
+                units_taken: 0,
+                calls: BTreeMap::new(),
+                planned_panics: 0,
+                calm: false,
+                most: BTreeMap::new(),
+                replaced: BTreeSet::new(),
+                last: None,
+                last_at: None,
+                checks: 0,
+                ended: false,
+                reaping: false,
+            }),
+            host: super::host::Host::default(),
+            scheduler: Mutex::new(Weak::new()),
+        })
+    }
+
+    /// Life begins.
+    pub(super) fn begin(&self, scheduler: &Arc<Inner>) {
+        *self.scheduler.lock() = Arc::downgrade(scheduler);
+        self.books.lock().began = Some(Instant::now());
+        self.log(|| format!("life {}", self.life + 1));
+    }
+
+    pub(super) fn log(&self, text: impl FnOnce() -> String) {
+        self.books.lock().log(text());
+    }
+
+    pub(super) fn broken(&self, rule: &'static str, text: impl FnOnce() -> String) {
+        self.books.lock().broken(rule, text());
+    }
+
+    pub(super) fn require(&self, rule: &'static str, holds: bool, text: impl FnOnce() -> String) {
+        if !holds {
+            self.broken(rule, text);
+        }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        !self.books.lock().broken.is_empty()
+    }
+
+    /// Looks at the scheduler, if it still exists.
+    pub(super) fn audit(&self) -> Option<Audit> {
+        let inner = self.scheduler.lock().upgrade()?;
+        let looked = audit::audit(&inner, &self.names);
+        match looked {
+            Ok(audit) => Some(audit),
+            Err(held) => {
+                self.broken("locks", || format!("{} is locked", held.0));
+                None
+            }
+        }
+    }
+
+    /// Called wherever a sandbox is made, run or dropped: no lock may be held there.
+    pub(super) fn unlocked(&self, doing: &str) {
+        let Some(inner) = self.scheduler.lock().upgrade() else {
+            return;
+        };
+        if let Err(held) = audit::audit(&inner, &self.names) {
+            self.broken("locks", || format!("{} is locked while {doing}", held.0));
+        }
+    }
+
+    /// Nothing more can happen at this instant: every rule must hold.
+    pub(super) fn settled(&self) {
+        if self.books.lock().began.is_none() || self.is_broken() {
+            return;
+        }
+        if let Some(audit) = self.audit() {
+            super::checks::settled(self, audit);
+        }
+    }
+
+    /// A start begins; says what becomes of it.
+    pub(super) fn start_begins(&self, version: &Version) -> Start {
+        let mut books = self.books.lock();
+        books.starts += 1;
+        let start = self.plan.start(self.life, books.starts, books.calm);
+        let number = books.starts;
+        books.log(format!(
+            "start {number} of {} begins: {:?}",
+            version.key(),
+            start
+        ));
+        start
+    }
+
+    pub(super) fn planned_panic(&self) -> ! {
+        self.books.lock().planned_panics += 1;
+        // Unlike `panic!` this prints nothing.
+        std::panic::resume_unwind(Box::new("as planned"))
+    }
+}
+
+impl Books {
+    pub(super) fn now(&self) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| began.elapsed())
+    }
+
+    pub(super) fn log(&mut self, text: String) {
+        if self.ended {
+            return;
+        }
+        let now = self.now();
+        self.trace.line(now, text);
+    }
+
+    pub(super) fn broken(&mut self, rule: &'static str, text: String) {
+        self.log(format!("BROKEN {rule}: {text}"));
+        self.broken.push(Broken { rule, text });
+    }
+
+    pub(super) fn require(
+        &mut self,
+        rule: &'static str,
+        holds: bool,
+        text: impl FnOnce() -> String,
+    ) {
+        if !holds {
+            self.broken(rule, text());
+        }
+    }
+
+    /// A sandbox comes to be.
+    pub(super) fn made(&mut self, version: &Arc<Version>, units: usize) -> u64 {
+        self.next_sandbox += 1;
+        let id = self.next_sandbox;
+        let live = Live {
+            version: version.clone(),
+            candidate: is_candidate(version),
+            running: None,
+            failed: false,
+            superseded: false,
+            uses: 0,
+            free_since: Instant::now(),
+            units,
+        };
+        self.live.insert(id, live);
+        self.log(format!("sandbox {id} of {} made", version.key()));
+        id
+    }
+
+    /// A sandbox is gone.
+    pub(super) fn dropped(&mut self, id: u64) {
+        let Some(live) = self.live.remove(&id) else {
+            return;
+        };
+        self.log(format!("sandbox {id} gone"));
+        self.require("sandbox", live.running.is_none(), || {
+            format!("sandbox {id} is dropped while it runs {:?}", live.running)
+        });
+        if self.reaping {
+            let idle = live.free_since.elapsed();
+            let least = live.version.config.keep_alive.duration();
+            self.require("keep-alive", idle >= least, || {
+                format!("sandbox {id} was reaped after {idle:?}, its keep-alive is {least:?}")
+            });
+        }
+    }
+
+    /// A sandbox begins an invocation.
+    pub(super) fn begins(&mut self, id: u64, call: u64, version: &VersionKey) {
+        self.log(format!("sandbox {id} begins call {call}"));
+        let mut found = Vec::new();
+        if let Some(live) = self.live.get_mut(&id) {
+            let config = &live.version.config;
+            let most = match (config.isolation, config.max_uses) {
+                (Isolation::Request, _) => 1,
+                (_, Some(max)) => max.get(),
+                (_, None) => u32::MAX,
+            };
+            if live.failed {
+                found.push("it has failed before");
+            }
+            if live.running.is_some() {
+                found.push("it runs another");
+            }
+            if live.uses >= most {
+                found.push("it is used up");
+            }
+            if live.candidate || live.version.key() != *version {
+                found.push("it is of another version");
+            }
+            live.running = Some(call);
+            live.uses += 1;
+        } else {
+            found.push("it does not exist");
+        }
+        for reason in found {
+            self.broken(
+                "reuse",
+                format!("sandbox {id} begins call {call}, but {reason}"),
+            );
+        }
+        let asked = self.calls.get_mut(&call);
+        let again = asked.is_none_or(|asked| {
+            asked.begun += 1;
+            asked.begun > 1
+        });
+        self.require("once", !again, || {
+            format!("call {call} is begun a second time")
+        });
+    }
+
+    /// A sandbox ends an invocation, or is cut off in it.
+    pub(super) fn ends(&mut self, id: u64, well: bool) {
+        let call = self.live.get_mut(&id).and_then(|live| {
+            live.failed |= !well;
+            live.free_since = Instant::now();
+            live.running.take()
+        });
+        let word = if well { "completes" } else { "fails in" };
+        self.log(format!("sandbox {id} {word} call {call:?}"));
+        if let Some(asked) = call.and_then(|call| self.calls.get_mut(&call)) {
+            asked.completed = well;
+        }
+    }
+
+    /// Sandboxes of the scheduler's that run, of one function or of all.
+    pub(super) fn running(&self, function: Option<&FunctionName>) -> usize {
+        self.live
+            .values()
+            .filter(|live| function.is_none_or(|name| live.version.function == *name))
+            .filter(|live| live.running.is_some())
+            .count()
+    }
+
+    /// Sandboxes of the scheduler's.
+    pub(super) fn instances(&self) -> usize {
+        self.live.values().filter(|live| !live.candidate).count()
+    }
+
+    /// Units of the worker that are in use.
+    pub(super) fn units(&self) -> usize {
+        self.units_taken + self.live.values().map(|live| live.units).sum::<usize>()
+    }
+}
+
+/// A version that is being deployed has no number yet.
+pub(super) fn is_candidate(version: &Version) -> bool {
+    version.number.0 == 0
+}
+
+pub(super) fn name(function: usize) -> FunctionName {
+    ["alpha", "beta", "gamma"][function].parse().unwrap()
+}

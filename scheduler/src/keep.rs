@@ -1,0 +1,428 @@
+//! Keep-alive as it is lived: each function's history behind its lock, what is learned over all functions, and the clock
+//! that both share. Decisions are [`crate::policy`]'s.
+//!
+//! What a function teaches about others is gathered per function and put into the book when instances are reaped, so that
+//! no invocation waits for a lock that another function holds.
+
+use crate::policy::greedy_dual::GreedyDual;
+use crate::policy::{Book, History, Moment, Plan, Sample, Spec, Worth, adaptive, histogram};
+use crate::{Inner, Scheduler};
+use dashmap::DashMap;
+use fnctl_core::config::{FunctionConfig, KeepAlivePolicy};
+use fnctl_core::ids::FunctionName;
+use fnctl_core::invocation::ColdStart;
+use fnctl_core::record::Recorder;
+use fnctl_core::version::Version;
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
+
+/// Most idle times of one function that wait to be put into the book.
+const MOST_SAMPLES: usize = 64;
+/// Most histories that are taken over from before a restart.
+const MOST_HISTORIES: usize = 100_000;
+
+/// What all functions share.
+pub(crate) struct Keep {
+    /// When the platform started, on both clocks. A moment is microseconds since 1970, but never goes back.
+    started: (Instant, Moment),
+    usual: Spec,
+    book: RwLock<Arc<Book>>,
+    node: Mutex<GreedyDual>,
+    /// Histories from before the restart, until their functions are called.
+    restored: Mutex<HashMap<FunctionName, History>>,
+    functions: DashMap<FunctionName, Arc<FunctionKeep>>,
+}
+
+impl Keep {
+    pub(crate) fn new(usual: Spec) -> Self {
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            started: (Instant::now(), Moment(0).after(since)),
+            usual,
+            book: RwLock::new(Arc::new(Book::new(0))),
+            node: Mutex::default(),
+            restored: Mutex::default(),
+            functions: DashMap::new(),
+        }
+    }
+
+    pub(crate) fn moment(&self, now: Instant) -> Moment {
+        let (instant, moment) = self.started;
+        moment.after(now.saturating_duration_since(instant))
+    }
+
+    fn book(&self) -> Arc<Book> {
+        self.book.read().clone()
+    }
+
+    /// The policy of a function.
+    fn spec(&self, config: &FunctionConfig) -> Spec {
+        match (config.keep_alive_policy, self.usual) {
+            (None, usual) => usual,
+            (Some(KeepAlivePolicy::Fixed), _) => Spec::Fixed(None),
+            (Some(KeepAlivePolicy::Histogram), Spec::Histogram(params)) => Spec::Histogram(params),
+            (Some(KeepAlivePolicy::Histogram), _) => Spec::Histogram(histogram::Params::default()),
+            (Some(KeepAlivePolicy::Adaptive), Spec::Adaptive(params)) => Spec::Adaptive(params),
+            (Some(KeepAlivePolicy::Adaptive), _) => Spec::Adaptive(adaptive::Params::default()),
+        }
+    }
+
+    /// What is kept of one function. It outlives the function's lane, unless its policy learns nothing.
+    pub(crate) fn function(
+        self: &Arc<Self>,
+        function: &FunctionName,
+        config: &FunctionConfig,
+    ) -> Arc<FunctionKeep> {
+        if let Some(kept) = self.functions.get(function) {
+            return kept.value().clone();
+        }
+        let entry = self.functions.entry(function.clone());
+        entry
+            .or_insert_with(|| self.begin(function, config))
+            .clone()
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        function: &FunctionName,
+        config: &FunctionConfig,
+    ) -> Arc<FunctionKeep> {
+        let spec = self.spec(config);
+        let restored = self.restored.lock().remove(function);
+        let mut history = match restored {
+            Some(history) if history.suits(&spec) => history,
+            _ => History::new(&spec, Worth::UNKNOWN),
+        };
+        history.restarted();
+        Arc::new(FunctionKeep {
+            keep: self.clone(),
+            state: Mutex::new(State {
+                spec,
+                history,
+                measured: false,
+                plan: Plan::default(),
+                idle_from: Moment(0),
+                version: None,
+                ahead_until: None,
+                samples: Vec::new(),
+            }),
+        })
+    }
+
+    /// All functions by name, so that what happens to them happens in an order that can be repeated.
+    fn all(&self) -> Vec<(FunctionName, Arc<FunctionKeep>)> {
+        let entries = self.functions.iter();
+        let mut all: Vec<_> = entries
+            .map(|entry| (entry.key().clone(), entry.value().clone()))
+            .collect();
+        all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// When the next instance is to be started ahead.
+    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let entries = self.functions.iter();
+        entries
+            .filter_map(|entry| entry.value().next_due(now))
+            .min()
+    }
+
+    /// Puts what functions taught into the book.
+    pub(crate) fn learn(&self, samples: &[Sample]) {
+        if samples.is_empty() {
+            return;
+        }
+        let mut book = self.book.read().as_ref().clone();
+        for sample in samples {
+            book.learn(sample);
+        }
+        if book.is_stale() {
+            book.publish();
+        }
+        *self.book.write() = Arc::new(book);
+    }
+
+    /// Takes histories over from before a restart.
+    pub(crate) fn restore(&self, histories: Vec<(FunctionName, History)>) {
+        let mut restored = self.restored.lock();
+        restored.extend(histories.into_iter().take(MOST_HISTORIES));
+    }
+
+    /// Histories of functions that were not called since the restart.
+    pub(crate) fn untouched(&self) -> Vec<(FunctionName, History)> {
+        let restored = self.restored.lock();
+        restored
+            .iter()
+            .map(|(name, history)| (name.clone(), history.clone()))
+            .collect()
+    }
+
+    /// Forgets a function that was removed.
+    pub(crate) fn forget(&self, function: &FunctionName) {
+        self.restored.lock().remove(function);
+        self.functions.remove(function);
+    }
+}
+
+struct State {
+    spec: Spec,
+    history: History,
+    /// Whether cold cost and size were measured, or are assumed.
+    measured: bool,
+    plan: Plan,
+    idle_from: Moment,
+    /// The version whose instance went idle last, which is the one to start ahead.
+    version: Option<Arc<Version>>,
+    /// Until when the instance that is being started ahead is kept.
+    ahead_until: Option<Moment>,
+    samples: Vec<Sample>,
+}
+
+/// What is kept of one function.
+pub(crate) struct FunctionKeep {
+    keep: Arc<Keep>,
+    state: Mutex<State>,
+}
+
+/// An invocation that counts as in flight for as long as this lives. To be dropped before its instance goes idle.
+pub(crate) struct Counted(Arc<FunctionKeep>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let now = self.0.keep.moment(Instant::now());
+        self.0.state.lock().history.finished(now);
+    }
+}
+
+impl FunctionKeep {
+    /// Follows a change of the live version's policy. A history that another policy kept is begun anew.
+    pub(crate) fn configure(&self, config: &FunctionConfig) {
+        let spec = self.keep.spec(config);
+        let mut state = self.state.lock();
+        if state.spec != spec {
+            if !state.history.suits(&spec) {
+                let in_flight = state.history.in_flight();
+                let mut history = History::new(&spec, state.history.worth);
+                history.standing = state.history.standing;
+                for _ in 0..in_flight {
+                    history.carried();
+                }
+                state.history = history;
+            }
+            state.spec = spec;
+            state.plan = Plan::default();
+        }
+    }
+
+    /// An invocation begins.
+    pub(crate) fn arrived(self: &Arc<Self>, now: Instant) -> Counted {
+        let (moment, book) = (self.keep.moment(now), self.keep.book());
+        let mut state = self.state.lock();
+        let spec = state.spec;
+        let sample = state.history.arrived(moment, &spec, &book);
+        state.plan = Plan::default();
+        if state.samples.len() < MOST_SAMPLES {
+            state.samples.extend(sample);
+        }
+        drop(state);
+        Counted(self.clone())
+    }
+
+    /// An invocation has its instance: the function moves up among those that may be evicted.
+    pub(crate) fn used(&self) {
+        let mut state = self.state.lock();
+        let worth = state.history.worth;
+        let node = *self.keep.node.lock();
+        node.used(&mut state.history.standing, worth);
+    }
+
+    /// Where it stands when room is short.
+    pub(crate) fn priority(&self) -> f64 {
+        self.state.lock().history.standing.priority()
+    }
+
+    /// An instance was evicted; `last` says that it was the only one.
+    pub(crate) fn evicted(&self, last: bool) {
+        let mut state = self.state.lock();
+        self.keep
+            .node
+            .lock()
+            .evicted(&mut state.history.standing, last);
+        if last {
+            state.plan = Plan::default();
+        }
+    }
+
+    /// What a start took, and what an instance takes: bytes are learned from runs.
+    pub(crate) fn measured(&self, phases: Option<&ColdStart>, bytes: Option<u64>) {
+        let mut state = self.state.lock();
+        let before = state.history.worth;
+        let cold = phases.map(|phases| {
+            let code = phases.artifact + phases.compile;
+            code.max(phases.model) + phases.instantiate + phases.init
+        });
+        let now = Worth::of(
+            cold.unwrap_or(Duration::from_secs_f32(before.cold.clamp(0.0, 1e4))),
+            bytes.filter(|bytes| *bytes > 0).unwrap_or_else(|| {
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a saturating conversion is meant"
+                )]
+                let bytes = before.bytes as u64;
+                bytes
+            }),
+        );
+        if state.measured {
+            state.history.worth.learn(now);
+        } else {
+            state.measured = phases.is_some();
+            state.history.worth = now;
+        }
+    }
+
+    /// Until when an instance is kept that goes idle now.
+    pub(crate) fn idle(&self, version: &Arc<Version>, now: Instant) -> Instant {
+        let (moment, book) = (self.keep.moment(now), self.keep.book());
+        let keep_alive = version.config.keep_alive.duration();
+        let mut state = self.state.lock();
+        if let Some(until) = state.ahead_until.take() {
+            return now + Duration::from_micros(until.0.saturating_sub(moment.0));
+        }
+        let spec = state.spec;
+        let plan = state.history.plan(moment, keep_alive, &spec, &book);
+        if state.history.in_flight() == 0 {
+            state.plan = plan;
+            state.idle_from = moment;
+            state.version = Some(version.clone());
+        }
+        match spec {
+            // To the nanosecond; a plan is in seconds.
+            Spec::Fixed(time) => now + time.unwrap_or(keep_alive),
+            _ => now + plan.keep(),
+        }
+    }
+
+    /// The version to start an instance of, if the plan wants one warm now. Asked only while there is none.
+    pub(crate) fn due(&self, now: Instant) -> Option<Arc<Version>> {
+        let moment = self.keep.moment(now);
+        let mut state = self.state.lock();
+        if state.history.in_flight() > 0 || state.ahead_until.is_some() {
+            return None;
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "seconds, not exact")]
+        let age = moment.since(state.idle_from) as f32;
+        let window = state.plan.ahead(age).filter(|window| window.from <= age)?;
+        let version = state.version.clone()?;
+        state.ahead_until = Some(state.idle_from.after_seconds(f64::from(window.to)));
+        Some(version)
+    }
+
+    /// When the next instance is to be started ahead.
+    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let moment = self.keep.moment(now);
+        let state = self.state.lock();
+        #[allow(clippy::cast_possible_truncation, reason = "seconds, not exact")]
+        let age = moment.since(state.idle_from) as f32;
+        let window = state.plan.ahead(age)?;
+        let from = state.idle_from.after_seconds(f64::from(window.from));
+        Some(now + Duration::from_micros(from.0.saturating_sub(moment.0)))
+    }
+
+    /// A start ahead came to nothing, or its version is not live any more: nothing is planned.
+    pub(crate) fn cancel(&self) {
+        let mut state = self.state.lock();
+        state.plan = Plan::default();
+        state.ahead_until = None;
+        state.version = None;
+    }
+
+    /// Whether its policy learns from its past.
+    fn learns(&self) -> bool {
+        !matches!(self.state.lock().spec, Spec::Fixed(_))
+    }
+
+    /// Why an instance of it expires, as a metric's label.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self.state.lock().spec {
+            Spec::Fixed(_) => "keep_alive",
+            _ => "policy",
+        }
+    }
+
+    /// What it taught since the last time.
+    pub(crate) fn taught(&self) -> Vec<Sample> {
+        std::mem::take(&mut self.state.lock().samples)
+    }
+
+    /// Its history, to be kept over a restart.
+    pub(crate) fn history(&self) -> History {
+        self.state.lock().history.clone()
+    }
+}
+
+impl Scheduler {
+    /// What was invoked lately.
+    pub fn recorder(&self) -> &Recorder {
+        &self.inner.recorder
+    }
+
+    /// What was learned of each function, to be kept over a restart.
+    pub fn histories(&self) -> Vec<(FunctionName, History)> {
+        let mut histories = self.inner.keep.untouched();
+        for (function, kept) in self.inner.keep.all() {
+            histories.push((function, kept.history()));
+        }
+        histories.truncate(MOST_HISTORIES);
+        histories
+    }
+
+    /// Takes over what was learned before a restart, of functions that are not called yet.
+    pub fn restore_histories(&self, histories: Vec<(FunctionName, History)>) {
+        self.inner.keep.restore(histories);
+    }
+}
+
+impl Inner {
+    /// Puts what functions taught into the book, and starts an instance of each that is at zero and whose policy wants
+    /// one warm now.
+    pub(crate) fn look_ahead(self: &Arc<Self>, now: Instant) {
+        // Of a policy that learns nothing there is nothing to keep when nobody holds it.
+        self.keep
+            .functions
+            .retain(|_, kept| kept.learns() || Arc::strong_count(kept) > 1);
+        let mut taught = Vec::new();
+        let may_start = !self.draining.load(Ordering::Relaxed);
+        for (_, kept) in self.keep.all() {
+            taught.append(&mut kept.taught());
+            if may_start && let Some(version) = kept.due(now) {
+                let started = self.live.is_live(&version) && self.pool_of(&version).1.start_ahead();
+                if !started {
+                    kept.cancel();
+                }
+            }
+        }
+        self.keep.learn(&taught);
+    }
+
+    /// Retires an idle instance of the function of lowest greedy-dual priority, to make room on a full node; of equals
+    /// the one that has been idle longest.
+    pub(crate) fn evict_idle(&self) -> bool {
+        let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
+        let lowest = pools
+            .iter()
+            .filter_map(|pool| Some((pool.keep.priority(), pool.oldest_idle()?, pool)))
+            .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        lowest.is_some_and(|(_, _, pool)| {
+            let evicted = pool.evict();
+            pool.metrics.evicted(usize::from(evicted.is_some()));
+            evicted.is_some()
+        })
+    }
+}

@@ -1,0 +1,166 @@
+//! The node's memory, by what instances and sessions were measured to take, not by what functions declare.
+//!
+//! [`Footprint`] is what one instance of a version takes, [`Budget`] what all together may. A start is admitted when
+//! it fits by the measured footprint; afterwards each run says what its instance really takes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What the host keeps of a sandbox besides its linear memory: store, tables, stack, buffers.
+const OVERHEAD: u64 = 256 << 10;
+/// What an instance is taken for before any of its version was measured, unless it may have less.
+const UNKNOWN: u64 = 16 << 20;
+
+/// Memory of one instance of a version, in bytes, as the last runs reported it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Footprint(Option<u64>);
+
+impl Footprint {
+    /// Takes note of a run. It rises at once and falls slowly: linear memory never shrinks, so a smaller instance is
+    /// only a younger one.
+    pub fn add(&mut self, bytes: u64) {
+        self.0 = Some(match self.0 {
+            Some(known) if bytes < known => known - (known - bytes) / 32,
+            _ => bytes,
+        });
+    }
+
+    /// What another instance will take, overhead included. `declared` is the most that it may.
+    pub fn expected(&self, declared: u64) -> u64 {
+        self.0.unwrap_or(UNKNOWN).min(declared) + OVERHEAD
+    }
+}
+
+/// Bytes in use, against a limit.
+#[derive(Debug)]
+pub struct Budget {
+    /// 0 = none.
+    limit: u64,
+    instances: AtomicU64,
+    sessions: AtomicU64,
+}
+
+impl Budget {
+    /// Nothing is used of `limit` bytes; 0 is no limit.
+    pub fn new(limit: u64) -> Self {
+        Self {
+            limit,
+            instances: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes `bytes` if they are left.
+    pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Share> {
+        let sessions = self.sessions.load(Ordering::Relaxed);
+        self.instances
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                let after = used.saturating_add(bytes);
+                (self.limit == 0 || after.saturating_add(sessions) <= self.limit).then_some(after)
+            })
+            .ok()
+            .map(|_| Share {
+                budget: self.clone(),
+                bytes,
+            })
+    }
+
+    /// What the sessions of models take now.
+    pub fn set_sessions(&self, bytes: u64) {
+        self.sessions.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether more is in use than may be: instances grow while they run, and sessions come beside them.
+    pub fn is_over(&self) -> bool {
+        self.limit > 0 && self.used() > self.limit
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> u64 {
+        self.instances
+            .load(Ordering::Relaxed)
+            .saturating_add(self.sessions.load(Ordering::Relaxed))
+    }
+
+    /// The limit in bytes; 0 = none.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+}
+
+/// One instance's part; given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Share {
+    /// The instance was measured to take this much linear memory. It has it already, so this is never refused.
+    pub fn measured(&mut self, linear: u64) {
+        let bytes = linear.saturating_add(OVERHEAD);
+        if bytes > self.bytes {
+            let more = bytes - self.bytes;
+            self.budget.instances.fetch_add(more, Ordering::Relaxed);
+        } else if bytes < self.bytes {
+            let less = self.bytes - bytes;
+            self.budget.instances.fetch_sub(less, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget
+            .instances
+            .fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_footprint_rises_at_once_and_falls_slowly() {
+        let mut footprint = Footprint::default();
+        assert_eq!(footprint.expected(128 * MIB), UNKNOWN + OVERHEAD);
+        assert_eq!(footprint.expected(MIB), MIB + OVERHEAD);
+        footprint.add(2 * MIB);
+        footprint.add(8 * MIB);
+        assert_eq!(footprint.expected(128 * MIB), 8 * MIB + OVERHEAD);
+        footprint.add(2 * MIB);
+        assert!(footprint.expected(128 * MIB) > 7 * MIB);
+        for _ in 0..300 {
+            footprint.add(2 * MIB);
+        }
+        assert!(footprint.expected(128 * MIB) < 3 * MIB);
+    }
+
+    #[test]
+    fn what_was_measured_is_what_counts() {
+        let budget = Arc::new(Budget::new(20 * MIB));
+        let mut first = budget.take(16 * MIB).unwrap();
+        assert!(budget.take(5 * MIB).is_none());
+        first.measured(2 * MIB);
+        assert_eq!(budget.used(), 2 * MIB + OVERHEAD);
+        let second = budget.take(5 * MIB).unwrap();
+        budget.set_sessions(12 * MIB);
+        assert!(budget.take(2 * MIB).is_none());
+        assert!(!budget.is_over());
+        first.measured(4 * MIB);
+        assert!(budget.is_over());
+        drop((first, second));
+        assert_eq!(budget.used(), 12 * MIB);
+    }
+
+    #[test]
+    fn no_limit_admits_everything() {
+        let budget = Arc::new(Budget::new(0));
+        let _all = budget.take(u64::MAX / 2).unwrap();
+        assert!(!budget.is_over());
+    }
+}

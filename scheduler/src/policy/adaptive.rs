@@ -1,0 +1,483 @@
+//! `adaptive`: an instance is kept while that is expected to save more than it costs.
+//!
+//! An idle instance of `bytes` that is kept one second more costs `price * bytes`; if the function is called in that
+//! second it saves `cold` seconds of a caller's time. So it pays exactly while the chance per second of being called,
+//! the hazard at its age, is above `price * bytes / cold`. The price is one number for the whole platform, so memory goes
+//! where it saves most; it is set by `patience`: how long an instance of a typical function may wait for one call. The
+//! hazard comes from the function's own idle times, from functions of its kind ([`Book`]) while it has few, and from
+//! timers that were found in its arrivals; if asked for, also from the hour of the day. A plan is then the best sequence of warm and cold
+//! stretches, found exactly by dynamic programming over the bins of time. A guard compares with fixed keep-alives on the
+//! function's own past, and gives way to one that was clearly better.
+//!
+//! docs/policies.md has the reasons, the numbers and what each part is worth.
+
+pub mod guard;
+pub mod hazard;
+pub mod period;
+
+use super::book::{LASTS, NEW, SCALES, SPREADS, UPPER, scale_free};
+use super::{Book, Moment, Plan, Sample, Worth};
+use guard::Guard;
+use hazard::{BINS, IdleTimes, bin, edges};
+use period::Periods;
+use serde::{Deserialize, Serialize};
+
+/// What may be set.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Params {
+    /// Seconds that an idle instance of a typical function may cost, in memory, as much as one of its cold starts.
+    pub patience: f64,
+    /// How much a function's cold start counts that is not typical: 1 in proportion, 0 as much as any other.
+    pub cost: f32,
+    /// Cost of a start ahead, in cold starts.
+    pub start_price: f32,
+    /// Events that the prior counts for.
+    pub strength: f32,
+    /// Idle times after which half is forgotten.
+    pub half_life: f32,
+    /// Without what instances cost and take: all functions are alike.
+    pub no_cost: bool,
+    /// Without timers.
+    pub no_periods: bool,
+    /// Without borrowing from other functions.
+    pub no_prior: bool,
+    /// With the hour of the day. Off, as it made nothing better where it was measured (docs/policies.md).
+    pub rhythm: bool,
+    /// Without the guard.
+    pub no_guard: bool,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            patience: 1200.0,
+            cost: 0.25,
+            start_price: 0.01,
+            strength: 0.2,
+            half_life: 128.0,
+            no_cost: false,
+            no_periods: false,
+            no_prior: false,
+            rhythm: false,
+            no_guard: false,
+        }
+    }
+}
+
+/// Calls in each hour that a function is credited with, so that a few calls make no rhythm.
+const HOUR_STRENGTH: f32 = 8.0;
+/// Seconds after which a call no longer belongs to the last one's session.
+const SESSION: f32 = 1800.0;
+/// How much of an hour's count is left a day later.
+const HOUR_FADE: f32 = 0.8;
+
+/// What is learned of one function.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Adaptive {
+    idle: IdleTimes,
+    /// Levels of concurrency above the first: 2, 3 and 4, 5 and more.
+    upper: Vec<IdleTimes>,
+    periods: Periods,
+    guard: Guard,
+    /// Calls that ended an idle time, by hour of the day, and on which hour since the origin it was looked at last.
+    hours: [f32; 24],
+    hour: u64,
+    /// Mean and variance of the logarithm of idle times, and their number, which fades.
+    mean: f32,
+    variance: f32,
+    count: f32,
+    last: f32,
+    /// The plan of the idle time that runs now.
+    planned: Plan,
+    /// The price of a warm second then, in cold starts.
+    price: f32,
+    /// When it was made.
+    planned_at: Moment,
+    /// For how long the upper levels are kept, and when that was decided.
+    upper_kept: [(Moment, f32); 3],
+}
+
+impl Adaptive {
+    /// A level that had been idle was reached.
+    pub(crate) fn idle_ended(
+        &mut self,
+        level: usize,
+        since: Moment,
+        now: Moment,
+        worth: Worth,
+        params: &Params,
+        book: &Book,
+    ) -> Option<Sample> {
+        #[allow(clippy::cast_possible_truncation, reason = "seconds, not exact")]
+        let idle = now.since(since) as f32;
+        let fade = f32::exp2(-1.0 / params.half_life.max(1.0));
+        let at = bin(idle);
+        let hour = book.hour(now, 0.0);
+        let mut sample = Sample {
+            context: 0,
+            bin: u8::try_from(at).unwrap_or(u8::MAX),
+            ended: true,
+            first: None,
+        };
+        if level > 1 {
+            let group = upper_group(level);
+            while self.upper.len() <= group {
+                self.upper.push(IdleTimes::default());
+            }
+            self.upper.get_mut(group)?.record(at, true, fade);
+            sample.context = u16::try_from(UPPER + group).ok()?;
+            return Some(sample);
+        }
+        self.guard
+            .record(&self.planned, idle, self.price, params.start_price);
+        let explained = !params.no_periods && self.periods.arrived(now, f64::from(idle));
+        sample.ended = !explained;
+        sample.context = u16::try_from(self.context()).ok()?;
+        sample.first = (self.count == 0.0).then_some(worth);
+        self.idle.record(at, !explained, fade);
+        self.note_hour(now, hour);
+        self.note_scale(idle, fade);
+        Some(sample)
+    }
+
+    fn note_scale(&mut self, idle: f32, fade: f32) {
+        let log = idle.max(0.01).ln();
+        self.count = self.count * fade + 1.0;
+        let off = log - self.mean;
+        self.mean += off / self.count;
+        self.variance += (off * (log - self.mean) - self.variance) / self.count;
+        self.last = log;
+    }
+
+    fn note_hour(&mut self, now: Moment, hour: usize) {
+        let absolute = now.0 / 3_600_000_000;
+        if absolute / 24 > self.hour / 24 {
+            let days = i32::try_from(absolute / 24 - self.hour / 24).unwrap_or(i32::MAX);
+            let fade = HOUR_FADE.powi(days.min(60));
+            self.hours.iter_mut().for_each(|count| *count *= fade);
+        }
+        self.hour = absolute;
+        if let Some(count) = self.hours.get_mut(hour) {
+            *count += 1.0;
+        }
+    }
+
+    /// Which functions this one is like: by the scale of its idle times, how the last one compares, and how much they
+    /// vary.
+    fn context(&self) -> usize {
+        if self.count == 0.0 {
+            return NEW;
+        }
+        let octaves = (self.mean.exp() / 0.5).max(1.0).log2();
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a saturating conversion is meant; it is not negative"
+        )]
+        let scale = (octaves as usize).min(SCALES - 1);
+        let last = [-1.5, -0.5, 0.5, 1.5]
+            .iter()
+            .filter(|limit| self.last - self.mean > **limit)
+            .count();
+        let spread = if self.count < 2.5 {
+            1
+        } else {
+            [0.35, 1.3]
+                .iter()
+                .filter(|limit| self.variance.max(0.0).sqrt() > **limit)
+                .count()
+        };
+        (scale * LASTS + last) * SPREADS + spread
+    }
+
+    /// How much more often this function is called at each hour than on average.
+    fn rhythm(&self) -> [f32; 24] {
+        let all = self.hours.iter().sum::<f32>() / 24.0 + HOUR_STRENGTH;
+        self.hours.map(|own| (own + HOUR_STRENGTH) / all)
+    }
+
+    /// The price of a second of an idle instance of this function, in its own cold starts.
+    fn price(worth: Worth, params: &Params, book: &Book) -> f32 {
+        let typical = book.typical();
+        let cold = (worth.cold / typical.cold).max(1e-6).powf(params.cost);
+        let size = if params.no_cost {
+            1.0
+        } else {
+            worth.bytes / typical.bytes
+        };
+        #[allow(clippy::cast_possible_truncation, reason = "not exact")]
+        let patience = params.patience.clamp(1e-3, 1e9) as f32;
+        size / (patience * cold)
+    }
+
+    /// The best plan for a level that goes idle now.
+    pub(crate) fn plan(
+        &mut self,
+        level: usize,
+        now: Moment,
+        worth: Worth,
+        params: &Params,
+        book: &Book,
+    ) -> Plan {
+        let price = Self::price(worth, params, book);
+        if level > 1 {
+            let group = upper_group(level);
+            let kept = self.upper_kept.get(group).copied().unwrap_or_default();
+            if is_fresh(kept.0, kept.1, now) {
+                return Plan::keep_for(kept.1);
+            }
+            let prior = prior(UPPER + group, params, book);
+            let hazards = match self.upper.get(group) {
+                Some(times) => times.hazards(&prior, params.strength),
+                None => prior,
+            };
+            let keep = best(&hazards, &[], price, params.start_price).keep();
+            if let Some(kept) = self.upper_kept.get_mut(group) {
+                *kept = (now, keep.as_secs_f32());
+            }
+            return Plan::keep_for(keep.as_secs_f32());
+        }
+        if let [only] = self.planned.windows()
+            && only.from == 0.0
+            && self.periods.followed().is_empty()
+            && is_fresh(self.planned_at, only.to, now)
+        {
+            return self.decided(params);
+        }
+        let prior = prior(self.context(), params, book);
+        let mut hazards = self.idle.hazards(&prior, params.strength);
+        if params.rhythm {
+            let rhythm = self.rhythm();
+            let at = |ahead: f32| rhythm.get(book.hour(now, ahead)).copied().unwrap_or(1.0);
+            for (hazard, edges) in hazards.iter_mut().zip(edges().windows(2)) {
+                let [from, to] = edges else { continue };
+                // Calls that follow each other within minutes are of one session: only its beginning knows the hour.
+                if *from >= SESSION {
+                    *hazard *= at((from + to) / 2.0);
+                }
+            }
+        }
+        let lead = worth.cold + 0.5;
+        let mut firings = [(0.0f32, 0.0f32, 0.0f32); FIRINGS];
+        let mut count = 0;
+        if !params.no_periods {
+            for expected in self.periods.expected(now) {
+                let from = (expected.from - lead).max(0.0);
+                if expected.to > from
+                    && let Some(firing) = firings.get_mut(count)
+                {
+                    let rate = -(1.0 - expected.chance.min(0.999)).ln() / (expected.to - from);
+                    *firing = (from, expected.to, rate);
+                    count += 1;
+                }
+            }
+        }
+        self.planned = best(
+            &hazards,
+            firings.get(..count).unwrap_or_default(),
+            price,
+            params.start_price,
+        );
+        self.price = price;
+        self.planned_at = now;
+        self.decided(params)
+    }
+
+    /// The plan, or what the guard puts in its place.
+    fn decided(&self, params: &Params) -> Plan {
+        match self.guard.instead() {
+            Some(keep) if !params.no_guard => Plan::keep_for(keep),
+            _ => self.planned,
+        }
+    }
+
+    /// Whether too little is known to let go earlier than the fixed time would.
+    pub(crate) fn is_young(&self) -> bool {
+        self.count < 2.0
+    }
+
+    /// The timers that are followed.
+    pub fn periods(&self) -> &Periods {
+        &self.periods
+    }
+
+    /// The fixed time that the guard has put in the policy's place, in seconds.
+    pub fn guarded(&self) -> Option<f32> {
+        self.guard.instead()
+    }
+
+    /// Bytes it takes, on the heap and beside it.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.upper.capacity() * size_of::<IdleTimes>() + self.periods.bytes()
+    }
+}
+
+/// Whether a decision to keep for so many seconds is so young that another would be the same: a busy function is not
+/// thought about at each of its calls.
+fn is_fresh(made: Moment, keep: f32, now: Moment) -> bool {
+    now >= made && now.since(made) < f64::from(keep.min(1800.0)) / 32.0
+}
+
+fn upper_group(level: usize) -> usize {
+    match level {
+        0..=2 => 0,
+        3 | 4 => 1,
+        _ => 2,
+    }
+}
+
+fn prior(context: usize, params: &Params, book: &Book) -> [f32; BINS] {
+    match book.hazards(context) {
+        Some(hazards) if !params.no_prior => *hazards,
+        _ => scale_free(),
+    }
+}
+
+/// A stretch of time with one hazard.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Stretch {
+    from: f32,
+    to: f32,
+    hazard: f32,
+    /// The part of idle times that are not over when it begins.
+    begins: f32,
+    /// What it yields to be warm in it, in cold starts.
+    gained: f32,
+    /// Whether to be warm in it, if one was warm before it and if not.
+    stay: bool,
+    start: bool,
+}
+
+/// Most expected firings: two of each period.
+const FIRINGS: usize = 6;
+/// Most stretches: each firing cuts twice.
+const STRETCHES: usize = BINS + 2 * FIRINGS;
+
+/// All time, cut into stretches. On the stack, as plans are made at every invocation.
+struct Stretches {
+    all: [Stretch; STRETCHES],
+    count: usize,
+}
+
+impl Stretches {
+    /// Cuts the bins where expected firings begin and end, and adds their hazards.
+    fn new(hazards: &[f32; BINS], firings: &[(f32, f32, f32)]) -> Self {
+        let mut cuts = [f32::INFINITY; 2 * FIRINGS];
+        for (cut, at) in cuts
+            .iter_mut()
+            .zip(firings.iter().flat_map(|(from, to, _)| [*from, *to]))
+        {
+            *cut = at;
+        }
+        cuts.sort_unstable_by(f32::total_cmp);
+        let mut stretches = Self {
+            all: [Stretch::default(); STRETCHES],
+            count: 0,
+        };
+        let mut cuts = cuts.into_iter().peekable();
+        for (hazard, edges) in hazards.iter().zip(edges().windows(2)) {
+            let [start, end] = edges else { continue };
+            let mut from = *start;
+            while from < *end {
+                while cuts.next_if(|cut| *cut <= from).is_some() {}
+                let to = cuts.peek().map_or(*end, |cut| cut.min(*end));
+                let middle = (from + to) / 2.0;
+                let fires: f32 = firings
+                    .iter()
+                    .filter(|(begin, finish, _)| *begin <= middle && middle < *finish)
+                    .map(|(_, _, rate)| rate)
+                    .sum();
+                if let Some(stretch) = stretches.all.get_mut(stretches.count) {
+                    stretch.from = from;
+                    stretch.to = to;
+                    stretch.hazard = hazard + fires;
+                    stretches.count += 1;
+                }
+                from = to;
+            }
+        }
+        stretches
+    }
+
+    /// The best plan: for each stretch warm or cold, so that the expected number of calls met warm, less the price of
+    /// warm time and of starts ahead, is the highest. Backwards over the stretches, as what follows does not depend on
+    /// how one got there.
+    fn best(mut self, price: f32, start_price: f32) -> Plan {
+        let stretches = self.all.get_mut(..self.count).unwrap_or_default();
+        let mut idle = 1.0f32;
+        for stretch in &mut *stretches {
+            let length = stretch.to - stretch.from;
+            let load = stretch.hazard * length;
+            // 1 - exp(-load), from a rational approximant that is exact to second order and never leaves 0 to 1.
+            let grown = load + load * load / 2.0;
+            let called = idle * grown / (1.0 + grown);
+            let warm = if load > 1e-9 {
+                called / stretch.hazard
+            } else {
+                idle * length
+            };
+            stretch.begins = idle;
+            stretch.gained = called - price * warm;
+            idle -= called;
+        }
+        let (mut warm, mut cold) = (0.0f32, 0.0f32);
+        for stretch in stretches.iter_mut().rev() {
+            let stay = stretch.gained + warm;
+            let start = stay - start_price * stretch.begins;
+            stretch.stay = stay > cold;
+            stretch.start = start > cold;
+            (warm, cold) = (stay.max(cold), start.max(cold));
+        }
+        let mut plan = Plan::default();
+        let mut is_warm = true;
+        for stretch in stretches {
+            is_warm = if is_warm { stretch.stay } else { stretch.start };
+            if is_warm {
+                plan.push(stretch.from, stretch.to);
+            }
+        }
+        plan
+    }
+}
+
+/// The best plan for these hazards and firings.
+fn best(hazards: &[f32; BINS], firings: &[(f32, f32, f32)], price: f32, start_price: f32) -> Plan {
+    Stretches::new(hazards, firings).best(price, start_price)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_constant_hazard_above_the_price_is_kept_and_below_it_is_not() {
+        let plan = |hazard: f32| best(&[hazard; BINS], &[], 1e-3, 0.05);
+        assert_eq!(plan(2e-3).windows().len(), 1);
+        assert!(plan(2e-3).keep().as_secs() > 100_000);
+        assert_eq!(plan(5e-4), Plan::default());
+    }
+
+    #[test]
+    fn a_firing_is_prepared_for_and_the_time_before_it_is_not_paid() {
+        let firings = [(895.0, 905.0, 0.3)];
+        let plan = best(&[1e-5; BINS], &firings, 1e-3, 0.05);
+        let [window] = plan.windows() else {
+            panic!("{plan:?}")
+        };
+        assert!(
+            (window.from - 895.0).abs() < 1.0 && (window.to - 905.0).abs() < 1.0,
+            "{window:?}"
+        );
+    }
+
+    #[test]
+    fn a_gap_that_costs_less_than_a_start_is_bridged() {
+        let mut hazards = [1e-6; BINS];
+        hazards[bin(1.0)] = 1.0;
+        hazards[bin(4.0)] = 1.0;
+        let bridged = best(&hazards, &[], 1e-3, 0.05);
+        assert_eq!(bridged.windows().len(), 1, "{bridged:?}");
+        let split = best(&hazards, &[], 0.2, 0.0001);
+        assert_eq!(split.windows().len(), 2, "{split:?}");
+    }
+}

@@ -1,0 +1,262 @@
+//! Timers: calls that come again after the same time, found in the last few arrivals and followed from then on.
+//!
+//! A period is believed as often as it was right lately: its chance of being right next is `(hits + 1/2) / (hits +
+//! misses + 1)`, both fading by a tenth at each firing that was due. A function may have three. A firing shifts phase and
+//! period by a part of what it was off, so that timers that drift (the next one counts from the end of the last) are
+//! followed as well as those that do not.
+
+use crate::policy::Moment;
+use serde::{Deserialize, Serialize};
+
+/// Periods that are followed at once.
+const PERIODS: usize = 3;
+/// Arrivals in which new periods are looked for.
+const RECENT: usize = 8;
+/// Shortest period that is looked for, in seconds. A function called more often is kept by its hazard.
+const SHORTEST: f64 = 45.0;
+/// Longest: a week.
+const LONGEST: f64 = 7.0 * 86_400.0;
+
+/// A period that is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Period {
+    /// Seconds from one firing to the next.
+    pub seconds: f64,
+    /// The last firing, or when it should have been.
+    last: Moment,
+    hits: f32,
+    misses: f32,
+    /// Mean distance of a firing from where it was due, in seconds.
+    off: f64,
+}
+
+impl Period {
+    /// Seconds by which a firing may be off.
+    fn tolerance(&self) -> f64 {
+        (1.0 + 3.0 * self.off).min(self.seconds * 0.2)
+    }
+
+    /// The chance that the next firing comes when it is due.
+    pub fn chance(&self) -> f32 {
+        (self.hits + 0.5) / (self.hits + self.misses + 1.0)
+    }
+
+    fn missed(&mut self, count: f32) {
+        for _ in 0..3 {
+            if count > 0.0 {
+                self.hits *= 0.9;
+            }
+        }
+        self.misses = (self.misses * 0.9 + count.min(3.0)).min(20.0);
+    }
+
+    /// Passes over the firings that were due before `now` and did not come.
+    fn advance(&mut self, now: Moment) {
+        let late = now.since(self.last) - self.tolerance();
+        let due = (late / self.seconds).floor();
+        if due >= 1.0 {
+            self.last = self.last.after_seconds(due * self.seconds);
+            #[allow(clippy::cast_possible_truncation, reason = "a small count")]
+            self.missed(due.min(3.0) as f32);
+        }
+    }
+
+    /// Whether an arrival is a firing of this period; if so the period learns from it.
+    fn fired(&mut self, now: Moment) -> bool {
+        let due = self.last.after_seconds(self.seconds);
+        let off = now.minus(due);
+        if off.abs() > self.tolerance() {
+            return false;
+        }
+        self.off += 0.2 * (off.abs() - self.off);
+        self.last = due.after_seconds(off.max(0.0) * 0.7);
+        if off < 0.0 {
+            self.last = Moment(now.0.saturating_add(due.0.saturating_sub(now.0) * 3 / 10));
+        }
+        self.seconds = (self.seconds + 0.05 * off).clamp(SHORTEST, LONGEST);
+        self.hits = self.hits * 0.9 + 1.0;
+        self.misses *= 0.9;
+        true
+    }
+}
+
+/// A firing that is expected.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Expected {
+    /// From when on, in seconds from now; may have passed.
+    pub from: f32,
+    /// Until when.
+    pub to: f32,
+    /// Its chance.
+    pub chance: f32,
+}
+
+/// The periods of one function.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Periods {
+    followed: Vec<Period>,
+    recent: Vec<Moment>,
+}
+
+impl Periods {
+    /// An invocation came after the function had been idle for so many seconds. Says whether it was a firing that was
+    /// expected with confidence.
+    pub fn arrived(&mut self, now: Moment, idle: f64) -> bool {
+        let mut explained = false;
+        let mut fired = false;
+        for period in &mut self.followed {
+            period.advance(now);
+            let believed = period.chance() >= 0.6 && period.hits > 2.5;
+            let hit = period.fired(now);
+            fired |= hit;
+            explained |= hit && believed;
+        }
+        // Several invocations of one firing are one arrival.
+        if idle < SHORTEST * 0.6 {
+            return explained;
+        }
+        if !fired {
+            self.look(now);
+        }
+        if self.recent.len() == RECENT {
+            self.recent.remove(0);
+        }
+        self.recent.push(now);
+        explained
+    }
+
+    /// Looks for three arrivals at equal distances that end with this one.
+    fn look(&mut self, now: Moment) {
+        for (at, middle) in self.recent.iter().enumerate().rev() {
+            let distance = now.since(*middle);
+            if !(SHORTEST..=LONGEST).contains(&distance) {
+                continue;
+            }
+            let allowed = (0.04 * distance).max(1.5);
+            let found = self
+                .recent
+                .iter()
+                .take(at)
+                .find(|first| (middle.since(**first) - distance).abs() <= allowed);
+            let Some(first) = found else { continue };
+            let period = Period {
+                seconds: now.since(*first) / 2.0,
+                last: now,
+                hits: 2.0,
+                misses: 1.0,
+                off: (middle.since(*first) - distance).abs().max(0.5),
+            };
+            self.follow(period);
+            return;
+        }
+    }
+
+    fn follow(&mut self, period: Period) {
+        if self.followed.len() < PERIODS {
+            self.followed.push(period);
+            return;
+        }
+        let weakest = self
+            .followed
+            .iter_mut()
+            .min_by(|a, b| a.chance().total_cmp(&b.chance()));
+        if let Some(weakest) = weakest
+            && weakest.chance() < period.chance()
+        {
+            *weakest = period;
+        }
+    }
+
+    /// The firings that are expected next, two of each period.
+    pub fn expected(&self, now: Moment) -> impl Iterator<Item = Expected> {
+        self.followed.iter().flat_map(move |period| {
+            let mut current = *period;
+            current.advance(now);
+            let tolerance = current.tolerance();
+            [1.0, 2.0].into_iter().map(move |ahead| {
+                let due = current
+                    .last
+                    .after_seconds(current.seconds * ahead)
+                    .minus(now);
+                #[allow(clippy::cast_possible_truncation, reason = "seconds, not exact")]
+                Expected {
+                    from: (due - tolerance) as f32,
+                    to: (due + tolerance) as f32,
+                    chance: current.chance(),
+                }
+            })
+        })
+    }
+
+    /// The periods that are followed.
+    pub fn followed(&self) -> &[Period] {
+        &self.followed
+    }
+
+    /// Bytes on the heap.
+    pub fn bytes(&self) -> usize {
+        self.followed.capacity() * size_of::<Period>()
+            + self.recent.capacity() * size_of::<Moment>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(count: u64) -> Moment {
+        Moment(count * 60_000_000)
+    }
+
+    #[test]
+    fn a_timer_is_found_at_its_third_firing_and_believed_soon() {
+        let mut periods = Periods::default();
+        let explained: Vec<_> = (0..12)
+            .map(|firing| periods.arrived(minutes(firing * 15), 900.0))
+            .collect();
+        assert_eq!(explained[..4], [false; 4]);
+        assert!(
+            explained[6..].iter().all(|explained| *explained),
+            "{explained:?}"
+        );
+        let next = periods.expected(minutes(11 * 15 + 1)).next().unwrap();
+        assert!(
+            next.from < 840.0 && next.to > 840.0 && next.to - next.from < 10.0,
+            "{next:?}"
+        );
+        assert!(next.chance > 0.85, "{next:?}");
+    }
+
+    #[test]
+    fn two_timers_of_one_function_are_both_followed() {
+        let mut periods = Periods::default();
+        let mut arrivals: Vec<u64> = (0..40).map(|firing| firing * 20).collect();
+        arrivals.extend((0..16).map(|firing| firing * 50 + 7));
+        arrivals.sort_unstable();
+        let mut last = 0;
+        let explained: Vec<_> = arrivals
+            .iter()
+            .map(|at| {
+                let idle = (at - last) as f64 * 60.0;
+                last = *at;
+                periods.arrived(minutes(*at), idle)
+            })
+            .collect();
+        let late = &explained[explained.len() - 20..];
+        assert!(
+            late.iter().filter(|explained| **explained).count() >= 17,
+            "{late:?}"
+        );
+    }
+
+    #[test]
+    fn a_timer_that_stops_is_not_believed_for_long() {
+        let mut periods = Periods::default();
+        for firing in 0..20 {
+            periods.arrived(minutes(firing * 15), 900.0);
+        }
+        periods.arrived(minutes(19 * 15 + 400), 24_000.0);
+        let next = periods.expected(minutes(19 * 15 + 400)).next().unwrap();
+        assert!(next.chance < 0.75, "{next:?}");
+    }
+}

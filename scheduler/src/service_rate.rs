@@ -1,0 +1,124 @@
+//! What a function was measured to take: running averages that adapt within some tens of requests.
+
+use std::time::Duration;
+
+/// An exponentially weighted average of durations.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Average {
+    seconds: f64,
+    samples: u32,
+}
+
+/// Weight of a new sample once there are enough.
+const WEIGHT: f64 = 0.1;
+
+impl Average {
+    /// Takes a sample. The first ones count in full, so that the average does not start from nothing.
+    pub fn add(&mut self, sample: Duration) {
+        self.samples = self.samples.saturating_add(1);
+        let weight = WEIGHT.max(1.0 / f64::from(self.samples));
+        self.seconds += (sample.as_secs_f64() - self.seconds) * weight;
+    }
+
+    /// The average, if there is a sample.
+    pub fn get(&self) -> Option<Duration> {
+        (self.samples > 0).then(|| Duration::from_secs_f64(self.seconds.max(0.0)))
+    }
+
+    /// The average once it stands on some samples, for decisions that hurt when they are wrong.
+    pub fn settled(&self) -> Option<Duration> {
+        (self.samples >= 8).then(|| Duration::from_secs_f64(self.seconds.max(0.0)))
+    }
+}
+
+/// How fast instances serve, and how fast they come: what [`starts`] weighs against each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pace {
+    /// Time an instance is leased for one invocation.
+    pub service: Average,
+    /// Time an instance takes to start.
+    pub start: Average,
+}
+
+/// Instances to start for `waiting` callers, when `busy` serve others and `starting` are on their way.
+///
+/// A start is worth it for whoever would wait longer for a busy instance than for a new one. Within one start time a
+/// busy instance serves `start / service` of those who wait; the rest is for new ones, each of which serves as many in
+/// the start time after its own. So a herd of a hundred on a function that takes a millisecond and starts in a hundred
+/// gets one instance; on one that takes a second it gets a hundred. Nothing measured yet: one for each.
+pub fn starts(waiting: usize, busy: usize, starting: usize, pace: &Pace) -> usize {
+    if waiting == 0 {
+        return 0;
+    }
+    let least = usize::from(busy + starting == 0);
+    let (Some(service), Some(start)) = (pace.service.get(), pace.start.get()) else {
+        return waiting.saturating_sub(starting).max(least);
+    };
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts of callers, and the result is at most their number"
+    )]
+    let wanted = {
+        // Callers served by one instance while another starts.
+        let served = start.as_secs_f64() / service.as_secs_f64().max(1e-9);
+        let left = (waiting as f64 - busy as f64 * served).max(0.0);
+        (left / served.max(1e-9)).min(left).ceil() as usize
+    };
+    wanted.saturating_sub(starting).max(least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(service: u64, start: u64) -> Pace {
+        let mut pace = Pace::default();
+        pace.service.add(Duration::from_millis(service));
+        pace.start.add(Duration::from_millis(start));
+        pace
+    }
+
+    #[test]
+    fn a_herd_gets_what_its_queue_needs() {
+        for (waiting, busy, starting, service, start, expected) in [
+            (100, 0, 0, 1, 100, 1),
+            (100, 0, 0, 10, 100, 10),
+            (100, 0, 0, 1000, 100, 100),
+            (100, 0, 7, 10, 100, 3),
+            // One busy instance serves a hundred in the time of a start.
+            (50, 1, 0, 1, 100, 0),
+            (101, 1, 0, 1, 100, 1),
+            // A busy instance that is slow is no reason to wait.
+            (1, 1, 0, 10_000, 100, 1),
+            (0, 0, 0, 10, 100, 0),
+            (1, 0, 1, 10, 100, 0),
+        ] {
+            assert_eq!(
+                starts(waiting, busy, starting, &pace(service, start)),
+                expected,
+                "{waiting} waiting, {busy} busy, {starting} starting, {service} ms, start {start} ms"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_never_measured_gets_one_each() {
+        assert_eq!(starts(5, 0, 2, &Pace::default()), 3);
+        assert_eq!(starts(5, 3, 0, &Pace::default()), 5);
+    }
+
+    #[test]
+    fn an_average_follows_within_tens_of_samples() {
+        let mut average = Average::default();
+        assert_eq!(average.get(), None);
+        average.add(Duration::from_secs(10));
+        assert_eq!(average.get(), Some(Duration::from_secs(10)));
+        assert_eq!(average.settled(), None);
+        for _ in 0..60 {
+            average.add(Duration::from_millis(10));
+        }
+        assert!(average.settled().unwrap() < Duration::from_millis(200));
+    }
+}

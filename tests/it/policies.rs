@@ -1,0 +1,212 @@
+//! Keep-alive policies from outside: the simulator's command line, traces of a running platform, and a periodic function
+//! that is started before it is called.
+
+use crate::cli::{fnctl, stderr, stdout};
+use fnctl_tests::{Deployment, TestPlatform, probe};
+use serde_json::Value;
+use std::time::Duration;
+
+fn address(platform: &TestPlatform) -> String {
+    format!("http://{}", platform.platform().address())
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_are_simulated_on_a_generated_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("T.csv").display().to_string();
+    let picture = folder.path().join("out.svg").display().to_string();
+    // No platform is asked.
+    let nobody = "http://127.0.0.1:9";
+    let made = fnctl(
+        nobody,
+        &[
+            "policy",
+            "generate",
+            "--seed",
+            "5",
+            "--functions",
+            "30",
+            "--hours",
+            "10",
+            "--out",
+            &file,
+            "--json",
+        ],
+    )
+    .await;
+    assert_eq!(json(&stdout(&made))["minutes"], 600);
+    let arguments = [
+        "policy",
+        "simulate",
+        "--trace",
+        &file,
+        "--policy",
+        "fixed:10m",
+        "--policy",
+        "histogram",
+        "--policy",
+        "adaptive",
+        "--json",
+        "--plot",
+        &picture,
+    ];
+    let results = json(&stdout(&fnctl(nobody, &arguments).await));
+    let results = results.as_array().unwrap();
+    let policies: Vec<_> = results
+        .iter()
+        .map(|result| result["policy"].as_str().unwrap())
+        .collect();
+    assert_eq!(policies, ["fixed:10m", "histogram", "adaptive"]);
+    for result in results {
+        for key in [
+            "cold_starts",
+            "evictions",
+            "invocations",
+            "p99_added_ms",
+            "p50_added_ms",
+            "idle_gb_hours",
+            "cold_percent",
+        ] {
+            assert!(result[key].is_number(), "{key} in {result}");
+        }
+        assert!(result["cold_starts"].as_u64().unwrap() > 0, "{result}");
+        assert!(result["idle_gb_hours"].as_f64().unwrap() > 0.0, "{result}");
+    }
+    // The same again gives the same.
+    assert_eq!(
+        json(&stdout(&fnctl(nobody, &arguments).await)),
+        Value::Array(results.clone())
+    );
+    let picture = std::fs::read_to_string(&picture).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("adaptive, by patience"));
+    let table = stdout(&fnctl(nobody, &arguments[..10]).await);
+    assert!(
+        table.contains("IDLE GB-HOURS") && table.contains("histogram"),
+        "{table}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_trace_or_policy_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("T.csv");
+    std::fs::write(&file, "timestamp,function,duration\n1,f,1\n2,f,much\n").unwrap();
+    let file = file.display().to_string();
+    let output = fnctl(
+        "http://127.0.0.1:9",
+        &[
+            "policy", "simulate", "--trace", &file, "--policy", "fixed:1m",
+        ],
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("line 3: 'much' is no duration"),
+        "{}",
+        stderr(&output)
+    );
+    let output = fnctl(
+        "http://127.0.0.1:9",
+        &["policy", "simulate", "--trace", &file, "--policy", "lru"],
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("'lru' is no policy"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_invoked_is_exported_and_simulated() {
+    let platform = TestPlatform::start().await;
+    platform.deploy(Deployment::new("probe", probe())).await;
+    for _ in 0..5 {
+        platform.call("probe/count").await.ok();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("T.csv").display().to_string();
+    let server = address(&platform);
+    let exported = fnctl(&server, &["trace", "export", "--out", &file, "--json"]).await;
+    assert_eq!(
+        json(&stdout(&exported))["invocations"],
+        5,
+        "{}",
+        stderr(&exported)
+    );
+    let text = stdout(&fnctl(&server, &["trace", "export"]).await);
+    assert!(
+        text.starts_with("timestamp,function,duration,start\n"),
+        "{text}"
+    );
+    assert_eq!(
+        text.lines().filter(|line| line.contains(",probe,")).count(),
+        5,
+        "{text}"
+    );
+    let simulated = fnctl(
+        &server,
+        &[
+            "policy",
+            "simulate",
+            "--trace",
+            &file,
+            "--policy",
+            "fixed:60s",
+            "--json",
+        ],
+    )
+    .await;
+    let result = &json(&stdout(&simulated))[0];
+    assert_eq!(
+        (
+            result["invocations"].as_u64(),
+            result["cold_starts"].as_u64()
+        ),
+        (Some(5), Some(1)),
+        "{result}"
+    );
+}
+
+/// Called every three seconds, by a policy that finds a second of idle memory dear: it is let go in between, and one is
+/// started before the next call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_periodic_function_is_started_ahead() {
+    let platform = TestPlatform::start_with(|config| {
+        config.scheduler.keep_alive_policy = "adaptive:1s,start=0.001,no-guard".parse().unwrap();
+    })
+    .await;
+    platform
+        .deploy(Deployment::new("probe", probe()).with("keep_alive", "100ms"))
+        .await;
+    let mut starts = Vec::new();
+    for _ in 0..12 {
+        let reply = platform.call("probe/count").await.ok();
+        starts.push(reply.start().to_owned());
+        if starts.last().is_some_and(|start| start == "prewarmed") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(3050)).await;
+    }
+    assert_eq!(starts.first().map(String::as_str), Some("cold"));
+    assert_eq!(
+        starts.last().map(String::as_str),
+        Some("prewarmed"),
+        "{starts:?}"
+    );
+    let count = platform
+        .metric("fnctl_starts_total{function=\"probe\",kind=\"prewarmed\",version=\"1\"}")
+        .await;
+    assert_eq!(count, 1.0);
+    assert!(
+        platform
+            .metric("fnctl_evictions_total{reason=\"policy\",rung=\"sandbox\"}")
+            .await
+            >= 1.0
+    );
+}

@@ -1,0 +1,155 @@
+//! Ten thousand functions at zero: the memory that each takes, and a cold start among them beside one among ten.
+
+use super::http::{Connection, Timed};
+use super::percentile;
+use super::report::Report;
+use super::server::Server;
+use anyhow::{Context, ensure};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const MANY: usize = 10_000;
+const FEW: usize = 10;
+/// Cold starts measured on each.
+const CALLS: usize = 200;
+/// Connections that deploy side by side; a deploy waits for the disk.
+const DEPLOYERS: usize = 8;
+
+pub(crate) fn measure(program: &Path, report: &mut Report) -> anyhow::Result<()> {
+    let few = platform(program, FEW)?;
+    let many = platform(program, FEW)?;
+    let before = settled(&many)?;
+    let since = Instant::now();
+    deploy(&many, FEW..MANY)?;
+    println!(
+        "{MANY} functions deployed in {:.0} s",
+        since.elapsed().as_secs_f64()
+    );
+    let each = (MANY - FEW) as f64;
+    let deployed = settled(&many)?;
+    report.count(
+        "memory of a deployed function that was never called",
+        (deployed - before) / each,
+        "bytes",
+        "4096",
+    );
+    let ten = sorted(&cold_calls(&few, FEW)?);
+    let among = sorted(&cold_calls(&many, MANY)?);
+    report.latency(
+        "cold start among ten functions, p50",
+        percentile(&ten, 0.5),
+        "",
+    );
+    report.latency(
+        &format!("cold start among {MANY}, p50"),
+        percentile(&among, 0.5),
+        "as among ten",
+    );
+    report.ratio(
+        "  ratio to ten",
+        percentile(&among, 0.5) / percentile(&ten, 0.5),
+        "1",
+    );
+    call_all(&many)?;
+    let called = settled(&many)?;
+    report.count(
+        "memory of a function that was called and is at zero again",
+        (called - before) / each,
+        "bytes",
+        "4096",
+    );
+    Ok(())
+}
+
+/// A platform with its first functions; their instances go at once.
+fn platform(program: &Path, functions: usize) -> anyhow::Result<Server> {
+    let server = Server::fnctl(program, &[])?;
+    server.deploy(program, &["examples/echo", "--keep-alive", "0s"])?;
+    deploy(&server, 0..functions)?;
+    Ok(server)
+}
+
+fn name(index: usize) -> String {
+    format!("f{index}")
+}
+
+/// Deploys the echo example under more names, through the API: its artifact is there already.
+fn deploy(server: &Server, indices: std::ops::Range<usize>) -> anyhow::Result<()> {
+    let text = ureq::get(server.url("/api/v1/functions/echo/versions"))
+        .call()?
+        .body_mut()
+        .read_to_string()?;
+    let versions: serde_json::Value = serde_json::from_str(&text)?;
+    let artifact = versions
+        .pointer("/0/artifact")
+        .and_then(serde_json::Value::as_str)
+        .context("the example's digest")?;
+    let body =
+        serde_json::json!({ "artifact": artifact, "config": { "keep_alive": "0s" } }).to_string();
+    let names: Vec<_> = indices.map(name).collect();
+    std::thread::scope(|scope| {
+        let deployers: Vec<_> = names
+            .chunks(names.len().div_ceil(DEPLOYERS).max(1))
+            .map(|names| {
+                let body = &body;
+                scope.spawn(move || -> anyhow::Result<()> {
+                    let agent = ureq::Agent::new_with_defaults();
+                    for name in names {
+                        let url = server.url(&format!("/api/v1/functions/{name}/versions"));
+                        let mut answer = agent.post(&url).send(body)?;
+                        let events = answer.body_mut().read_to_string()?;
+                        ensure!(events.contains("\"deployed\""), "{name}: {events}");
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        deployers.into_iter().try_for_each(|deployer| {
+            deployer
+                .join()
+                .map_err(|_| anyhow::anyhow!("a deployer panicked"))?
+        })
+    })
+}
+
+/// Cold starts, spread evenly over the functions.
+fn cold_calls(server: &Server, functions: usize) -> anyhow::Result<Vec<Timed>> {
+    let mut connection = Connection::open(server.address())?;
+    let mut calls = Vec::new();
+    for turn in 0..CALLS {
+        let index = turn * functions / CALLS;
+        let call = connection.request("POST", &format!("/fn/{}", name(index)), "x")?;
+        if call.start == "cold" {
+            calls.push(call);
+        }
+        // Past the round in which instances without a keep-alive go.
+        std::thread::park_timeout(Duration::from_millis(30));
+    }
+    ensure!(
+        calls.len() >= FEW,
+        "only {} of the calls were cold",
+        calls.len()
+    );
+    Ok(calls)
+}
+
+/// Calls each function once.
+fn call_all(server: &Server) -> anyhow::Result<()> {
+    let mut connection = Connection::open(server.address())?;
+    for index in 0..MANY {
+        connection.request("POST", &format!("/fn/{}", name(index)), "x")?;
+    }
+    Ok(())
+}
+
+fn sorted(calls: &[Timed]) -> Vec<f64> {
+    let mut values: Vec<_> = calls.iter().map(Timed::before_run).collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// Resident bytes once the platform is at zero and has given back what it can.
+fn settled(server: &Server) -> anyhow::Result<f64> {
+    std::thread::park_timeout(Duration::from_secs(3));
+    Ok(super::memory::resident(server.pid())? * 1e6)
+}
