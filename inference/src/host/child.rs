@@ -77,6 +77,7 @@ pub fn serve() -> Result<(), ServeError> {
         .as_fd()
         .try_clone_to_owned()
         .map_err(ServeError::NoPlatform)?;
+    use_one_heap();
     let mut buffer = Vec::new();
     let first = socket::receive::<Order>(&socket, &mut buffer).map_err(ServeError::NoPlatform)?;
     let Some((Order::Setup(setup), descriptors)) = first else {
@@ -121,6 +122,18 @@ pub fn serve() -> Result<(), ServeError> {
         loading: AtomicUsize::new(0),
     });
     host.obey(&setup, &mut buffer)
+}
+
+/// Lets every thread allocate from the one heap that `malloc_trim` gives back whole. Of the heaps that the C library
+/// makes for threads it leaves the end, which may be twice the largest block that was ever freed: tens of MiB for each
+/// thread that ran a model, for as long as the host lives. Models ask for few and large blocks, and the small ones come
+/// from each thread's own cache: the shared lock is no place where they meet.
+fn use_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number of the allocator, before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
 }
 
 fn prepare(setup: &Setup) -> Result<Runtime, InferenceError> {

@@ -111,11 +111,16 @@ impl BodyFate {
 
 /// A guest's response body: ends with an error once it is larger than its limit, or when its guest has returned or
 /// failed without finishing it. No wait of its own: the run that writes it is bounded.
+///
+/// The error comes one poll after what precedes it. A server drops what it has buffered when a body fails, and without
+/// a turn to flush that would be the response's head: the caller would see a connection that closed without an answer.
 pub(crate) struct GuestBody<B> {
     inner: B,
     left: u64,
     limit: u64,
     fate: BodyFate,
+    /// How the body ended early; told with the next poll.
+    broken: Option<BodyError>,
     /// Tells whoever waits for it that the body is gone, read or not.
     _gone: Option<DropGuard>,
 }
@@ -127,8 +132,56 @@ impl<B> GuestBody<B> {
             left: limit,
             limit,
             fate,
+            broken: None,
             _gone: gone,
         }
+    }
+}
+
+impl<B> GuestBody<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    /// The next frame, or the error that ends the body.
+    fn poll_inner(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let aborted = |why: &str| Poll::Ready(Some(Err(BodyError::Aborted(why.to_owned()))));
+        let mut polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if polled.is_pending() {
+            self.fate.0.reader.register(cx.waker());
+            if !self.fate.has(RUN_ENDED) {
+                return Poll::Pending;
+            }
+            // What was written before the guest returned is there by now.
+            polled = Pin::new(&mut self.inner).poll_frame(cx);
+        }
+        let frame = match polled {
+            Poll::Pending => return aborted("the function returned without finishing its body"),
+            Poll::Ready(None) if self.fate.has(RUN_FAILED) => {
+                return aborted("the function failed");
+            }
+            // What is left of the length that the guest declared.
+            Poll::Ready(None) if self.inner.size_hint().lower() > 0 => {
+                return aborted("the body is shorter than its content-length");
+            }
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) => return aborted(&error.to_string()),
+            Poll::Ready(Some(Ok(frame))) => frame,
+        };
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        Poll::Ready(Some(match self.left.checked_sub(length) {
+            Some(left) => {
+                self.left = left;
+                Ok(frame)
+            }
+            None => {
+                self.fate.set(TOO_LARGE);
+                Err(BodyError::TooLarge(self.limit))
+            }
+        }))
     }
 }
 
@@ -145,40 +198,21 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let aborted = |why: &str| Poll::Ready(Some(Err(BodyError::Aborted(why.to_owned()))));
-        let mut polled = Pin::new(&mut this.inner).poll_frame(cx);
-        if polled.is_pending() {
-            this.fate.0.reader.register(cx.waker());
-            if !this.fate.has(RUN_ENDED) {
-                return Poll::Pending;
-            }
-            // What was written before the guest returned is there by now.
-            polled = Pin::new(&mut this.inner).poll_frame(cx);
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
         }
-        let frame = match polled {
-            Poll::Pending => return aborted("the function returned without finishing its body"),
-            Poll::Ready(None) if this.fate.has(RUN_FAILED) => {
-                return aborted("the function failed");
+        match this.poll_inner(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                this.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
-            Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Ready(Some(Err(error))) => return aborted(&error.to_string()),
-            Poll::Ready(Some(Ok(frame))) => frame,
-        };
-        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-        Poll::Ready(Some(match this.left.checked_sub(length) {
-            Some(left) => {
-                this.left = left;
-                Ok(frame)
-            }
-            None => {
-                this.fate.set(TOO_LARGE);
-                Err(BodyError::TooLarge(this.limit))
-            }
-        }))
+            polled => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.broken.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -213,6 +247,34 @@ impl futures::Stream for SyncBody {
                     Err(_) => continue,
                 },
             };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::task::noop_waker_ref;
+    use http_body_util::StreamBody;
+
+    type Piece = Result<Frame<Bytes>, std::io::Error>;
+
+    fn body_of(pieces: Vec<Piece>) -> impl HttpBody<Data = Bytes, Error = BodyError> + Unpin {
+        let inner = StreamBody::new(futures::stream::iter(pieces));
+        GuestBody::new(inner, 4, BodyFate::default(), None)
+    }
+
+    #[test]
+    fn a_body_that_breaks_off_leaves_a_turn_to_flush_what_came_before() {
+        let piece = |bytes: &'static [u8]| Ok(Frame::data(Bytes::from_static(bytes)));
+        let broken = Err(std::io::Error::other("broken"));
+        for last in [broken, piece(b"345")] {
+            let mut body = body_of(vec![piece(b"12"), last]);
+            let mut poll =
+                || Pin::new(&mut body).poll_frame(&mut Context::from_waker(noop_waker_ref()));
+            assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
+            assert!(poll().is_pending());
+            assert!(matches!(poll(), Poll::Ready(Some(Err(_)))));
         }
     }
 }
