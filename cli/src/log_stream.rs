@@ -6,6 +6,7 @@ use anyhow::Context;
 use fnctl_core::log::LogLine;
 use serde::Deserialize;
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -19,15 +20,37 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 const DISORDER_MS: u64 = 100;
 /// Batches of lines between the reading thread and this one.
 const QUEUE: usize = 4;
-/// Most lines of a batch.
-const BATCH: usize = 1_000;
+/// Bytes from which on a batch takes no more.
+const BATCH: usize = 256 << 10;
 
-/// A line of the stream, or word of what it left out.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+/// A line of the stream with a digest of it, or word of what it left out.
+#[derive(Debug)]
 pub(crate) enum Item {
-    Line(Box<LogLine>),
-    Skipped { skipped: u64 },
+    Line(Box<LogLine>, u64),
+    Skipped(u64),
+}
+
+#[derive(Deserialize)]
+struct Skipped {
+    skipped: u64,
+}
+
+impl Item {
+    fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        // Nearly all are lines, and there may be many of them.
+        match serde_json::from_str(text) {
+            Ok(line) => Ok(Self::Line(Box::new(line), digest(text))),
+            Err(error) => serde_json::from_str(text)
+                .map(|Skipped { skipped }| Self::Skipped(skipped))
+                .map_err(|_| error),
+        }
+    }
+}
+
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What comes of a stream next.
@@ -41,7 +64,8 @@ pub(crate) enum Next {
     Broken(String),
 }
 
-pub(crate) struct LogStream(Receiver<io::Result<Vec<String>>>);
+/// Each text has whole lines.
+pub(crate) struct LogStream(Receiver<io::Result<String>>);
 
 impl LogStream {
     /// Opens a stream by its path under `/api/v1/`.
@@ -61,9 +85,11 @@ impl LogStream {
     pub(crate) fn next(&self, silence: Duration) -> anyhow::Result<Next> {
         match self.0.recv_timeout(silence) {
             Ok(Ok(lines)) => {
-                let items: Result<Vec<Item>, _> = lines
-                    .iter()
-                    .map(|line| serde_json::from_str(line))
+                // Empty lines say that the stream is alive.
+                let items: Result<Vec<_>, _> = lines
+                    .lines()
+                    .filter(|line| !line.trim().is_empty())
+                    .map(Item::parse)
                     .collect();
                 Ok(Next::Items(items.context("the platform sent a log line that this fnctl does not understand; are both of the same version?")?))
             }
@@ -77,20 +103,18 @@ impl LogStream {
 }
 
 /// Reads lines and sends them on, those that came together in one batch.
-fn read(mut reader: BufReader<impl Read>, tx: &SyncSender<io::Result<Vec<String>>>) {
-    let mut batch = Vec::new();
-    let mut line = String::new();
+fn read(mut reader: BufReader<impl Read>, tx: &SyncSender<io::Result<String>>) {
+    let mut batch = String::new();
     loop {
-        line.clear();
-        match reader.read_line(&mut line) {
+        match reader.read_line(&mut batch) {
             Ok(0) => {
                 let _ = tx.send(Ok(batch));
                 return;
             }
-            // Empty lines say that the stream is alive.
-            Ok(_) if line.trim().is_empty() => {}
-            Ok(_) => batch.push(line.clone()),
+            Ok(_) => {}
             Err(error) => {
+                // Half a line is none.
+                batch.truncate(batch.rfind('\n').map_or(0, |end| end + 1));
                 let _ = tx.send(Ok(batch));
                 let _ = tx.send(Err(error));
                 return;
@@ -107,7 +131,8 @@ fn read(mut reader: BufReader<impl Read>, tx: &SyncSender<io::Result<Vec<String>
 #[derive(Default)]
 struct Shown {
     newest_ms: u64,
-    lines: VecDeque<LogLine>,
+    /// Times and digests of the last lines.
+    lines: VecDeque<(u64, u64)>,
 }
 
 impl Shown {
@@ -116,11 +141,11 @@ impl Shown {
         (self.newest_ms > 0).then(|| self.newest_ms.saturating_sub(DISORDER_MS))
     }
 
-    fn note(&mut self, line: &LogLine) {
-        self.newest_ms = self.newest_ms.max(line.time_ms);
-        self.lines.push_back(line.clone());
+    fn note(&mut self, time_ms: u64, digest: u64) {
+        self.newest_ms = self.newest_ms.max(time_ms);
+        self.lines.push_back((time_ms, digest));
         while let (Some(oldest), Some(since)) = (self.lines.front(), self.since())
-            && oldest.time_ms < since
+            && oldest.0 < since
         {
             self.lines.pop_front();
         }
@@ -138,18 +163,20 @@ pub(crate) fn follow(
     let mut stream = open(None)?;
     let mut shown = Shown::default();
     // Shown before the break; they come again.
-    let mut again: Vec<LogLine> = Vec::new();
+    let mut again: Vec<u64> = Vec::new();
     loop {
         match stream.next(silence)? {
             Next::Ended => return Ok(()),
             Next::Items(mut items) => {
                 items.retain(|item| {
-                    let Item::Line(line) = item else { return true };
-                    if let Some(at) = again.iter().position(|known| *known == **line) {
+                    let Item::Line(line, digest) = item else {
+                        return true;
+                    };
+                    if let Some(at) = again.iter().position(|known| known == digest) {
                         again.swap_remove(at);
                         return false;
                     }
-                    shown.note(line);
+                    shown.note(line.time_ms, *digest);
                     true
                 });
                 show(&items)?;
@@ -159,7 +186,7 @@ pub(crate) fn follow(
                     "the log stream broke off ({why}); connecting again"
                 ));
                 stream = reopen(&open, shown.since(), &why)?;
-                again = shown.lines.iter().cloned().collect();
+                again = shown.lines.iter().map(|(_, digest)| *digest).collect();
             }
         }
     }
@@ -254,8 +281,8 @@ mod tests {
         let (mut texts, notes) = (Vec::new(), RefCell::new(Vec::new()));
         let show = |items: &[Item]| {
             texts.extend(items.iter().map(|item| match item {
-                Item::Line(line) => line.text.clone(),
-                Item::Skipped { skipped } => skipped.to_string(),
+                Item::Line(line, _) => line.text.clone(),
+                Item::Skipped(count) => count.to_string(),
             }));
             Ok(())
         };

@@ -4,6 +4,11 @@
 //! jumps. The same seed gives the same run, event for event. A seed that breaks a rule is printed with a command that
 //! runs it again and with the smallest plan that still breaks it; docs/testing.md says how to read that.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a plan are small"
+)]
+
 mod checks;
 mod drive;
 mod host;

@@ -58,7 +58,7 @@ pub(crate) fn run(app: &App, args: &LogsArgs) -> anyhow::Result<()> {
     let mut show = |items: &[Item]| {
         shown |= !items.is_empty();
         for part in items.chunk_by(|a, b| is_line(a) && is_line(b)) {
-            if let [Item::Skipped { skipped }] = part {
+            if let [Item::Skipped(skipped)] = part {
                 app.out.note(format!(
                     "{skipped} lines were left out here: they came faster than they were read"
                 ));
@@ -98,8 +98,8 @@ fn is_line(item: &Item) -> bool {
 
 fn line_of(item: &Item) -> Option<&LogLine> {
     match item {
-        Item::Line(line) => Some(line),
-        Item::Skipped { .. } => None,
+        Item::Line(line, _) => Some(line),
+        Item::Skipped(_) => None,
     }
 }
 

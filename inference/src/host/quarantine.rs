@@ -187,14 +187,14 @@ mod tests {
         for second in 0..2 {
             assert!(
                 ledger
-                    .death(&[bad.clone()], true, now + secs(second))
+                    .death(std::slice::from_ref(&bad), true, now + secs(second))
                     .is_empty()
             );
             assert_eq!(ledger.placement(&bad, now + secs(second)), Placement::Alone);
         }
         assert_eq!(
-            ledger.death(&[bad.clone()], true, now + secs(2)),
-            [bad.clone()]
+            ledger.death(std::slice::from_ref(&bad), true, now + secs(2)),
+            std::slice::from_ref(&bad)
         );
         let until = now + secs(602);
         assert_eq!(
@@ -208,7 +208,7 @@ mod tests {
             "one more chance"
         );
         assert_eq!(ledger.placement(&bad, until + secs(60)), Placement::Usual);
-        ledger.death(&[bad.clone()], true, now + secs(4));
+        ledger.death(std::slice::from_ref(&bad), true, now + secs(4));
         ledger.forgive(|key| *key == bad);
         assert_eq!(ledger.placement(&bad, now + secs(5)), Placement::Usual);
     }
@@ -225,7 +225,11 @@ mod tests {
                     .is_empty()
             );
             // The only one in flight, but not the only one that was ever there.
-            assert!(ledger.death(&[good.clone()], false, at).is_empty());
+            assert!(
+                ledger
+                    .death(std::slice::from_ref(&good), false, at)
+                    .is_empty()
+            );
         }
         assert_eq!(ledger.placement(&good, now + secs(100)), Placement::Alone);
         for _ in 1..CLEARING {
@@ -236,7 +240,9 @@ mod tests {
         for round in 0..10 {
             let at = now + secs(1000 + 300 * round);
             assert!(
-                ledger.death(&[bad.clone()], true, at).is_empty(),
+                ledger
+                    .death(std::slice::from_ref(&bad), true, at)
+                    .is_empty(),
                 "two in ten minutes"
             );
         }
@@ -246,7 +252,7 @@ mod tests {
     fn a_proven_death_is_not_made_up_for_by_answers() {
         let (mut ledger, now) = (ledger(), Instant::now());
         let bad = key("bad");
-        ledger.death(&[bad.clone()], true, now);
+        ledger.death(std::slice::from_ref(&bad), true, now);
         for _ in 0..1000 {
             assert!(!ledger.answered(&bad));
         }

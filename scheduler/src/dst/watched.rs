@@ -35,6 +35,10 @@ impl Invoker for Watched {
         self.0.retire(versions);
     }
 
+    fn can_reserve(&self, version: &Version) -> Result<(), Failure> {
+        self.0.can_reserve(version)
+    }
+
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {
         self.0.status(function)
     }

@@ -94,7 +94,7 @@ impl Plan {
     /// last one extends it.
     pub fn push(&mut self, from: f32, to: f32) {
         let (from, to) = (from.max(0.0), to.min(LONGEST));
-        if from.partial_cmp(&to) != Some(std::cmp::Ordering::Less) {
+        if from >= to || from.is_nan() || to.is_nan() {
             return;
         }
         let last = self
