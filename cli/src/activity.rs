@@ -11,6 +11,7 @@ pub(crate) struct Activity {
     deployed: u64,
     instances_limit: u64,
     sessions: u64,
+    hosts: Hosts,
     memory: Memory,
     functions: BTreeMap<String, Counters>,
 }
@@ -21,12 +22,26 @@ pub(crate) struct Activity {
 pub(crate) struct Memory {
     /// The platform's process.
     pub(crate) resident_bytes: u64,
+    /// The processes of the inference hosts.
+    pub(crate) host_bytes: u64,
     /// Instances.
     pub(crate) sandbox_bytes: u64,
     /// Model sessions.
     pub(crate) session_bytes: u64,
     /// Most of them.
     pub(crate) session_limit_bytes: u64,
+}
+
+/// The inference hosts.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Hosts {
+    /// Those that run.
+    pub(crate) running: u64,
+    /// Those that ended without being told to, since the platform's start.
+    pub(crate) restarts: u64,
+    /// Models that are kept away from them.
+    pub(crate) quarantined_models: u64,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -63,6 +78,7 @@ pub(crate) struct Snapshot {
     pub(crate) instances_limit: u64,
     /// Model sessions now.
     pub(crate) sessions: u64,
+    pub(crate) hosts: Hosts,
     pub(crate) memory: Memory,
     /// Invocations a second that got an instance.
     pub(crate) per_second: f64,
@@ -151,6 +167,7 @@ impl Snapshot {
             instances: functions.iter().map(FunctionRow::instances).sum(),
             instances_limit: after.instances_limit,
             sessions: after.sessions,
+            hosts: after.hosts,
             memory: after.memory,
             per_second: per_second(started, seconds),
             cold_rate: share(cold.saturating_sub(cold_before), started),

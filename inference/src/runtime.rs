@@ -120,7 +120,9 @@ fn build(open: impl FnOnce() -> Result<Session, String>) -> Result<OnnxSession, 
     let refusals = allocator::refusals();
     match allocator::charged(&account, open) {
         Ok(session) => OnnxSession::new(session, account),
-        Err(error) if allocator::refusals() > refusals => Err(over_budget(&error)),
+        Err(error) if allocator::refusals() > refusals || met_limit(&error) => {
+            Err(over_budget(&error))
+        }
         Err(error) => Err(InferenceError::new(
             InferenceErrorKind::InvalidEncoding,
             error,
@@ -145,6 +147,12 @@ fn verify(source: &ModelSource) -> Result<(), InferenceError> {
             format!("the model cannot be read: {error}"),
         )),
     }
+}
+
+/// Whether the process was given no more memory. What ONNX Runtime takes past its allocator (weights as it reads them,
+/// folded constants) is not in the budget, but in the limit of an inference host, which grows with it.
+fn met_limit(cause: &str) -> bool {
+    cause.contains("std::bad_alloc")
 }
 
 fn over_budget(cause: &str) -> InferenceError {

@@ -4,7 +4,7 @@
 //! which is a finding of its own (`Held`).
 
 use crate::Inner;
-use crate::lane::VersionPool;
+use crate::version_pool::VersionPool;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::version::VersionKey;
 use std::cell::RefCell;

@@ -4,8 +4,8 @@
 
 use crate::autoscaler::{Autoscaler, Decision, Rules};
 use crate::instance::Instance;
-use crate::lane::Handed;
 use crate::pool::PoolState;
+use crate::version_pool::Handed;
 use fnctl_core::FunctionConfig;
 use fnctl_core::ids::{InstanceId, VersionNumber};
 use fnctl_core::ports::InstanceStatus;

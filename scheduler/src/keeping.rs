@@ -3,7 +3,7 @@
 //! This is all that is held of a function that is at zero: a name, a shared version, and a few measured numbers.
 
 use crate::config::Clock;
-use crate::lane::Measured;
+use crate::version_pool::Measured;
 use dashmap::DashMap;
 use fnctl_core::FunctionName;
 use fnctl_core::schedule::{Asked, Window};

@@ -1,7 +1,7 @@
 //! A lease: the right to use an instance for one invocation. Dropped, it gives the instance back.
 
 use crate::instance::Instance;
-use crate::lane::VersionPool;
+use crate::version_pool::VersionPool;
 use fnctl_core::invocation::{ColdStart, StartKind};
 use fnctl_core::{Invocation, ReplySender, RunReport};
 use std::sync::Arc;

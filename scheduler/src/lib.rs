@@ -35,6 +35,7 @@ pub mod service_rate;
 pub mod simulator;
 #[cfg(test)]
 mod tests;
+mod version_pool;
 mod work;
 
 pub use config::{Clock, Config};
@@ -53,7 +54,7 @@ use fnctl_core::{ErrorKind, Failure, Invocation, Reply, ReplySender, RequestId};
 use instance::Instances;
 use keep::Keep;
 use keeping::Live;
-use lane::{Lane, Refused, VersionPool};
+use lane::{Lane, Refused};
 use metrics::{Metrics, VersionMetrics};
 use node::Node;
 use std::sync::Arc;
@@ -61,6 +62,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use version_pool::{Checkout, VersionPool};
 use work::{Acquired, InFlight, Work};
 
 /// The scheduler of one node. Clones share it.
@@ -180,7 +182,7 @@ impl Scheduler {
         let mut ctx = std::task::Context::from_waker(std::task::Waker::noop());
         match std::future::Future::poll(admit.as_mut(), &mut ctx) {
             std::task::Poll::Ready(Ok((mut permit, admitted))) => {
-                let lane::Checkout::Lease(lease) = pool.checkout(lane.queued()) else {
+                let Checkout::Lease(lease) = pool.checkout(lane.queued()) else {
                     return false;
                 };
                 lease.release(true);

@@ -2,10 +2,11 @@
 
 use crate::gate::Pass;
 use crate::keep::Counted;
-use crate::lane::{self, Lane, VersionPool};
+use crate::lane::Lane;
 use crate::lease::Lease;
 use crate::limit::Permit;
 use crate::running::Running;
+use crate::version_pool::{Checkout, VersionPool};
 use crate::{Inner, draining, observe};
 use fnctl_core::activity::Computes;
 use fnctl_core::invocation::StartKind;
@@ -127,19 +128,19 @@ impl Inner {
         let mut pool = pool.clone();
         let waiting = loop {
             match pool.checkout(lane.queued()) {
-                lane::Checkout::Lease(lease) => {
+                Checkout::Lease(lease) => {
                     return Ok(Acquired {
                         lease,
                         pass,
                         starting: Duration::ZERO,
                     });
                 }
-                lane::Checkout::Wait(waiting) => break waiting,
-                lane::Checkout::Closed if self.draining.load(Ordering::SeqCst) => {
+                Checkout::Wait(waiting) => break waiting,
+                Checkout::Closed if self.draining.load(Ordering::SeqCst) => {
                     return Err(draining());
                 }
                 // It was closed because it was at zero, and taken out of its lane with that.
-                lane::Checkout::Closed => match self.pool(lane, &pool.version) {
+                Checkout::Closed => match self.pool(lane, &pool.version) {
                     Some(successor) => pool = successor,
                     None => return Err(Failure::internal("a lane was closed under its permit")),
                 },

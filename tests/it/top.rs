@@ -45,6 +45,9 @@ async fn a_reading_counts_what_was_sent_meanwhile() {
         (&reading["deployed"], &reading["at_zero"]),
         (&2.into(), &1.into())
     );
+    // No model was ever needed.
+    assert_eq!(reading["hosts"]["running"], 0, "{reading}");
+    assert_eq!(reading["memory"]["host_bytes"], 0, "{reading}");
 }
 
 #[test]

@@ -127,10 +127,20 @@ fn draw(page: &mut Page, snapshot: &Snapshot) {
         (format!(", {} at zero", snapshot.at_zero), Tone::Plain),
         (
             format!(
-                "   instances {} of {}   sessions {}",
-                snapshot.instances, snapshot.instances_limit, snapshot.sessions
+                "   instances {} of {}   sessions {}   inference hosts {}",
+                snapshot.instances,
+                snapshot.instances_limit,
+                snapshot.sessions,
+                snapshot.hosts.running
             ),
             Tone::Plain,
+        ),
+        (
+            match snapshot.hosts.quarantined_models {
+                0 => String::new(),
+                count => format!("   models in quarantine {count}"),
+            },
+            Tone::Bad,
         ),
     ]);
     page.pieces([
@@ -141,8 +151,9 @@ fn draw(page: &mut Page, snapshot: &Snapshot) {
         ),
         (
             format!(
-                "   memory: process {}, sandboxes {}, sessions {} of {}",
+                "   memory: process {}, hosts {}, sandboxes {}, sessions {} of {}",
                 bytes(memory.resident_bytes),
+                bytes(memory.host_bytes),
                 bytes(memory.sandbox_bytes),
                 bytes(memory.session_bytes),
                 bytes(memory.session_limit_bytes)

@@ -15,6 +15,7 @@ pub(crate) struct Activity {
     memory: Memory,
     /// Model sessions in memory.
     sessions: u64,
+    hosts: Hosts,
     /// Functions that have metrics; those at zero for long have none.
     functions: BTreeMap<String, FunctionActivity>,
 }
@@ -22,14 +23,27 @@ pub(crate) struct Activity {
 /// Bytes by rung of the ladder.
 #[derive(Debug, Default, Serialize)]
 struct Memory {
-    /// The whole process.
+    /// The platform's process.
     resident_bytes: u64,
+    /// The processes of the inference hosts.
+    host_bytes: u64,
     /// Linear memory of instances: what each version's last run took, times its instances.
     sandbox_bytes: u64,
     /// What ONNX Runtime holds for sessions and runs.
     session_bytes: u64,
     /// Most that it may hold.
     session_limit_bytes: u64,
+}
+
+/// The inference hosts.
+#[derive(Debug, Default, Serialize)]
+struct Hosts {
+    /// Those that run.
+    running: u64,
+    /// Those that ended without being told to.
+    restarts: u64,
+    /// Models that are kept away from them.
+    quarantined_models: u64,
 }
 
 /// One function, over its versions.
@@ -101,6 +115,10 @@ impl Activity {
             "fnctl_inference_memory_bytes" => self.memory.session_bytes = gauge(),
             "fnctl_inference_memory_limit_bytes" => self.memory.session_limit_bytes = gauge(),
             "fnctl_inference_sessions" => self.sessions = gauge(),
+            "fnctl_inference_host_resident_bytes" => self.memory.host_bytes = gauge(),
+            "fnctl_inference_hosts" => self.hosts.running += gauge(),
+            "fnctl_inference_host_restarts_total" => self.hosts.restarts += counter(),
+            "fnctl_inference_quarantined_models" => self.hosts.quarantined_models = gauge(),
             "fnctl_instances" => {
                 let state = label(metric, "state");
                 *self.function(metric).instances.entry(state).or_default() += gauge();
@@ -216,6 +234,13 @@ mod tests {
         seconds.with_label_values(&["fraud", "1"]).observe(0.05);
         seconds.with_label_values(&["fraud", "2"]).observe(0.5);
 
+        let hosts = gauges("fnctl_inference_hosts", &["kind"]);
+        hosts.with_label_values(&["shared"]).set(1);
+        hosts.with_label_values(&["alone"]).set(2);
+        gauges("fnctl_inference_quarantined_models", &[])
+            .with_label_values::<&str>(&[])
+            .set(1);
+
         let activity = Activity::of(&registry.gather(), 7);
         let value = serde_json::to_value(&activity).unwrap();
         assert_eq!(value["deployed"], 7);
@@ -224,6 +249,8 @@ mod tests {
         assert_eq!(fraud["instances"]["busy"], 3);
         assert_eq!(fraud["memory_bytes"], 2 * 1000 + 4 * 10);
         assert_eq!(value["memory"]["sandbox_bytes"], 2040);
+        assert_eq!(value["hosts"]["running"], 3);
+        assert_eq!(value["hosts"]["quarantined_models"], 1);
         assert_eq!(fraud["starts"]["cold"], 3);
         assert_eq!(fraud["run_seconds"]["buckets"][0][1], 1);
         assert_eq!(fraud["run_seconds"]["buckets"][1][1], 2);

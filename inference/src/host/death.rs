@@ -23,6 +23,9 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// The labels of deaths that nobody asked for.
+    pub(crate) const LABELS: [&str; 5] = ["killed", "crashed", "out_of_memory", "hung", "lied"];
+
     /// The metric label.
     pub(crate) fn label(&self) -> &'static str {
         match self {
@@ -135,5 +138,17 @@ mod tests {
     #[test]
     fn this_process_is_not_stopped() {
         assert!(!is_stopped(std::process::id()));
+    }
+
+    #[test]
+    fn every_death_that_nobody_asked_for_has_a_label() {
+        let deaths = [
+            Reason::Killed,
+            Reason::Crashed(String::new()),
+            Reason::OutOfMemory,
+            Reason::Hung(""),
+            Reason::Lied(""),
+        ];
+        assert_eq!(deaths.map(|death| death.label()), Reason::LABELS);
     }
 }

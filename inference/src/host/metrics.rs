@@ -1,5 +1,6 @@
 //! The metrics of inference hosts; docs/metrics.md lists them.
 
+use super::death::Reason;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
@@ -56,6 +57,10 @@ impl HostMetrics {
                 "Loads and inferences done again because their host died.",
             )?,
         };
+        // There from the start: the first death of a kind is seen as an increase.
+        for reason in Reason::LABELS {
+            metrics.restarts.with_label_values(&[reason]);
+        }
         registry.register(Box::new(metrics.hosts.clone()))?;
         registry.register(Box::new(metrics.restarts.clone()))?;
         registry.register(Box::new(metrics.start_seconds.clone()))?;

@@ -3,7 +3,7 @@
 use super::drive::{Platform, Sabotage, run};
 use super::plan::Plan;
 use crate::admission::Verdict;
-use crate::lane::{Checkout, VersionPool};
+use crate::version_pool::{Checkout, VersionPool};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::time::Instant;

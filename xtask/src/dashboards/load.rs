@@ -1,6 +1,7 @@
 //! A platform that has something to show on every panel: functions with two versions, cold starts, errors, full queues,
-//! a full node, models that come and go.
+//! a full node, models that come and go, inference hosts that die.
 
+use super::breaker;
 use crate::bench::server::Server;
 use crate::process;
 use anyhow::Context;
@@ -15,9 +16,10 @@ pub(crate) const FUNCTION: &str = "probe";
 
 /// Settings so narrow that a small load reaches every limit.
 pub(crate) const SETTINGS: &[&str] = &[
-    "worker.max_instances=16",
+    "worker.max_instances=24",
     "inference.memory=2MiB",
     "inference.session_ttl=1s",
+    "inference.quarantine_after=1",
 ];
 
 /// A guest that does what its path says.
@@ -56,11 +58,24 @@ pub(crate) fn deploy(platform: &Server, program: &Path) -> anyhow::Result<()> {
         &format!("keep_alive = \"0s\"\n[models]\ntrees = {trees}\n"),
     )?;
     platform.deploy(program, &[&at])?;
+    // Always there, and with a share of its own.
+    write(
+        "kept",
+        "provisioned = 1\nreserved_concurrency = 5\ntarget_concurrency = \"70%\"\n",
+    )?;
+    platform.deploy(program, &[&at])?;
+    breaker::write(&folder.path().join("division.onnx"))?;
+    write(
+        "breaker",
+        "keep_alive = \"0s\"\n[models]\ndivision = \"division.onnx\"\n",
+    )?;
+    platform.deploy(program, &[&at])?;
     for version in ["1", "2"] {
         write(
             FUNCTION,
             &format!(
                 "concurrency = 2\nqueue_size = 3\nqueue_timeout = \"700ms\"\nkeep_alive = \"1s\"\n\
+                 provisioned = 1\ntarget_concurrency = \"70%\"\n\
                  rate_limit = {{ requests_per_second = 8, burst = 8 }}\n\
                  [models]\nfraud = {mlp}\n[env]\nVERSION = \"{version}\"\n"
             ),
@@ -120,12 +135,15 @@ impl Load {
             load.calls(platform, ms(0), &[("slow/sleep?1500", "")]);
         }
         // Nearly all of the node's slots, and now and then more than there are.
-        for _ in 0..11 {
+        for _ in 0..18 {
             load.calls(platform, ms(20), &[("crowd/sleep?400", "")]);
         }
         for _ in 0..8 {
             load.calls(platform, ms(3000), &[("crowd/sleep?300", "")]);
         }
+        load.calls(platform, ms(0), &[("kept/sleep?300", "")]);
+        load.calls(platform, ms(3000), &[breaker::FATAL]);
+        breaker::killer(&mut load, platform);
         // Refused each time.
         let (url, program) = (platform.url(""), program.display().to_string());
         load.repeat(ms(4000), move |_| {
@@ -156,7 +174,12 @@ impl Load {
         });
     }
 
-    fn repeat(&mut self, every: Duration, mut work: impl FnMut(&ureq::Agent) + Send + 'static) {
+    /// One thread that does this, at most once in each period.
+    pub(crate) fn repeat(
+        &mut self,
+        every: Duration,
+        mut work: impl FnMut(&ureq::Agent) + Send + 'static,
+    ) {
         let stop = self.stop.clone();
         self.callers.push(std::thread::spawn(move || {
             let agent: ureq::Agent = ureq::Agent::config_builder()

@@ -2,6 +2,7 @@
 //! scrapes a real platform under load. Grafana itself is not run: docs/dashboards.md.
 
 mod alerts;
+mod breaker;
 mod evaluate;
 mod files;
 mod load;

@@ -182,8 +182,12 @@ fn chart<'a, 'b>(
         .y_labels(5)
         .y_label_formatter(&|value| format!("{value:.0}"));
     if with_time {
+        // Steps of half a second would read 0, 0, 1, 2, 2.
         mesh.x_desc("seconds")
-            .x_label_formatter(&|value| format!("{value:.0}"));
+            .x_label_formatter(&|value| match value.fract().abs() < 1e-6 {
+                true => format!("{value:.0}"),
+                false => String::new(),
+            });
     } else {
         mesh.x_labels(0);
     }

@@ -2,7 +2,7 @@
 //!
 //! After each idle time it is known what every fixed keep-alive would have cost in it, and what the adaptive plan would
 //! have: one for a cold start, plus the price of the time kept warm, plus a little for a start ahead. Sums fade, so that
-//! the recent past counts. A fixed time decides only while its sum is lower than the adaptive one's by [`CLEAR`] cold
+//! the recent past counts. A fixed time decides only while its sum is lower than the adaptive one's by `CLEAR` cold
 //! starts: less would be chance.
 
 use crate::policy::Plan;
