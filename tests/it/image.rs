@@ -219,3 +219,26 @@ fn the_context_is_small_and_the_ignore_file_is_read_as_docker_reads_it() {
         assert!(is_excluded(&own, path), "{path}");
     }
 }
+
+#[test]
+fn every_target_of_a_manifest_names_its_file_so_that_the_image_can_stand_in_for_it() {
+    let listed = Command::new("git")
+        .args(["ls-files", "*Cargo.toml"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let mut seen = 0;
+    for manifest in String::from_utf8(listed.stdout).unwrap().lines() {
+        let text = std::fs::read_to_string(root().join(manifest)).unwrap();
+        let mut blocks = text.split("\n[[").skip(1);
+        for target in &mut blocks {
+            let block = target.split("\n[").next().unwrap();
+            seen += 1;
+            assert!(
+                block.lines().any(|line| line.starts_with("path = ")),
+                "{manifest}: [[{block}\nhas no path; deploy/Dockerfile compiles the dependencies without our code, from files named here"
+            );
+        }
+    }
+    assert!(seen >= 3, "{seen} targets");
+}
