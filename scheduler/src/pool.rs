@@ -5,6 +5,7 @@
 
 use crate::service_rate::{Pace, starts};
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -59,6 +60,8 @@ pub struct PoolState<S, W> {
     floor: usize,
     /// Most instances.
     max: usize,
+    /// Callers that one instance serves in its life, if that is limited.
+    uses: Option<NonZeroU32>,
     pace: Pace,
     /// Callers that wait elsewhere for those here to be served.
     behind: usize,
@@ -79,6 +82,7 @@ impl<S, W> Default for PoolState<S, W> {
             provisioned: 0,
             floor: 0,
             max: usize::MAX,
+            uses: None,
             pace: Pace::default(),
             behind: 0,
             stalled: None,
@@ -118,7 +122,8 @@ impl<S, W> PoolState<S, W> {
             return 0;
         }
         // Those behind make the queue longer, but nobody is here to take an instance for them yet.
-        starts(waiting + self.behind, self.busy, self.starting, &self.pace)
+        let queue = waiting + self.behind;
+        starts(queue, self.busy, self.starting, &self.pace, self.uses)
             .min(waiting.saturating_sub(self.starting))
             .min(self.max.saturating_sub(self.total()))
     }
@@ -335,6 +340,11 @@ impl<S, W> PoolState<S, W> {
     /// Most instances; more are not started, whoever waits.
     pub fn set_max(&mut self, max: usize) {
         self.max = max.max(1);
+    }
+
+    /// How many callers one instance serves in its life; nothing is no limit.
+    pub fn set_uses(&mut self, uses: Option<NonZeroU32>) {
+        self.uses = uses;
     }
 
     /// Instances that must be started so that as many exist as are provisioned; they are counted as starting.
