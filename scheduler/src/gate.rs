@@ -193,13 +193,15 @@ impl Gate {
                 }
                 let next = queue.pop();
                 self.waiting.store(queue.len(), Ordering::SeqCst);
+                if let Some((flow, _)) = &next {
+                    flow.inside.fetch_add(1, Ordering::SeqCst);
+                }
                 next
             };
             let Some((flow, waiter)) = next else {
                 self.inside.fetch_sub(1, Ordering::SeqCst);
                 return;
             };
-            flow.inside.fetch_add(1, Ordering::SeqCst);
             if !self.hand_over(&flow, waiter) {
                 // While it was counted the flow's last pass may have been given back.
                 self.grant_first(&flow);

@@ -345,7 +345,7 @@ struct CountedStart(Option<Arc<VersionPool>>);
 impl Drop for CountedStart {
     fn drop(&mut self) {
         if let Some(pool) = self.0.take() {
-            pool.start_failed(Failure::internal("the start of an instance was given up"));
+            pool.start_given_up(Failure::internal("the start of an instance was given up"));
         }
     }
 }

@@ -128,7 +128,8 @@ impl<S, W> PoolState<S, W> {
             .min(self.max.saturating_sub(self.total()))
     }
 
-    /// Instances to start for the queue after one was retired on its release; they are counted as starting.
+    /// Instances to start for the queue after one was retired on its release, or a start failed; they are counted as
+    /// starting.
     pub fn missing_after_retire(&mut self) -> usize {
         let missing = self.missing_for_queue();
         self.starting += missing;
@@ -189,14 +190,24 @@ impl<S, W> PoolState<S, W> {
         self.place(instance, generation, now)
     }
 
-    /// A start failed. Those for whom it was are told, the longest waiting first; the others wait on for what is left,
-    /// and nobody waits for nothing.
+    /// A start failed. Those for whom it was are told, the longest waiting first: if nothing is left that could serve,
+    /// half of all, so that one failure is not everybody's, and one that stays is soon known to all. The others wait on
+    /// for what is left and for what [`Self::missing_after_retire`] says, which is to be asked next.
     pub fn start_failed(&mut self) -> Vec<W> {
+        self.failed(|waiting| waiting.div_ceil(2))
+    }
+
+    /// A start was given up, and none is made in its place: as after a failed one, but nobody waits for nothing.
+    pub fn start_given_up(&mut self) -> Vec<W> {
+        self.failed(|waiting| waiting)
+    }
+
+    fn failed(&mut self, told_of_nothing_left: impl FnOnce(usize) -> usize) -> Vec<W> {
         self.starting = self.starting.saturating_sub(1);
         let left = self.starting + self.busy;
         let waiting = self.waiting.len();
         let told = if left == 0 {
-            waiting
+            told_of_nothing_left(waiting)
         } else if waiting > self.starting {
             waiting.div_ceil(left + 1)
         } else {

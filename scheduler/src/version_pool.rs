@@ -174,12 +174,26 @@ impl VersionPool {
         let _previous = self.provisioning.send_replace(Ok(()));
     }
 
-    /// A start that was counted has failed.
-    pub(crate) fn start_failed(&self, failure: Failure) {
-        let told = self.change(|books, _| match failure.kind {
-            ErrorKind::NodeFull => books.state.start_refused(),
-            _ => books.state.start_failed(),
+    /// A start that was counted has failed. For those who are not told of it, others are started.
+    pub(crate) fn start_failed(self: &Arc<Self>, failure: Failure) {
+        let (told, more) = self.change(|books, _| match failure.kind {
+            ErrorKind::NodeFull => (books.state.start_refused(), 0),
+            _ => {
+                let told = books.state.start_failed();
+                (told, books.state.missing_after_retire())
+            }
         });
+        self.tell_failure(told, failure);
+        self.start_more(more);
+    }
+
+    /// A start that was counted was given up; it is not the time to make others.
+    pub(crate) fn start_given_up(&self, failure: Failure) {
+        let told = self.change(|books, _| books.state.start_given_up());
+        self.tell_failure(told, failure);
+    }
+
+    fn tell_failure(&self, told: Vec<oneshot::Sender<Handed>>, failure: Failure) {
         for waiter in told {
             // Whoever has left meanwhile needs no telling; the next start is for the next one.
             let _ = waiter.send(Err(failure.clone()));
