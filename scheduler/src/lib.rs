@@ -153,7 +153,9 @@ impl Scheduler {
         }
         // Under the lock of its place in the map nobody can look a lane up while it closes.
         inner.lanes.retain(|_, lane| !lane.close_if_unused());
-        while inner.node.memory.is_over() && inner.evict_idle() {
+        let memory = &inner.node.memory;
+        // When the sessions alone are too much, instances are not what is to go.
+        while memory.is_over() && memory.could_fit(0) && inner.evict_idle() {
             reaped += 1;
         }
         inner.look_ahead(now);
@@ -345,6 +347,7 @@ struct CountedStart(Option<Arc<VersionPool>>);
 impl Drop for CountedStart {
     fn drop(&mut self) {
         if let Some(pool) = self.0.take() {
+            pool.keep.cancel();
             pool.start_given_up(Failure::internal("the start of an instance was given up"));
         }
     }
