@@ -498,24 +498,8 @@ impl Invoker for Scheduler {
     ) -> Result<(), Failure> {
         let inner = &self.inner;
         inner.configure(&version);
-        let (asked, windows) = inner.live.asked(&version);
-        let pool = if asked.provisioned > 0 {
-            Some(inner.pool_of(&version).1)
-        } else {
-            let lane = inner.existing_lane(&version.function);
-            lane.and_then(|lane| lane.existing(version.number))
-        };
-        let ready = async {
-            let Some(pool) = pool else { return Ok(()) };
-            pool.promote();
-            pool.ask(asked, windows);
-            if !inner.draining.load(Ordering::Relaxed) {
-                pool.refill(Instant::now());
-            }
-            pool.provisioned_ready().await
-        };
         let limit = version.config.start_timeout.duration();
-        let ready = tokio::time::timeout(limit, ready).await;
+        let ready = tokio::time::timeout(limit, inner.provision(&version)).await;
         // Ready or not, calls go to the new version from now on.
         self.demote(&retired);
         ready.unwrap_or_else(|_| {

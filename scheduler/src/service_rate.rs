@@ -128,7 +128,13 @@ mod tests {
             (100, 0, 0, 1000, 1),
         ] {
             assert_eq!(
-                starts(waiting, busy, starting, &pace(1, 100), NonZeroU32::new(uses)),
+                starts(
+                    waiting,
+                    busy,
+                    starting,
+                    &pace(1, 100),
+                    NonZeroU32::new(uses)
+                ),
                 expected,
                 "{waiting} waiting, {busy} busy, {starting} starting, {uses} uses"
             );

@@ -305,7 +305,17 @@ impl VersionPool {
     pub(crate) fn close(&self) -> Vec<Instance> {
         let (idle, waiting) = self.change(|books, _| books.state.close());
         drop(waiting);
+        self.provisioning.send_modify(|_| ());
         idle
+    }
+
+    /// Closes the pool if it is at zero and nobody wants it; says whether it is closed.
+    pub(crate) fn close_if_unused(&self) -> bool {
+        let closed = self.books.lock().close_if_unused();
+        if closed {
+            self.provisioning.send_modify(|_| ());
+        }
+        closed
     }
 
     /// The version is live: forgets how earlier starts went.
@@ -324,16 +334,22 @@ impl VersionPool {
         self.start_more(missing);
     }
 
-    /// Waits until the provisioned instances are started, or one of them failed to. Callers bound the wait.
-    pub(crate) async fn provisioned_ready(&self) -> Result<(), Failure> {
+    /// Waits until the provisioned instances are started, or one of them failed to. Callers bound the wait. False if the
+    /// pool has been closed: then none ever will be.
+    pub(crate) async fn provisioned_ready(&self) -> Result<bool, Failure> {
         let mut starts = self.provisioning.subscribe();
         loop {
             starts.borrow_and_update().clone()?;
-            if self.books.lock().state.is_provisioned() {
-                return Ok(());
+            let (wants, is_closed, has) = {
+                let state = &self.books.lock().state;
+                let wants = state.provisioned() > 0;
+                (wants, state.is_closed(), state.is_provisioned())
+            };
+            if !wants || (has && !is_closed) {
+                return Ok(true);
             }
-            if starts.changed().await.is_err() {
-                return Ok(());
+            if is_closed || starts.changed().await.is_err() {
+                return Ok(false);
             }
         }
     }
