@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn no_more_are_in_flight_than_the_instances_can_serve() {
-        let config = |max_instances, each, reserved_concurrency| FunctionConfig {
+        let config = |max_instances, each: u32, reserved_concurrency| FunctionConfig {
             concurrency: NonZeroU32::MIN.saturating_add(49),
             max_instances: NonZeroU32::new(max_instances),
             instance_concurrency: NonZeroU32::MIN.saturating_add(each - 1),
