@@ -63,11 +63,14 @@ impl fmt::Display for Percent {
 }
 
 impl FunctionConfig {
-    /// Most invocations in flight at once: `concurrency`, or `reserved_concurrency` if that is less. 0 turns the
-    /// function off.
+    /// Most invocations in flight at once: the least of `concurrency`, `reserved_concurrency` and what `max_instances`
+    /// can serve; who is beyond waits in the function's queue, not for an instance. 0 turns the function off.
     pub fn most_in_flight(&self) -> usize {
         let reserved = self.reserved_concurrency.unwrap_or(u32::MAX);
-        self.concurrency.get().min(reserved) as usize
+        let served = self
+            .most_instances()
+            .saturating_mul(self.instance_concurrency.get() as usize);
+        served.min(self.concurrency.get().min(reserved) as usize)
     }
 
     /// Most instances of one version.
@@ -198,6 +201,27 @@ mod tests {
         assert_eq!("70%".parse::<Percent>().unwrap().to_string(), "70%");
         for bad in ["70", "%", "-1%", "1.5%", "99999999%"] {
             assert!(bad.parse::<Percent>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_more_are_in_flight_than_the_instances_can_serve() {
+        let config = |max_instances, each: u32, reserved_concurrency| FunctionConfig {
+            concurrency: NonZeroU32::MIN.saturating_add(49),
+            max_instances: NonZeroU32::new(max_instances),
+            instance_concurrency: NonZeroU32::MIN.saturating_add(each - 1),
+            reserved_concurrency,
+            ..FunctionConfig::default()
+        };
+        for (config, expected) in [
+            (config(0, 1, None), 50),
+            (config(0, 1, Some(7)), 7),
+            (config(3, 1, None), 3),
+            (config(3, 4, None), 12),
+            (config(30, 4, None), 50),
+            (config(3, 4, Some(0)), 0),
+        ] {
+            assert_eq!(config.most_in_flight(), expected);
         }
     }
 

@@ -6,10 +6,11 @@ use crate::autoscaler::{Autoscaler, Decision, Rules};
 use crate::instance::Instance;
 use crate::pool::PoolState;
 use crate::version_pool::Handed;
-use fnctl_core::FunctionConfig;
 use fnctl_core::ids::{InstanceId, VersionNumber};
 use fnctl_core::ports::InstanceStatus;
 use fnctl_core::schedule::Asked;
+use fnctl_core::{FunctionConfig, Isolation};
+use std::num::NonZeroU32;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -53,6 +54,10 @@ impl Books {
     pub(crate) fn new(config: &FunctionConfig, now: Instant) -> Self {
         let mut state = PoolState::default();
         state.set_max(config.most_instances());
+        state.set_uses(match config.isolation {
+            Isolation::Request => Some(NonZeroU32::MIN),
+            Isolation::Instance => config.max_uses,
+        });
         Self {
             state,
             busy: Vec::new(),

@@ -97,6 +97,18 @@ impl<K: Clone + Eq + Hash, W> FairQueue<K, W> {
         }
     }
 
+    /// Takes out the first entry of this flow, before its turn. It is charged with what it has saved.
+    pub fn pop_of(&mut self, flow: &K) -> Option<W> {
+        let known = self.flows.get_mut(flow)?;
+        let (_, cost, waiter) = known.entries.pop_front()?;
+        known.deficit = known.deficit.saturating_sub(cost);
+        self.len -= 1;
+        if known.entries.is_empty() {
+            self.end(flow);
+        }
+        Some(waiter)
+    }
+
     /// A whole round served nobody: gives everyone at once what the rounds until somebody is served would give, so that
     /// expensive entries do not cost a turn of the loop for every quantum.
     fn skip_rounds(&mut self) {
@@ -124,6 +136,15 @@ impl<K: Clone + Eq + Hash, W> FairQueue<K, W> {
         self.given = false;
     }
 
+    /// A flow, whichever its place in the round, has nothing left.
+    fn end(&mut self, flow: &K) {
+        self.flows.remove(flow);
+        if self.round.front() == Some(flow) {
+            self.given = false;
+        }
+        self.round.retain(|key| key != flow);
+    }
+
     /// Takes an entry out. Says whether it was still there.
     pub fn leave(&mut self, flow: &K, ticket: u64) -> bool {
         let Some(known) = self.flows.get_mut(flow) else {
@@ -134,11 +155,7 @@ impl<K: Clone + Eq + Hash, W> FairQueue<K, W> {
         let left = before != known.entries.len();
         self.len -= usize::from(left);
         if known.entries.is_empty() {
-            self.flows.remove(flow);
-            if self.round.front() == Some(flow) {
-                self.given = false;
-            }
-            self.round.retain(|key| key != flow);
+            self.end(flow);
         }
         left
     }
@@ -207,6 +224,25 @@ mod tests {
         assert_eq!(
             (queue.pop(), queue.pop(), queue.len()),
             (Some("second"), None, 0)
+        );
+    }
+
+    #[test]
+    fn the_first_of_a_flow_is_served_before_its_turn() {
+        let mut queue = FairQueue::default();
+        for who in ["a1", "a2"] {
+            queue.push(&"a", MAX_COST, who);
+        }
+        for who in ["b1", "b2"] {
+            queue.push(&"b", MAX_COST, who);
+        }
+        assert_eq!(queue.pop_of(&"b"), Some("b1"));
+        assert_eq!(queue.pop_of(&"b"), Some("b2"));
+        assert_eq!((queue.pop_of(&"b"), queue.pop_of(&"c")), (None, None));
+        assert_eq!(queue.len(), 2);
+        assert_eq!(
+            (queue.pop(), queue.pop(), queue.pop()),
+            (Some("a1"), Some("a2"), None)
         );
     }
 

@@ -1,7 +1,8 @@
 //! A place of the whole node that functions share fairly: so many passes, and a fair queue for them.
 //!
 //! The usual case, a free pass and nobody waiting, takes no lock. A [`Flow`] that has no pass at all gets one whatever
-//! the others have: a burst of one function then costs another at most its share of the processors, never its turn.
+//! the others have: a burst of one function then costs another at most its share of the processors, never its turn. That
+//! holds for those who wait as for those who come: the first of them gets the pass when the flow's last is given back.
 
 use crate::fair::FairQueue;
 use fnctl_core::FunctionName;
@@ -122,6 +123,7 @@ impl Gate {
             ticket,
         };
         // A pass may have been given back before the place in the queue could be seen.
+        self.grant_first(flow);
         self.grant();
         rx.await.ok()
     }
@@ -134,11 +136,51 @@ impl Gate {
 
     /// Gives a pass back that was taken with [`Self::force`], or with a [`Pass`].
     pub(crate) fn leave(self: &Arc<Self>, flow: &Flow) {
-        self.inside.fetch_sub(1, Ordering::SeqCst);
-        flow.inside.fetch_sub(1, Ordering::SeqCst);
+        self.count_out(flow);
         if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.grant_first(flow);
             self.grant();
         }
+    }
+
+    fn count_out(&self, flow: &Flow) {
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+        flow.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Lets the first who waits of a flow in if nothing of the flow is inside, full or not.
+    fn grant_first(self: &Arc<Self>, flow: &Flow) {
+        if self.first != First::Always {
+            return;
+        }
+        loop {
+            let (flow, waiter) = {
+                let mut queue = self.queue.lock();
+                if flow.inside.load(Ordering::SeqCst) > 0 {
+                    return;
+                }
+                let Some(next) = queue.pop_of(&flow.name) else {
+                    return;
+                };
+                self.waiting.store(queue.len(), Ordering::SeqCst);
+                self.force(&next.0);
+                next
+            };
+            if self.hand_over(&flow, waiter) {
+                return;
+            }
+        }
+    }
+
+    /// Hands over a pass that is counted. Says whether it was taken.
+    fn hand_over(self: &Arc<Self>, flow: &Arc<Flow>, waiter: oneshot::Sender<Pass>) -> bool {
+        let Err(mut refused) = waiter.send(self.pass(flow)) else {
+            return true;
+        };
+        // It left just now. Not dropped as a pass: that would call `grant` again from here.
+        refused.0 = None;
+        self.count_out(flow);
+        false
     }
 
     /// Hands free passes to those who wait.
@@ -151,18 +193,18 @@ impl Gate {
                 }
                 let next = queue.pop();
                 self.waiting.store(queue.len(), Ordering::SeqCst);
+                if let Some((flow, _)) = &next {
+                    flow.inside.fetch_add(1, Ordering::SeqCst);
+                }
                 next
             };
             let Some((flow, waiter)) = next else {
                 self.inside.fetch_sub(1, Ordering::SeqCst);
                 return;
             };
-            flow.inside.fetch_add(1, Ordering::SeqCst);
-            if let Err(mut refused) = waiter.send(self.pass(&flow)) {
-                // It left just now. Not dropped as a pass: that would call `grant` again from here.
-                refused.0 = None;
-                self.inside.fetch_sub(1, Ordering::SeqCst);
-                flow.inside.fetch_sub(1, Ordering::SeqCst);
+            if !self.hand_over(&flow, waiter) {
+                // While it was counted the flow's last pass may have been given back.
+                self.grant_first(&flow);
             }
         }
     }
@@ -269,6 +311,28 @@ mod tests {
         assert!(gate.try_enter(&a).is_none());
         let _first = gate.try_enter(&b).unwrap();
         assert_eq!(gate.fill(), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn the_first_who_waits_follows_the_last_of_its_flow_into_a_full_gate() {
+        let gate = Arc::new(Gate::new(1, First::Always));
+        let (a, b) = (flow("a"), flow("b"));
+        let last = gate.try_enter(&a).unwrap();
+        let _held = gate.try_enter(&b).unwrap();
+        let wait = || {
+            let (gate, a) = (gate.clone(), a.clone());
+            tokio::spawn(async move { gate.enter(&a, Duration::from_millis(1)).await })
+        };
+        let waiters = [wait(), wait()];
+        tokio::task::yield_now().await;
+        assert_eq!((gate.fill(), gate.waiting()), ((2, 1), 2));
+        drop(last);
+        assert_eq!((gate.fill(), gate.waiting()), ((2, 1), 1));
+        assert!(gate.try_enter(&a).is_none(), "who comes now is behind");
+        for waiter in waiters {
+            drop(waiter.await.unwrap().unwrap());
+        }
+        assert_eq!((gate.fill(), gate.waiting()), ((1, 1), 0));
     }
 
     #[test]

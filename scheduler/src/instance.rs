@@ -108,7 +108,11 @@ impl Instances {
             };
             match attempt {
                 // The node's slots or memory, or the worker's own slots: a component may take more of those than one.
-                Err(failure) if failure.kind == ErrorKind::NodeFull && evict() => {}
+                // For what could never fit nobody's instance is to go.
+                Err(failure)
+                    if failure.kind == ErrorKind::NodeFull
+                        && self.memory.could_fit(expected)
+                        && evict() => {}
                 other => break other?,
             }
         };

@@ -209,7 +209,7 @@ impl Lane {
     pub(crate) fn close_pool_if_unused(&self, pool: &Arc<VersionPool>) -> bool {
         let mut pools = self.pools.lock();
         // While the map is locked nobody new can get at the pool through it; who has it already sees it closed.
-        let closed = pool.books.lock().close_if_unused();
+        let closed = pool.close_if_unused();
         if closed
             && pools
                 .by_version

@@ -153,7 +153,9 @@ impl Scheduler {
         }
         // Under the lock of its place in the map nobody can look a lane up while it closes.
         inner.lanes.retain(|_, lane| !lane.close_if_unused());
-        while inner.node.memory.is_over() && inner.evict_idle() {
+        let memory = &inner.node.memory;
+        // When the sessions alone are too much, instances are not what is to go.
+        while memory.is_over() && memory.could_fit(0) && inner.evict_idle() {
             reaped += 1;
         }
         inner.look_ahead(now);
@@ -345,7 +347,8 @@ struct CountedStart(Option<Arc<VersionPool>>);
 impl Drop for CountedStart {
     fn drop(&mut self) {
         if let Some(pool) = self.0.take() {
-            pool.start_failed(Failure::internal("the start of an instance was given up"));
+            pool.keep.cancel();
+            pool.start_given_up(Failure::internal("the start of an instance was given up"));
         }
     }
 }
@@ -495,24 +498,8 @@ impl Invoker for Scheduler {
     ) -> Result<(), Failure> {
         let inner = &self.inner;
         inner.configure(&version);
-        let (asked, windows) = inner.live.asked(&version);
-        let pool = if asked.provisioned > 0 {
-            Some(inner.pool_of(&version).1)
-        } else {
-            let lane = inner.existing_lane(&version.function);
-            lane.and_then(|lane| lane.existing(version.number))
-        };
-        let ready = async {
-            let Some(pool) = pool else { return Ok(()) };
-            pool.promote();
-            pool.ask(asked, windows);
-            if !inner.draining.load(Ordering::Relaxed) {
-                pool.refill(Instant::now());
-            }
-            pool.provisioned_ready().await
-        };
         let limit = version.config.start_timeout.duration();
-        let ready = tokio::time::timeout(limit, ready).await;
+        let ready = tokio::time::timeout(limit, inner.provision(&version)).await;
         // Ready or not, calls go to the new version from now on.
         self.demote(&retired);
         ready.unwrap_or_else(|_| {

@@ -65,6 +65,12 @@ impl Budget {
             })
     }
 
+    /// Whether `bytes` would fit if no instance had anything: for what does not, making room is in vain.
+    pub fn could_fit(&self, bytes: u64) -> bool {
+        let sessions = self.sessions.load(Ordering::Relaxed);
+        self.limit == 0 || bytes.saturating_add(sessions) <= self.limit
+    }
+
     /// What the sessions of models take now.
     pub fn set_sessions(&self, bytes: u64) {
         self.sessions.store(bytes, Ordering::Relaxed);
@@ -158,8 +164,20 @@ mod tests {
     }
 
     #[test]
+    fn what_could_never_fit_is_known() {
+        let budget = Arc::new(Budget::new(20 * MIB));
+        let _share = budget.take(20 * MIB).unwrap();
+        assert!(budget.could_fit(20 * MIB));
+        budget.set_sessions(15 * MIB);
+        assert!(budget.could_fit(5 * MIB) && !budget.could_fit(6 * MIB));
+        budget.set_sessions(21 * MIB);
+        assert!(!budget.could_fit(0));
+    }
+
+    #[test]
     fn no_limit_admits_everything() {
         let budget = Arc::new(Budget::new(0));
+        assert!(budget.could_fit(u64::MAX));
         let _all = budget.take(u64::MAX / 2).unwrap();
         assert!(!budget.is_over());
     }

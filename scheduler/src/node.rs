@@ -92,12 +92,10 @@ impl Node {
 
     /// Takes note of what a function reserves from now on.
     pub(crate) fn reserve(&self, function: &FunctionName, part: Option<u32>) {
-        let shared = {
-            let mut reservations = self.reservations.lock();
-            reservations.set(function, part.map(|part| part as usize));
-            reservations.shared()
-        };
-        self.shared.resize(shared);
+        let mut reservations = self.reservations.lock();
+        reservations.set(function, part.map(|part| part as usize));
+        // Under the lock: of two that reserve at the same time, the second's sum is to stay.
+        self.shared.resize(reservations.shared());
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::service_rate::{Pace, starts};
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -59,11 +60,15 @@ pub struct PoolState<S, W> {
     floor: usize,
     /// Most instances.
     max: usize,
+    /// Callers that one instance serves in its life, if that is limited.
+    uses: Option<NonZeroU32>,
     pace: Pace,
     /// Callers that wait elsewhere for those here to be served.
     behind: usize,
-    /// Since when callers wait without anything happening for them.
+    /// Since when callers wait without an instance becoming free for them.
     stalled: Option<Instant>,
+    /// How many starts are to relieve them next; doubled each time.
+    relief: usize,
     closed: bool,
 }
 
@@ -79,9 +84,11 @@ impl<S, W> Default for PoolState<S, W> {
             provisioned: 0,
             floor: 0,
             max: usize::MAX,
+            uses: None,
             pace: Pace::default(),
             behind: 0,
             stalled: None,
+            relief: 1,
             closed: false,
         }
     }
@@ -118,12 +125,14 @@ impl<S, W> PoolState<S, W> {
             return 0;
         }
         // Those behind make the queue longer, but nobody is here to take an instance for them yet.
-        starts(waiting + self.behind, self.busy, self.starting, &self.pace)
+        let queue = waiting + self.behind;
+        starts(queue, self.busy, self.starting, &self.pace, self.uses)
             .min(waiting.saturating_sub(self.starting))
             .min(self.max.saturating_sub(self.total()))
     }
 
-    /// Instances to start for the queue after one was retired on its release; they are counted as starting.
+    /// Instances to start for the queue after one was retired on its release, or a start failed; they are counted as
+    /// starting.
     pub fn missing_after_retire(&mut self) -> usize {
         let missing = self.missing_for_queue();
         self.starting += missing;
@@ -131,21 +140,37 @@ impl<S, W> PoolState<S, W> {
     }
 
     /// Instances to start for callers whose turn does not come although it should have: what serves them takes longer
-    /// than it usually does. They are counted as starting. To be called now and then.
+    /// than it usually does. One for the time of a start in which nothing became free, then two, four and so on. They
+    /// are counted as starting. To be called now and then.
     pub fn relieve(&mut self, now: Instant) -> usize {
-        if self.waiting.is_empty() || self.starting > 0 || self.closed {
-            self.stalled = None;
+        if self.waiting.is_empty() || self.closed {
+            self.moves();
             return 0;
         }
         let since = *self.stalled.get_or_insert(now);
-        let start = self.pace.start.get().unwrap_or_default();
-        if now.saturating_duration_since(since) < start {
+        // What is being started may be what helps: it is given twice the time that it should need.
+        let patience = match (self.pace.start.get(), self.starting) {
+            (None, 1..) => return 0,
+            (start, 0) => start.unwrap_or_default(),
+            (Some(start), 1..) => start * 2,
+        };
+        if now.saturating_duration_since(since) < patience {
             return 0;
         }
-        self.stalled = None;
-        let more = usize::from(self.total() < self.max);
+        self.stalled = Some(now);
+        let more = self
+            .relief
+            .min(self.waiting.len().saturating_sub(self.starting))
+            .min(self.max.saturating_sub(self.total()));
+        self.relief = self.relief.saturating_mul(2);
         self.starting += more;
         more
+    }
+
+    /// Those who wait do not wait in vain.
+    fn moves(&mut self) {
+        self.stalled = None;
+        self.relief = 1;
     }
 
     /// Takes note of how long an instance was leased.
@@ -184,14 +209,24 @@ impl<S, W> PoolState<S, W> {
         self.place(instance, generation, now)
     }
 
-    /// A start failed. Those for whom it was are told, the longest waiting first; the others wait on for what is left,
-    /// and nobody waits for nothing.
+    /// A start failed. Those for whom it was are told, the longest waiting first: if nothing is left that could serve,
+    /// half of all, so that one failure is not everybody's, and one that stays is soon known to all. The others wait on
+    /// for what is left and for what [`Self::missing_after_retire`] says, which is to be asked next.
     pub fn start_failed(&mut self) -> Vec<W> {
+        self.failed(|waiting| waiting.div_ceil(2))
+    }
+
+    /// A start was given up, and none is made in its place: as after a failed one, but nobody waits for nothing.
+    pub fn start_given_up(&mut self) -> Vec<W> {
+        self.failed(|waiting| waiting)
+    }
+
+    fn failed(&mut self, told_of_nothing_left: impl FnOnce(usize) -> usize) -> Vec<W> {
         self.starting = self.starting.saturating_sub(1);
         let left = self.starting + self.busy;
         let waiting = self.waiting.len();
         let told = if left == 0 {
-            waiting
+            told_of_nothing_left(waiting)
         } else if waiting > self.starting {
             waiting.div_ceil(left + 1)
         } else {
@@ -216,12 +251,14 @@ impl<S, W> PoolState<S, W> {
     /// A busy instance is free again.
     pub fn released(&mut self, instance: S, generation: u64, now: Instant) -> Place<S, W> {
         self.busy = self.busy.saturating_sub(1);
+        self.moves();
         self.place(instance, generation, now)
     }
 
     /// A busy instance was retired. Says whether somebody waits for whom nothing is being started.
     pub fn retired(&mut self) -> bool {
         self.busy = self.busy.saturating_sub(1);
+        self.moves();
         let start = self.missing_for_queue() > 0;
         if start {
             self.starting += 1;
@@ -236,7 +273,6 @@ impl<S, W> PoolState<S, W> {
         match self.waiting.pop_front() {
             Some((_, waiter)) => {
                 self.busy += 1;
-                self.stalled = None;
                 Place::Waiter(instance, waiter)
             }
             None => {
@@ -337,6 +373,11 @@ impl<S, W> PoolState<S, W> {
         self.max = max.max(1);
     }
 
+    /// How many callers one instance serves in its life; nothing is no limit.
+    pub fn set_uses(&mut self, uses: Option<NonZeroU32>) {
+        self.uses = uses;
+    }
+
     /// Instances that must be started so that as many exist as are provisioned; they are counted as starting.
     pub fn missing_provisioned(&mut self) -> usize {
         self.missing(self.provisioned)
@@ -405,5 +446,76 @@ impl<S, W> PoolState<S, W> {
     /// Idle, busy and starting together: what exists or will in a moment.
     pub fn total(&self) -> usize {
         self.idle.len() + self.busy + self.starting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Duration = Duration::from_millis(100);
+
+    /// One instance is busy with something that takes longer than it should, and `waiting` wait.
+    fn stalled(waiting: u32) -> (PoolState<u32, u32>, Instant) {
+        let mut pool = PoolState::default();
+        let now = Instant::now();
+        pool.served(Duration::from_millis(1));
+        pool.start_took(START);
+        assert!(matches!(pool.take(|| 0), Take::Queued { start: true, .. }));
+        assert_eq!(pool.started(0, 0, now), Place::Waiter(0, 0));
+        for waiter in 1..=waiting {
+            assert!(matches!(
+                pool.take(|| waiter),
+                Take::Queued { start: false, .. }
+            ));
+        }
+        (pool, now)
+    }
+
+    #[test]
+    fn relief_doubles_until_something_is_free() {
+        let (mut pool, mut now) = stalled(10);
+        assert_eq!(pool.relieve(now), 0);
+        let mut relief = Vec::new();
+        for _ in 0..9 {
+            now += START;
+            relief.push(pool.relieve(now));
+        }
+        // What starts is given twice the time.
+        assert_eq!(relief, [1, 0, 2, 0, 4, 0, 3, 0, 0]);
+        let (mut pool, mut now) = stalled(10);
+        pool.set_max(3);
+        pool.relieve(now);
+        let mut total = 0;
+        for instance in 1..20 {
+            now += START * 2;
+            total += pool.relieve(now);
+            if pool.starting() > 0 {
+                // One that comes for them is not yet a sign that those who are busy go on.
+                pool.started(instance, 0, now);
+            }
+        }
+        assert_eq!((total, pool.total()), (2, 3));
+        pool.released(0, 0, now);
+        pool.set_max(100);
+        assert_eq!(pool.relieve(now + START), 0);
+        assert_eq!(pool.relieve(now + START * 2), 1);
+    }
+
+    #[test]
+    fn a_failed_start_is_told_to_half_and_the_rest_gets_another() {
+        let mut pool: PoolState<u32, u32> = PoolState::default();
+        pool.served(Duration::from_millis(1));
+        pool.start_took(START);
+        for waiter in 0..100 {
+            pool.take(|| waiter);
+        }
+        let mut rounds = Vec::new();
+        while pool.starting() > 0 {
+            rounds.push(pool.start_failed().len());
+            pool.missing_after_retire();
+        }
+        assert_eq!(rounds, [50, 25, 13, 6, 3, 2, 1]);
+        assert_eq!(pool.waiting(), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! What a function was measured to take: running averages that adapt within some tens of requests.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// An exponentially weighted average of durations.
@@ -46,7 +47,16 @@ pub struct Pace {
 /// busy instance serves `start / service` of those who wait; the rest is for new ones, each of which serves as many in
 /// the start time after its own. So a herd of a hundred on a function that takes a millisecond and starts in a hundred
 /// gets one instance; on one that takes a second it gets a hundred. Nothing measured yet: one for each.
-pub fn starts(waiting: usize, busy: usize, starting: usize, pace: &Pace) -> usize {
+///
+/// `uses` is how many callers one instance may serve in its life, if that is limited: a busy one has used one of them,
+/// and with a limit of one a start is needed for each caller however fast it is served.
+pub fn starts(
+    waiting: usize,
+    busy: usize,
+    starting: usize,
+    pace: &Pace,
+    uses: Option<NonZeroU32>,
+) -> usize {
     if waiting == 0 {
         return 0;
     }
@@ -63,8 +73,10 @@ pub fn starts(waiting: usize, busy: usize, starting: usize, pace: &Pace) -> usiz
     let wanted = {
         // Callers served by one instance while another starts.
         let served = start.as_secs_f64() / service.as_secs_f64().max(1e-9);
-        let left = (waiting as f64 - busy as f64 * served).max(0.0);
-        (left / served.max(1e-9)).min(left).ceil() as usize
+        let uses = uses.map_or(f64::INFINITY, |uses| f64::from(uses.get()));
+        let by_busy = served.min(uses - 1.0);
+        let left = (waiting as f64 - busy as f64 * by_busy).max(0.0);
+        (left / served.min(uses).max(1e-9)).min(left).ceil() as usize
     };
     wanted.saturating_sub(starting).max(least)
 }
@@ -96,7 +108,7 @@ mod tests {
             (1, 0, 1, 10, 100, 0),
         ] {
             assert_eq!(
-                starts(waiting, busy, starting, &pace(service, start)),
+                starts(waiting, busy, starting, &pace(service, start), None),
                 expected,
                 "{waiting} waiting, {busy} busy, {starting} starting, {service} ms, start {start} ms"
             );
@@ -104,9 +116,35 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_serves_no_more_than_it_may() {
+        for (waiting, busy, starting, uses, expected) in [
+            // Each start serves one, whatever would fit in the time of a start.
+            (100, 0, 0, 1, 100),
+            (100, 0, 40, 1, 60),
+            // The busy ones end with the caller that they have.
+            (5, 3, 0, 1, 5),
+            (100, 0, 0, 10, 10),
+            (100, 2, 0, 11, 8),
+            (100, 0, 0, 1000, 1),
+        ] {
+            assert_eq!(
+                starts(
+                    waiting,
+                    busy,
+                    starting,
+                    &pace(1, 100),
+                    NonZeroU32::new(uses)
+                ),
+                expected,
+                "{waiting} waiting, {busy} busy, {starting} starting, {uses} uses"
+            );
+        }
+    }
+
+    #[test]
     fn what_was_never_measured_gets_one_each() {
-        assert_eq!(starts(5, 0, 2, &Pace::default()), 3);
-        assert_eq!(starts(5, 3, 0, &Pace::default()), 5);
+        assert_eq!(starts(5, 0, 2, &Pace::default(), None), 3);
+        assert_eq!(starts(5, 3, 0, &Pace::default(), None), 5);
     }
 
     #[test]

@@ -286,6 +286,34 @@ async fn provisioned_starts_that_fail_are_told_and_tried_again_later_not_at_once
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deploy_does_not_wait_for_a_pool_that_was_closed() {
+    for drains in [true, false] {
+        let plan = Arc::new(Plan {
+            start: Duration::from_secs(8),
+            ..Plan::default()
+        });
+        let scheduler = scheduler(&plan);
+        let version = version_with(|config| config.provisioned = 2);
+        let began = Instant::now();
+        let deploy = {
+            let (scheduler, version) = (scheduler.clone(), version.clone());
+            tokio::spawn(async move { scheduler.activate(version, Vec::new()).await })
+        };
+        settle().await;
+        assert!(!deploy.is_finished());
+        let expected = if drains {
+            scheduler.drain(Duration::ZERO).await;
+            ErrorKind::Draining
+        } else {
+            scheduler.retire(&[version.key()]);
+            ErrorKind::Conflict
+        };
+        assert_eq!(deploy.await.unwrap().unwrap_err().kind, expected);
+        assert!(began.elapsed() < Duration::from_secs(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn request_isolation_never_reuses() {
     let plan = Arc::new(Plan::default());
     let scheduler = scheduler(&plan);

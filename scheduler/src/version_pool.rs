@@ -174,12 +174,26 @@ impl VersionPool {
         let _previous = self.provisioning.send_replace(Ok(()));
     }
 
-    /// A start that was counted has failed.
-    pub(crate) fn start_failed(&self, failure: Failure) {
-        let told = self.change(|books, _| match failure.kind {
-            ErrorKind::NodeFull => books.state.start_refused(),
-            _ => books.state.start_failed(),
+    /// A start that was counted has failed. For those who are not told of it, others are started.
+    pub(crate) fn start_failed(self: &Arc<Self>, failure: Failure) {
+        let (told, more) = self.change(|books, _| match failure.kind {
+            ErrorKind::NodeFull => (books.state.start_refused(), 0),
+            _ => {
+                let told = books.state.start_failed();
+                (told, books.state.missing_after_retire())
+            }
         });
+        self.tell_failure(told, failure);
+        self.start_more(more);
+    }
+
+    /// A start that was counted was given up; it is not the time to make others.
+    pub(crate) fn start_given_up(&self, failure: Failure) {
+        let told = self.change(|books, _| books.state.start_given_up());
+        self.tell_failure(told, failure);
+    }
+
+    fn tell_failure(&self, told: Vec<oneshot::Sender<Handed>>, failure: Failure) {
         for waiter in told {
             // Whoever has left meanwhile needs no telling; the next start is for the next one.
             let _ = waiter.send(Err(failure.clone()));
@@ -291,7 +305,17 @@ impl VersionPool {
     pub(crate) fn close(&self) -> Vec<Instance> {
         let (idle, waiting) = self.change(|books, _| books.state.close());
         drop(waiting);
+        self.provisioning.send_modify(|_| ());
         idle
+    }
+
+    /// Closes the pool if it is at zero and nobody wants it; says whether it is closed.
+    pub(crate) fn close_if_unused(&self) -> bool {
+        let closed = self.books.lock().close_if_unused();
+        if closed {
+            self.provisioning.send_modify(|_| ());
+        }
+        closed
     }
 
     /// The version is live: forgets how earlier starts went.
@@ -310,16 +334,22 @@ impl VersionPool {
         self.start_more(missing);
     }
 
-    /// Waits until the provisioned instances are started, or one of them failed to. Callers bound the wait.
-    pub(crate) async fn provisioned_ready(&self) -> Result<(), Failure> {
+    /// Waits until the provisioned instances are started, or one of them failed to. Callers bound the wait. False if the
+    /// pool has been closed: then none ever will be.
+    pub(crate) async fn provisioned_ready(&self) -> Result<bool, Failure> {
         let mut starts = self.provisioning.subscribe();
         loop {
             starts.borrow_and_update().clone()?;
-            if self.books.lock().state.is_provisioned() {
-                return Ok(());
+            let (wants, is_closed, has) = {
+                let state = &self.books.lock().state;
+                let wants = state.provisioned() > 0;
+                (wants, state.is_closed(), state.is_provisioned())
+            };
+            if !wants || (has && !is_closed) {
+                return Ok(true);
             }
-            if starts.changed().await.is_err() {
-                return Ok(());
+            if is_closed || starts.changed().await.is_err() {
+                return Ok(false);
             }
         }
     }

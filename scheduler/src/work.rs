@@ -11,6 +11,7 @@ use crate::{Inner, draining, observe};
 use fnctl_core::activity::Computes;
 use fnctl_core::invocation::StartKind;
 use fnctl_core::record::Recorded;
+use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure, Invocation, ReplySender, RunEnd};
 use std::pin::pin;
 use std::sync::Arc;
@@ -113,6 +114,38 @@ impl Inner {
         drop(work.permit);
         if !self.draining.load(Ordering::Relaxed) {
             pool.refill(Instant::now());
+        }
+    }
+
+    /// Starts what is provisioned of a version that has become live, and waits until it is there. Callers bound the wait.
+    pub(crate) async fn provision(self: &Arc<Self>, version: &Arc<Version>) -> Result<(), Failure> {
+        loop {
+            let (asked, windows) = self.live.asked(version);
+            let pool = if asked.provisioned > 0 {
+                Some(self.pool_of(version).1)
+            } else {
+                let lane = self.existing_lane(&version.function);
+                lane.and_then(|lane| lane.existing(version.number))
+            };
+            let Some(pool) = pool else { return Ok(()) };
+            pool.promote();
+            pool.ask(asked, windows);
+            if !self.draining.load(Ordering::Relaxed) {
+                pool.refill(Instant::now());
+            }
+            if pool.provisioned_ready().await? {
+                return Ok(());
+            }
+            // The pool was closed: for good, or because it was at zero and was not yet asked for anything.
+            if self.draining.load(Ordering::SeqCst) {
+                return Err(draining());
+            }
+            if !self.live.is_live(version) {
+                return Err(Failure::new(
+                    ErrorKind::Conflict,
+                    "the version was removed, or replaced by another, before its provisioned instances were started; deploy it again if it is still wanted",
+                ));
+            }
         }
     }
 

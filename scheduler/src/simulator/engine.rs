@@ -312,7 +312,7 @@ impl Engine {
         };
         function.ahead_until = None;
         // Whoever it was started for is told.
-        let told = function.pool.start_failed().len();
+        let told = function.pool.start_given_up().len();
         let mut admitted = Vec::new();
         for _ in 0..told {
             function.counts.refused += 1;

@@ -98,6 +98,7 @@ enum PoolOperation {
     Expire,
     Evict,
     Demote,
+    StartGivenUp,
     Provision(usize),
     Floor(usize, usize),
     Max(usize),
@@ -111,6 +112,7 @@ fn pool_operation() -> impl Strategy<Value = PoolOperation> {
         1 => (0usize..8).prop_map(PoolOperation::Leave),
         4 => Just(PoolOperation::StartSucceeds),
         1 => Just(PoolOperation::StartFails),
+        1 => Just(PoolOperation::StartGivenUp),
         1 => Just(PoolOperation::StartRefused),
         4 => (0usize..8).prop_map(PoolOperation::Release),
         1 => (0usize..8).prop_map(PoolOperation::Retire),
@@ -167,10 +169,11 @@ proptest! {
                     place(state.started(next_instance, generation, now), next_instance, generation, &mut busy, &mut idle, &mut waiting)?;
                 }
                 PoolOperation::StartFails if starting > 0 => {
+                    let starting_before = starting;
                     starting -= 1;
                     let told = state.start_failed();
                     if starting + busy.len() == 0 {
-                        prop_assert_eq!(told.len(), waiting.len(), "nobody waits for nothing");
+                        prop_assert_eq!(told.len(), waiting.len().div_ceil(2), "one failure is not everybody's");
                     } else if waiting.len() > starting {
                         prop_assert!(!told.is_empty() && told.len() <= waiting.len());
                     } else {
@@ -178,6 +181,14 @@ proptest! {
                     }
                     let first: Vec<_> = waiting.drain(..told.len()).map(|(_, waiter)| waiter).collect();
                     prop_assert_eq!(told, first, "in their order");
+                    starting += state.missing_after_retire();
+                    prop_assert!(starting <= waiting.len().max(starting_before - 1), "no more starts than callers");
+                }
+                PoolOperation::StartGivenUp if starting > 0 => {
+                    starting -= 1;
+                    let told = state.start_given_up();
+                    prop_assert!(starting + busy.len() > 0 || told.len() == waiting.len(), "nobody waits for nothing");
+                    waiting.drain(..told.len());
                 }
                 PoolOperation::StartRefused if starting > 0 => {
                     starting -= 1;
@@ -242,10 +253,10 @@ proptest! {
                 }
                 PoolOperation::Relieve => {
                     let more = state.relieve(now);
-                    prop_assert!(more == 0 || (starting == 0 && !waiting.is_empty() && state.total() <= max));
+                    prop_assert!(more == 0 || (starting + more <= waiting.len() && state.total() <= max));
                     starting += more;
                 }
-                PoolOperation::StartSucceeds | PoolOperation::StartFails | PoolOperation::StartRefused | PoolOperation::Release(_) | PoolOperation::Retire(_) => {}
+                PoolOperation::StartSucceeds | PoolOperation::StartFails | PoolOperation::StartGivenUp | PoolOperation::StartRefused | PoolOperation::Release(_) | PoolOperation::Retire(_) => {}
             }
             prop_assert_eq!((state.busy(), state.idle().len(), state.starting(), state.waiting()), (busy.len(), idle.len(), starting, waiting.len()));
             prop_assert!(waiting.is_empty() || starting + busy.len() > 0, "somebody waits for nothing");
