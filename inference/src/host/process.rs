@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, OnceCell, oneshot};
+use tokio::sync::{Notify, OnceCell, Semaphore, oneshot};
 use tokio::time::Instant;
 
 /// How long a host has to say that it is ready.
@@ -49,8 +49,9 @@ pub(crate) struct HostProcess {
     pub(super) computes: Arc<Computes>,
     pub(super) socket: Arc<AsyncFd<OwnedFd>>,
     pub(super) loading: Mutex<HashMap<u64, Loading>>,
-    /// Sessions that are loaded here, each by the one load.
-    pub(super) loaded: Mutex<HashMap<SessionId, Arc<OnceCell<ModelInfo>>>>,
+    /// Loads that may be in the host at once; closed when it is gone.
+    pub(super) turns: Semaphore,
+    pub(super) loaded: LoadedSessions,
     /// Sessions that ever were.
     pub(super) seen: Mutex<HashSet<SessionId>>,
     pub(crate) dead: OnceLock<Reason>,
@@ -160,6 +161,7 @@ impl HostProcess {
             shared,
             socket,
             loading: Mutex::default(),
+            turns: Semaphore::new(config.parallel_loads.max(1)),
             loaded: Mutex::default(),
             seen: Mutex::default(),
             dead: OnceLock::new(),
@@ -284,7 +286,7 @@ impl HostProcess {
                 Ok(info) => Ok(Ok(info)),
                 Err(None) => Err(Gone),
                 Err(Some(error)) => {
-                    process.loaded.lock().remove(&session);
+                    forget_failed(&process.loaded, session, cell);
                     Ok(Err(error))
                 }
             }
@@ -299,6 +301,7 @@ impl HostProcess {
         file: &OwnedFd,
         length: u64,
     ) -> Result<ModelInfo, Option<InferenceError>> {
+        let _turn = self.turns.acquire().await.map_err(|_closed| None)?;
         let (done, loaded) = oneshot::channel();
         let since = Instant::now();
         self.loading
@@ -365,6 +368,24 @@ impl HostProcess {
     }
 }
 
+/// Sessions that are loaded in a host, each by the one load.
+pub(super) type LoadedSessions = Mutex<HashMap<SessionId, Arc<OnceCell<ModelInfo>>>>;
+
+/// Forgets a load that failed, unless somebody else tries with the same cell: then the session stays, so that there is
+/// never a second load of it at the same time.
+fn forget_failed(
+    sessions: &LoadedSessions,
+    session: SessionId,
+    mine: Arc<OnceCell<ModelInfo>>,
+) {
+    let mut sessions = sessions.lock();
+    drop(mine);
+    let unwanted = |cell: &Arc<_>| Arc::strong_count(cell) == 1 && OnceCell::get(cell).is_none();
+    if sessions.get(&session).is_some_and(unwanted) {
+        sessions.remove(&session);
+    }
+}
+
 /// A descriptor that tokio watches.
 pub(super) fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open descriptor, the same for as long as it lives, and nothing takes it out while it
@@ -385,5 +406,22 @@ pub(super) async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Repo
             Ok(Err(error)) => return Err(error),
             Err(_would_block) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_load_stays_known_while_somebody_tries_again() {
+        let sessions = LoadedSessions::default();
+        let id = SessionId(1);
+        let cell = || sessions.lock().entry(id).or_default().clone();
+        let (one, other) = (cell(), cell());
+        forget_failed(&sessions, id, one);
+        assert!(Arc::ptr_eq(&other, &cell()), "the other one's load goes on");
+        forget_failed(&sessions, id, other);
+        assert!(sessions.lock().is_empty());
     }
 }

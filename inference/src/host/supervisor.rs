@@ -51,6 +51,7 @@ pub(crate) struct Supervisor {
     pub(super) spare: Mutex<Option<Arc<HostProcess>>>,
     /// Spare hosts being started: at most one.
     spares_starting: AtomicUsize,
+    /// Files of models that may be opened, and checked against their digests, at once.
     loads: Semaphore,
     pub(crate) metrics: Arc<Metrics>,
     pub(super) hosts: HostMetrics,
@@ -318,10 +319,13 @@ impl Supervisor {
         request: LoadModel,
     ) -> Result<Model, InferenceError> {
         let (function, deadline) = (request.function.clone(), request.deadline);
-        // Never closed; how long a caller waits for its turn is bounded by the caller's deadline.
-        let _permit = self.loads.acquire().await;
+        let file = {
+            // Never closed; how long a caller waits for its turn is bounded by the caller's deadline. Only for the
+            // file: each host counts its loads itself.
+            let _permit = self.loads.acquire().await;
+            self.open(request).await?
+        };
         let since = Instant::now();
-        let file = self.open(request).await?;
         self.keys.insert(id, key.clone());
         let loaded = self.load_somewhere(id, &key, &file, deadline).await;
         match loaded {

@@ -87,6 +87,7 @@ impl HostProcess {
         }
         // Only now: whoever starts again shall find the verdict.
         self.computes.close();
+        self.turns.close();
         self.loading.lock().clear();
         self.gone.notify_waiters();
     }
@@ -155,6 +156,8 @@ impl HostProcess {
                     });
                 }
             }
+            self.computes
+                .excuse_queued(config.compute_threads.max(1), now);
             let runs = self.computes.in_flight();
             if let Some(stuck) = runs.iter().find(|run| is_stuck(run, now, limit)) {
                 *self.stuck.lock() = Some(stuck.session);
