@@ -410,6 +410,10 @@ impl Computes {
         });
         let expected = work.room.load(Ordering::Relaxed);
         let mut length = inputs_length.saturating_add(expected.max(ALIGNMENT));
+        if length > self.shared.layout.heap {
+            // Earlier outputs were large; these may not be, and if they are the host asks for room of their own.
+            length = inputs_length.saturating_add(ALIGNMENT);
+        }
         if length <= INLINE {
             length = INLINE;
         }
@@ -445,9 +449,9 @@ impl Computes {
                         .map_err(|lie| self.accuse(lie))?;
                     let lengths = computed.iter().map(|(_, tensor)| tensor.data.len());
                     let taken: usize = lengths.map(rounded).sum();
-                    if taken > expected {
-                        work.room.fetch_max(taken, Ordering::Relaxed);
-                    }
+                    // Grows at once and shrinks slowly: one large answer shall not cost every later one its room.
+                    let room = taken.max(expected - expected / 8);
+                    work.room.store(room, Ordering::Relaxed);
                     return Ok(Ok(computed));
                 }
                 Answer::NeedsRoom(needed) => {

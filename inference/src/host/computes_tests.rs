@@ -11,7 +11,7 @@ use fnctl_core::inference::{
 use rustix::event::EventfdFlags;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 fn port(name: &str) -> Port {
@@ -66,6 +66,14 @@ fn inputs(length: u32) -> [Resolved; 1] {
 
 /// One compute of three bytes in a host that behaves like this.
 async fn one(behaviour: Behaviour) -> (Result<Result<Computed, InferenceError>, Gone>, bool) {
+    one_after(&AtomicUsize::new(0), behaviour).await
+}
+
+/// The same, after outputs that took `room` bytes.
+async fn one_after(
+    room: &AtomicUsize,
+    behaviour: Behaviour,
+) -> (Result<Result<Computed, InferenceError>, Gone>, bool) {
     let layout = Layout::new(1, 1 << 20);
     let ours = Arc::new(Shared::create(layout).unwrap());
     let theirs = Shared::open(ours.descriptor().try_clone_to_owned().unwrap(), layout).unwrap();
@@ -87,11 +95,11 @@ async fn one(behaviour: Behaviour) -> (Result<Result<Computed, InferenceError>, 
         }
     });
     let (info, inputs) = (info(1), inputs(3));
-    let (room, cancel) = (AtomicUsize::new(0), |_, _| {});
+    let cancel = |_, _| {};
     let work = Work {
         session: SessionId(1),
         info: &info,
-        room: &room,
+        room,
         inputs: &inputs,
         cancel: &cancel,
     };
@@ -136,6 +144,20 @@ async fn outputs_that_need_room_get_it_once() {
     // More than there is, is the model's fault and no lie.
     let (done, lied) = one(|_| Some(Answer::NeedsRoom(u64::MAX))).await;
     assert!(done.unwrap().is_err() && !lied);
+}
+
+#[tokio::test]
+async fn one_large_answer_does_not_take_the_room_of_every_later_one() {
+    let honest: Behaviour = |asked| Some(output(part(room(asked), 2), 2, TensorType::U8));
+    // More than the whole heap.
+    let room = AtomicUsize::new(8 << 20);
+    let (done, lied) = one_after(&room, honest).await;
+    assert!(done.unwrap().is_ok() && !lied);
+    assert_eq!(room.load(Ordering::Relaxed), 7 << 20);
+    // It grows at once.
+    let room = AtomicUsize::new(8);
+    one_after(&room, honest).await.0.unwrap().unwrap();
+    assert_eq!(room.load(Ordering::Relaxed), 64);
 }
 
 #[tokio::test]

@@ -26,6 +26,9 @@ use tokio::time::Instant;
 const START: Duration = Duration::from_secs(20);
 /// How long an ended process may take to be gone.
 pub(super) const REAP: Duration = Duration::from_secs(5);
+/// A host that does not empty its socket.
+pub(super) const NO_ORDERS: &str = "it takes no orders";
+
 /// What starting a host needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -67,6 +70,10 @@ pub(crate) struct HostProcess {
     /// Since when no session is in it.
     empty_since: Mutex<Instant>,
     pub(super) gone: Notify,
+    /// How long it may take no order, or give no sign of life.
+    pub(super) patience: Duration,
+    /// Bytes that it may hold for tensors.
+    budget: u64,
 }
 
 impl std::fmt::Debug for HostProcess {
@@ -174,6 +181,8 @@ impl HostProcess {
             ponged: AtomicU64::new(0),
             empty_since: Mutex::new(Instant::now()),
             gone: Notify::new(),
+            patience: config.hang_after.duration(),
+            budget: config.memory.bytes(),
         });
         let watch = process.clone().watch(guard, signal, config.clone(), oom);
         tokio::spawn(watch);
@@ -196,9 +205,10 @@ impl HostProcess {
         self.computes.is_idle() && self.loading.lock().is_empty()
     }
 
-    /// Bytes that ONNX Runtime holds in it, as it says.
+    /// Bytes that ONNX Runtime holds in it, as it says; never more than it may, whatever it says.
     pub(crate) fn live_bytes(&self) -> u64 {
-        self.shared.figure(Figure::Live).load(Ordering::Relaxed)
+        let said = self.shared.figure(Figure::Live).load(Ordering::Relaxed);
+        said.min(self.budget)
     }
 
     /// How long ago it was last heard of.
@@ -328,7 +338,16 @@ impl HostProcess {
         }
     }
 
-    /// Forgets sessions. Says how many were here.
+    /// Why a host that does not react has to end: stopped from outside is nobody's fault.
+    pub(super) fn silent(&self, how: &'static str) -> Reason {
+        if death::is_stopped(self.pid) {
+            Reason::Killed
+        } else {
+            Reason::Hung(how)
+        }
+    }
+
+    /// Forgets sessions. Says how many were here. A host that takes no orders is ended.
     pub(crate) async fn unload(&self, sessions: &[SessionId], now: Instant) -> usize {
         let mut count = 0;
         for session in sessions {
@@ -336,7 +355,10 @@ impl HostProcess {
             if here {
                 count += 1;
                 let order = Order::Unload { session: session.0 };
-                let _ = self.order_in_turn(&order, &[]).await;
+                let told = self.order_in_turn(&order, &[]);
+                if self.is_alive() && tokio::time::timeout(self.patience, told).await.is_err() {
+                    self.finish(self.silent(NO_ORDERS));
+                }
             }
         }
         if count > 0 && self.loaded.lock().is_empty() {
