@@ -46,7 +46,9 @@ fn part(at: Span, length: u64) -> Span {
 fn info(outputs: usize) -> ModelInfo {
     ModelInfo {
         inputs: vec![port("x")],
-        outputs: (0..outputs).map(|index| port(&format!("y{index}"))).collect(),
+        outputs: (0..outputs)
+            .map(|index| port(&format!("y{index}")))
+            .collect(),
         unsupported_outputs: Vec::new(),
     }
 }

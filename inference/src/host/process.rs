@@ -395,11 +395,7 @@ pub(super) type LoadedSessions = Mutex<HashMap<SessionId, Arc<OnceCell<ModelInfo
 
 /// Forgets a load that failed, unless somebody else tries with the same cell: then the session stays, so that there is
 /// never a second load of it at the same time.
-fn forget_failed(
-    sessions: &LoadedSessions,
-    session: SessionId,
-    mine: Arc<OnceCell<ModelInfo>>,
-) {
+fn forget_failed(sessions: &LoadedSessions, session: SessionId, mine: Arc<OnceCell<ModelInfo>>) {
     let mut sessions = sessions.lock();
     drop(mine);
     let unwanted = |cell: &Arc<_>| Arc::strong_count(cell) == 1 && OnceCell::get(cell).is_none();

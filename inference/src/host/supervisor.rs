@@ -48,7 +48,7 @@ pub(crate) struct Supervisor {
     pub(super) others: Mutex<HashMap<GroupKey, Arc<Group>>>,
     pub(super) ledger: Mutex<Ledger>,
     /// Whether anything is in the ledger; nothing nearly always.
-    suspicion: AtomicBool,
+    pub(super) suspicion: AtomicBool,
     pub(super) spare: Mutex<Option<Arc<HostProcess>>>,
     /// Spare hosts being started: at most one.
     spares_starting: AtomicUsize,
@@ -203,7 +203,7 @@ impl Supervisor {
     }
 
     /// The group where a model may be now.
-    async fn place(
+    pub(super) async fn place(
         &self,
         key: &SessionKey,
         deadline: Instant,
@@ -272,7 +272,7 @@ impl Supervisor {
     }
 
     /// The living host of a group; started if there is none.
-    async fn host(
+    pub(super) async fn host(
         self: &Arc<Self>,
         group: &Arc<Group>,
     ) -> Result<Arc<HostProcess>, InferenceError> {
