@@ -192,6 +192,16 @@ async fn a_stopped_host_and_a_run_that_does_not_end_are_killed_and_done_again() 
     run().await.unwrap();
     let before = host.hosts();
     signal(before[0], "STOP");
+    // It takes a moment: until then one of its threads may still answer.
+    let stopped = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", before[0])).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('T')
+    };
+    let limit = Instant::now() + Duration::from_secs(5);
+    while !stopped() {
+        assert!(Instant::now() < limit, "the host does not stop");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let since = Instant::now();
     assert_eq!(run().await.unwrap()[0].1.data, bytes(16));
     assert!(

@@ -27,6 +27,11 @@ impl Backoff {
         self.last = Some(now);
     }
 
+    /// A host started, where that alone is of use.
+    pub(crate) fn worked(&mut self) {
+        self.useless = 0;
+    }
+
     /// When the next start may begin.
     pub(crate) fn next(&self, now: Instant) -> Instant {
         let wait = match self.useless {

@@ -67,8 +67,18 @@ pub(super) struct Host {
     loading: AtomicUsize,
 }
 
+/// A supervisor that stops the service, or a terminal that closes, tells every process of it. The platform drains then,
+/// for which it needs its hosts; it ends them itself.
+fn leave_signals_to_the_platform() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: ignoring a signal installs no handler, so that no code runs at an unexpected time.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// Serves the platform that started this process, until one of the two ends.
 pub fn serve() -> Result<(), ServeError> {
+    leave_signals_to_the_platform();
     // Whatever happens to the platform, nothing of it stays behind. The socket's end says the same, but not to a process
     // that is stuck.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))

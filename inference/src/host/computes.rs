@@ -161,6 +161,24 @@ impl Computes {
             .collect()
     }
 
+    /// Restarts the clock of cancelled runs that may not have begun: the host takes runs in their order, so one has
+    /// surely begun only once fewer than `threads` older ones are in flight. Until then it cannot end either.
+    pub(crate) fn excuse_queued(&self, threads: usize, now: Instant) {
+        let mut state = self.state.lock();
+        // By age, which unlike the numbers themselves is not mixed up when they begin anew.
+        let newest = self.runs.load(Ordering::Relaxed);
+        let age = |pending: &Pending| newest.wrapping_sub(pending.run);
+        let mut ages: Vec<u32> = state.pending.iter().flatten().map(age).collect();
+        ages.sort_unstable_by(|one, other| other.cmp(one));
+        for pending in state.pending.iter_mut().flatten() {
+            let mine = age(pending);
+            let older = ages.partition_point(|age| *age > mine);
+            if pending.cancelled.is_some() && older >= threads {
+                pending.cancelled = Some(now);
+            }
+        }
+    }
+
     /// Whether nothing is in the host and nobody waits to get in.
     pub(crate) fn is_idle(&self) -> bool {
         self.permits.available_permits() == self.shared.layout.slots as usize
@@ -392,6 +410,10 @@ impl Computes {
         });
         let expected = work.room.load(Ordering::Relaxed);
         let mut length = inputs_length.saturating_add(expected.max(ALIGNMENT));
+        if length > self.shared.layout.heap {
+            // Earlier outputs were large; these may not be, and if they are the host asks for room of their own.
+            length = inputs_length.saturating_add(ALIGNMENT);
+        }
         if length <= INLINE {
             length = INLINE;
         }
@@ -427,9 +449,9 @@ impl Computes {
                         .map_err(|lie| self.accuse(lie))?;
                     let lengths = computed.iter().map(|(_, tensor)| tensor.data.len());
                     let taken: usize = lengths.map(rounded).sum();
-                    if taken > expected {
-                        work.room.fetch_max(taken, Ordering::Relaxed);
-                    }
+                    // Grows at once and shrinks slowly: one large answer shall not cost every later one its room.
+                    let room = taken.max(expected - expected / 8);
+                    work.room.store(room, Ordering::Relaxed);
                     return Ok(Ok(computed));
                 }
                 Answer::NeedsRoom(needed) => {
@@ -460,7 +482,7 @@ impl Computes {
     }
 
     /// Copies the outputs out of the room, if they are what the model is said to give.
-    fn outputs(
+    pub(super) fn outputs(
         &self,
         info: &ModelInfo,
         outputs: &[OutputAt],
@@ -469,15 +491,19 @@ impl Computes {
         if outputs.len() != info.outputs.len() {
             return Err(Lie("another number of outputs than the model has"));
         }
+        // One after another, so that all of them together are never more than the room.
+        let mut floor = room;
         let mut computed = Vec::with_capacity(outputs.len());
         for (output, port) in outputs.iter().zip(&info.outputs) {
             let inside = |at: Span| -> Option<(usize, usize)> {
                 let offset = usize::try_from(at.offset).ok()?;
                 let bytes = usize::try_from(at.length).ok()?;
                 let end = offset.checked_add(bytes)?;
-                (offset >= room && end <= room + length).then_some((offset, bytes))
+                (offset >= floor && end <= room + length).then_some((offset, bytes))
             };
-            let (offset, bytes) = inside(output.at).ok_or(Lie("an output outside of its room"))?;
+            let (offset, bytes) = inside(output.at)
+                .ok_or(Lie("outputs that overlap, or lie outside of their room"))?;
+            floor = offset + bytes;
             let data = self
                 .shared
                 .read_bytes(offset, bytes)

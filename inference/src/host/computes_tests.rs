@@ -11,7 +11,7 @@ use fnctl_core::inference::{
 use rustix::event::EventfdFlags;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 fn port(name: &str) -> Port {
@@ -43,8 +43,39 @@ fn part(at: Span, length: u64) -> Span {
     Span { length, ..at }
 }
 
+fn info(outputs: usize) -> ModelInfo {
+    ModelInfo {
+        inputs: vec![port("x")],
+        outputs: (0..outputs)
+            .map(|index| port(&format!("y{index}")))
+            .collect(),
+        unsupported_outputs: Vec::new(),
+    }
+}
+
+fn inputs(length: u32) -> [Resolved; 1] {
+    let tensor = Tensor {
+        dimensions: vec![length],
+        ty: TensorType::U8,
+        data: vec![7; length as usize].into(),
+    };
+    [Resolved {
+        index: 0,
+        shape: vec![i64::from(length)],
+        tensor,
+    }]
+}
+
 /// One compute of three bytes in a host that behaves like this.
 async fn one(behaviour: Behaviour) -> (Result<Result<Computed, InferenceError>, Gone>, bool) {
+    one_after(&AtomicUsize::new(0), behaviour).await
+}
+
+/// The same, after outputs that took `room` bytes.
+async fn one_after(
+    room: &AtomicUsize,
+    behaviour: Behaviour,
+) -> (Result<Result<Computed, InferenceError>, Gone>, bool) {
     let layout = Layout::new(1, 1 << 20);
     let ours = Arc::new(Shared::create(layout).unwrap());
     let theirs = Shared::open(ours.descriptor().try_clone_to_owned().unwrap(), layout).unwrap();
@@ -65,26 +96,12 @@ async fn one(behaviour: Behaviour) -> (Result<Result<Computed, InferenceError>, 
             answerer.push(&theirs, slot, signal.as_fd());
         }
     });
-    let info = ModelInfo {
-        inputs: vec![port("x")],
-        outputs: vec![port("y")],
-        unsupported_outputs: Vec::new(),
-    };
-    let tensor = Tensor {
-        dimensions: vec![3],
-        ty: TensorType::U8,
-        data: vec![7, 8, 9].into(),
-    };
-    let inputs = [Resolved {
-        index: 0,
-        shape: vec![3],
-        tensor,
-    }];
-    let (room, cancel) = (AtomicUsize::new(0), |_, _| {});
+    let (info, inputs) = (info(1), inputs(3));
+    let cancel = |_, _| {};
     let work = Work {
         session: SessionId(1),
         info: &info,
-        room: &room,
+        room,
         inputs: &inputs,
         cancel: &cancel,
     };
@@ -132,6 +149,20 @@ async fn outputs_that_need_room_get_it_once() {
 }
 
 #[tokio::test]
+async fn one_large_answer_does_not_take_the_room_of_every_later_one() {
+    let honest: Behaviour = |asked| Some(output(part(room(asked), 2), 2, TensorType::U8));
+    // More than the whole heap.
+    let room = AtomicUsize::new(8 << 20);
+    let (done, lied) = one_after(&room, honest).await;
+    assert!(done.unwrap().is_ok() && !lied);
+    assert_eq!(room.load(Ordering::Relaxed), 7 << 20);
+    // It grows at once.
+    let room = AtomicUsize::new(8);
+    one_after(&room, honest).await.0.unwrap().unwrap();
+    assert_eq!(room.load(Ordering::Relaxed), 64);
+}
+
+#[tokio::test]
 async fn every_lie_ends_the_host() {
     let lies: [Behaviour; 10] = [
         // Before its room, which may be another function's input.
@@ -168,4 +199,63 @@ async fn every_lie_ends_the_host() {
         let (done, lied) = one(lie).await;
         assert!(matches!(done, Err(Gone)) && lied, "lie {index}");
     }
+}
+
+#[test]
+fn outputs_come_one_after_another() {
+    let layout = Layout::new(1, 1 << 20);
+    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4);
+    let info = info(2);
+    let (room, length) = (layout.inline_offset(0), INLINE);
+    let at = |offset: usize, length: u32| OutputAt {
+        ty: TensorType::U8,
+        dimensions: vec![length],
+        at: Span {
+            offset: offset as u64,
+            length: u64::from(length),
+        },
+    };
+    let whole = u32::try_from(length).unwrap();
+    for lie in [
+        [at(room, whole), at(room, whole)],
+        [at(room, 65), at(room + 64, 1)],
+        [at(room + 64, 1), at(room, 1)],
+    ] {
+        assert!(computes.outputs(&info, &lie, (room, length)).is_err());
+    }
+    for honest in [
+        [at(room, whole), at(room + length, 0)],
+        [at(room, 0), at(room, whole)],
+        [at(room, 3), at(room + 64, 1)],
+    ] {
+        assert!(computes.outputs(&info, &honest, (room, length)).is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
+    let layout = Layout::new(2, 1 << 20);
+    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4);
+    let (info, inputs) = (info(1), inputs(3));
+    let (room, cancel) = (AtomicUsize::new(0), |_, _| {});
+    // A host that takes nothing, and callers that give up.
+    for session in 1..=4 {
+        let work = Work {
+            session: SessionId(session),
+            info: &info,
+            room: &room,
+            inputs: &inputs,
+            cancel: &cancel,
+        };
+        assert!(futures::poll!(std::pin::pin!(computes.run(&work))).is_pending());
+    }
+    let later = tokio::time::Instant::now() + Duration::from_secs(60);
+    computes.excuse_queued(2, later);
+    let mut runs = computes.in_flight();
+    runs.sort_by_key(|run| run.run);
+    let excused: Vec<_> = runs
+        .iter()
+        .map(|run| (run.session.0, run.cancelled == Some(later)))
+        .collect();
+    assert_eq!(excused, [(1, false), (2, false), (3, true), (4, true)]);
 }

@@ -5,8 +5,10 @@ use super::process::HostProcess;
 use crate::sessions::SessionKey;
 use fnctl_core::config::InferenceIsolation;
 use fnctl_core::ids::FunctionName;
+use fnctl_core::inference::InferenceError;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Which place.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,6 +47,8 @@ pub(crate) struct Group {
     /// Held while a host is started, so that there is one start for all who wait.
     pub(crate) starting: tokio::sync::Mutex<()>,
     pub(crate) backoff: Mutex<Backoff>,
+    /// The last start that failed.
+    failed: Mutex<Option<(Instant, InferenceError)>>,
 }
 
 impl Group {
@@ -54,7 +58,21 @@ impl Group {
             live: RwLock::default(),
             starting: tokio::sync::Mutex::default(),
             backoff: Mutex::default(),
+            failed: Mutex::default(),
         })
+    }
+
+    /// A host of this group could not be started.
+    pub(crate) fn start_failed(&self, error: InferenceError, now: Instant) {
+        self.backoff.lock().died(false, now);
+        *self.failed.lock() = Some((now, error));
+    }
+
+    /// What came of the last failed start, for somebody who waited for it: since `asked`.
+    pub(crate) fn failure_since(&self, asked: Instant) -> Option<InferenceError> {
+        let failed = self.failed.lock();
+        let (when, error) = failed.as_ref()?;
+        (*when >= asked).then(|| error.clone())
     }
 
     /// The host that takes work now.
@@ -74,5 +92,26 @@ impl Group {
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fnctl_core::inference::InferenceErrorKind;
+    use std::time::Duration;
+
+    #[test]
+    fn a_failed_start_is_told_to_who_waited_for_it_and_slows_the_next() {
+        let group = Group::new(GroupKey::Shared);
+        let second = Duration::from_secs(1);
+        let failed = Instant::now() + second;
+        let error = InferenceError::new(InferenceErrorKind::Unavailable, "no such program");
+        group.start_failed(error.clone(), failed);
+        let told = group.failure_since(failed - second).unwrap();
+        assert_eq!(told.message, "no such program");
+        assert!(group.failure_since(failed + second).is_none());
+        group.start_failed(error, failed);
+        assert!(group.backoff.lock().next(failed) > failed);
     }
 }

@@ -25,6 +25,8 @@ mod shared;
 mod socket;
 mod spawn;
 mod supervisor;
+#[cfg(test)]
+mod supervisor_tests;
 mod trial;
 mod upkeep;
 mod watch;

@@ -19,13 +19,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, OnceCell, oneshot};
+use tokio::sync::{Notify, OnceCell, Semaphore, oneshot};
 use tokio::time::Instant;
 
 /// How long a host has to say that it is ready.
 const START: Duration = Duration::from_secs(20);
 /// How long an ended process may take to be gone.
 pub(super) const REAP: Duration = Duration::from_secs(5);
+/// A host that does not empty its socket.
+pub(super) const NO_ORDERS: &str = "it takes no orders";
+
 /// What starting a host needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -49,8 +52,9 @@ pub(crate) struct HostProcess {
     pub(super) computes: Arc<Computes>,
     pub(super) socket: Arc<AsyncFd<OwnedFd>>,
     pub(super) loading: Mutex<HashMap<u64, Loading>>,
-    /// Sessions that are loaded here, each by the one load.
-    pub(super) loaded: Mutex<HashMap<SessionId, Arc<OnceCell<ModelInfo>>>>,
+    /// Loads that may be in the host at once; closed when it is gone.
+    pub(super) turns: Semaphore,
+    pub(super) loaded: LoadedSessions,
     /// Sessions that ever were.
     pub(super) seen: Mutex<HashSet<SessionId>>,
     pub(crate) dead: OnceLock<Reason>,
@@ -66,6 +70,10 @@ pub(crate) struct HostProcess {
     /// Since when no session is in it.
     empty_since: Mutex<Instant>,
     pub(super) gone: Notify,
+    /// How long it may take no order, or give no sign of life.
+    pub(super) patience: Duration,
+    /// Bytes that it may hold for tensors.
+    budget: u64,
 }
 
 impl std::fmt::Debug for HostProcess {
@@ -160,6 +168,7 @@ impl HostProcess {
             shared,
             socket,
             loading: Mutex::default(),
+            turns: Semaphore::new(config.parallel_loads.max(1)),
             loaded: Mutex::default(),
             seen: Mutex::default(),
             dead: OnceLock::new(),
@@ -172,6 +181,8 @@ impl HostProcess {
             ponged: AtomicU64::new(0),
             empty_since: Mutex::new(Instant::now()),
             gone: Notify::new(),
+            patience: config.hang_after.duration(),
+            budget: config.memory.bytes(),
         });
         let watch = process.clone().watch(guard, signal, config.clone(), oom);
         tokio::spawn(watch);
@@ -194,9 +205,10 @@ impl HostProcess {
         self.computes.is_idle() && self.loading.lock().is_empty()
     }
 
-    /// Bytes that ONNX Runtime holds in it, as it says.
+    /// Bytes that ONNX Runtime holds in it, as it says; never more than it may, whatever it says.
     pub(crate) fn live_bytes(&self) -> u64 {
-        self.shared.figure(Figure::Live).load(Ordering::Relaxed)
+        let said = self.shared.figure(Figure::Live).load(Ordering::Relaxed);
+        said.min(self.budget)
     }
 
     /// How long ago it was last heard of.
@@ -284,7 +296,7 @@ impl HostProcess {
                 Ok(info) => Ok(Ok(info)),
                 Err(None) => Err(Gone),
                 Err(Some(error)) => {
-                    process.loaded.lock().remove(&session);
+                    forget_failed(&process.loaded, session, cell);
                     Ok(Err(error))
                 }
             }
@@ -299,6 +311,7 @@ impl HostProcess {
         file: &OwnedFd,
         length: u64,
     ) -> Result<ModelInfo, Option<InferenceError>> {
+        let _turn = self.turns.acquire().await.map_err(|_closed| None)?;
         let (done, loaded) = oneshot::channel();
         let since = Instant::now();
         self.loading
@@ -325,7 +338,16 @@ impl HostProcess {
         }
     }
 
-    /// Forgets sessions. Says how many were here.
+    /// Why a host that does not react has to end: stopped from outside is nobody's fault.
+    pub(super) fn silent(&self, how: &'static str) -> Reason {
+        if death::is_stopped(self.pid) {
+            Reason::Killed
+        } else {
+            Reason::Hung(how)
+        }
+    }
+
+    /// Forgets sessions. Says how many were here. A host that takes no orders is ended.
     pub(crate) async fn unload(&self, sessions: &[SessionId], now: Instant) -> usize {
         let mut count = 0;
         for session in sessions {
@@ -333,7 +355,10 @@ impl HostProcess {
             if here {
                 count += 1;
                 let order = Order::Unload { session: session.0 };
-                let _ = self.order_in_turn(&order, &[]).await;
+                let told = self.order_in_turn(&order, &[]);
+                if self.is_alive() && tokio::time::timeout(self.patience, told).await.is_err() {
+                    self.finish(self.silent(NO_ORDERS));
+                }
             }
         }
         if count > 0 && self.loaded.lock().is_empty() {
@@ -365,6 +390,20 @@ impl HostProcess {
     }
 }
 
+/// Sessions that are loaded in a host, each by the one load.
+pub(super) type LoadedSessions = Mutex<HashMap<SessionId, Arc<OnceCell<ModelInfo>>>>;
+
+/// Forgets a load that failed, unless somebody else tries with the same cell: then the session stays, so that there is
+/// never a second load of it at the same time.
+fn forget_failed(sessions: &LoadedSessions, session: SessionId, mine: Arc<OnceCell<ModelInfo>>) {
+    let mut sessions = sessions.lock();
+    drop(mine);
+    let unwanted = |cell: &Arc<_>| Arc::strong_count(cell) == 1 && OnceCell::get(cell).is_none();
+    if sessions.get(&session).is_some_and(unwanted) {
+        sessions.remove(&session);
+    }
+}
+
 /// A descriptor that tokio watches.
 pub(super) fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names one open descriptor, the same for as long as it lives, and nothing takes it out while it
@@ -385,5 +424,22 @@ pub(super) async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Repo
             Ok(Err(error)) => return Err(error),
             Err(_would_block) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_load_stays_known_while_somebody_tries_again() {
+        let sessions = LoadedSessions::default();
+        let id = SessionId(1);
+        let cell = || sessions.lock().entry(id).or_default().clone();
+        let (one, other) = (cell(), cell());
+        forget_failed(&sessions, id, one);
+        assert!(Arc::ptr_eq(&other, &cell()), "the other one's load goes on");
+        forget_failed(&sessions, id, other);
+        assert!(sessions.lock().is_empty());
     }
 }

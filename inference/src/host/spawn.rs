@@ -7,6 +7,7 @@ use super::socket;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -78,6 +79,8 @@ fn spawn_now(program: &Path) -> io::Result<Spawned> {
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        // Ctrl-C is for the platform, which drains first: its hosts have to be there for that.
+        .process_group(0)
         .spawn()?;
     Ok(Spawned {
         child,

@@ -1,6 +1,7 @@
 //! The platform's side of all inference hosts: finds each session its host, starts and restarts hosts, and does again
 //! what a dead one left undone, so that callers see latency and no error.
 
+use super::backoff::Backoff;
 use super::computes::Gone;
 use super::death::{Death, Reason};
 use super::group::{Group, GroupKey};
@@ -47,10 +48,12 @@ pub(crate) struct Supervisor {
     pub(super) others: Mutex<HashMap<GroupKey, Arc<Group>>>,
     pub(super) ledger: Mutex<Ledger>,
     /// Whether anything is in the ledger; nothing nearly always.
-    suspicion: AtomicBool,
+    pub(super) suspicion: AtomicBool,
     pub(super) spare: Mutex<Option<Arc<HostProcess>>>,
     /// Spare hosts being started: at most one.
     spares_starting: AtomicUsize,
+    spare_backoff: Mutex<Backoff>,
+    /// Files of models that may be opened, and checked against their digests, at once.
     loads: Semaphore,
     pub(crate) metrics: Arc<Metrics>,
     pub(super) hosts: HostMetrics,
@@ -82,6 +85,7 @@ impl SupervisedHost {
             suspicion: AtomicBool::new(false),
             spare: Mutex::new(None),
             spares_starting: AtomicUsize::new(0),
+            spare_backoff: Mutex::default(),
             loads: Semaphore::new(config.parallel_loads.max(1)),
             metrics,
             hosts: HostMetrics::register(registry)?,
@@ -146,7 +150,9 @@ impl Supervisor {
 
     /// Has a spare host started, where the configuration wants one and there is none.
     pub(crate) fn start_spare(self: Arc<Self>) {
+        let now = Instant::now();
         if !self.plan.config.spare_host
+            || self.spare_backoff.lock().next(now) > now
             || self.closing.load(Ordering::Relaxed)
             || self
                 .spare
@@ -161,8 +167,14 @@ impl Supervisor {
             let started = HostProcess::start(&self.plan).await;
             match started {
                 Ok(host) if self.closing.load(Ordering::Relaxed) => host.finish(Reason::Stopped),
-                Ok(host) => *self.spare.lock() = Some(host),
-                Err(failure) => tracing::warn!(?failure, "no spare inference host"),
+                Ok(host) => {
+                    self.spare_backoff.lock().worked();
+                    *self.spare.lock() = Some(host);
+                }
+                Err(failure) => {
+                    self.spare_backoff.lock().died(false, Instant::now());
+                    tracing::warn!(?failure, "no spare inference host");
+                }
             }
             self.spares_starting.store(0, Ordering::Release);
         });
@@ -191,7 +203,11 @@ impl Supervisor {
     }
 
     /// The group where a model may be now.
-    async fn place(&self, key: &SessionKey) -> Result<Arc<Group>, InferenceError> {
+    pub(super) async fn place(
+        &self,
+        key: &SessionKey,
+        deadline: Instant,
+    ) -> Result<Arc<Group>, InferenceError> {
         loop {
             if !self.suspicion.load(Ordering::Relaxed) {
                 return self.group(GroupKey::usual(key));
@@ -204,24 +220,59 @@ impl Supervisor {
                     return Err(quarantined(key, deaths, until.duration_since(now)));
                 }
                 Placement::Alone => {
-                    let alone = GroupKey::Alone(key.clone());
-                    let full = {
-                        let others = self.others.lock();
-                        let suspects = |key: &&GroupKey| matches!(key, GroupKey::Alone(_));
-                        !others.contains_key(&alone)
-                            && others.keys().filter(suspects).count() >= MOST_ALONE
-                    };
-                    if !full {
-                        return self.group(alone);
+                    if self.has_room_alone(key) {
+                        return self.group(GroupKey::Alone(key.clone()));
                     }
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    // A little before, so that the caller learns what it waited for.
+                    if now + LOOK_AGAIN >= deadline {
+                        return Err(timed_out(&format!(
+                            "the model is suspected of killing inference hosts and waits for one of its own, but all {MOST_ALONE} of those are busy; try again later"
+                        )));
+                    }
+                    let next = (now + LOOK_AGAIN).min(deadline - LOOK_AGAIN);
+                    tokio::time::sleep_until(next).await;
                 }
             }
         }
     }
 
+    /// Whether a suspect has a place of its own, or there is one to be had. Makes room where it can: a host that no
+    /// suspect uses at the moment is ended.
+    fn has_room_alone(&self, key: &SessionKey) -> bool {
+        let mut others = self.others.lock();
+        if others.contains_key(&GroupKey::Alone(key.clone())) {
+            return true;
+        }
+        let alone = |key: &GroupKey| matches!(key, GroupKey::Alone(_));
+        // Nobody comes to a group while `others` is locked, so what only the map knows stays unused.
+        others.retain(|key, group| {
+            !alone(key) || group.live.read().is_some() || Arc::strong_count(group) > 1
+        });
+        if others.keys().filter(|key| alone(key)).count() < MOST_ALONE {
+            return true;
+        }
+        let hosts: Vec<_> = others
+            .iter()
+            .filter(|(key, _)| alone(key))
+            .map(|(_, group)| (group, group.alive()))
+            .collect();
+        // One that ends, or begins, makes room soon enough.
+        if hosts.iter().all(|(_, host)| host.is_some()) {
+            let idle = hosts.into_iter().find_map(|(group, host)| {
+                // The map, and the host's own word of its death: nobody has it in hand.
+                host.filter(|host| host.is_idle() && Arc::strong_count(group) <= 2)
+                    .map(|host| (group, host))
+            });
+            if let Some((group, host)) = idle {
+                group.take(&host);
+                host.finish(Reason::Stopped);
+            }
+        }
+        false
+    }
+
     /// The living host of a group; started if there is none.
-    async fn host(
+    pub(super) async fn host(
         self: &Arc<Self>,
         group: &Arc<Group>,
     ) -> Result<Arc<HostProcess>, InferenceError> {
@@ -244,21 +295,33 @@ impl Supervisor {
         self: &Arc<Self>,
         group: &Arc<Group>,
     ) -> Result<Arc<HostProcess>, InferenceError> {
+        let asked = Instant::now();
         let _turn = group.starting.lock().await;
         loop {
             if let Some(host) = group.alive() {
                 return Ok(host);
+            }
+            if let Some(error) = group.failure_since(asked) {
+                return Err(error);
             }
             if self.closing.load(Ordering::Relaxed) {
                 return Err(unavailable("the platform is shutting down".to_owned()));
             }
             let next = group.backoff.lock().next(Instant::now());
             tokio::time::sleep_until(next).await;
-            let host = self.fresh().await?;
+            let host = match self.fresh().await {
+                Ok(host) => host,
+                Err(error) => {
+                    group.start_failed(error.clone(), Instant::now());
+                    return Err(error);
+                }
+            };
+            // Before its death can be told, so that a dead host is never left in its place.
+            *group.live.write() = Some(host.clone());
             if self.adopt(group, &host) {
-                *group.live.write() = Some(host.clone());
                 return Ok(host);
             }
+            group.take(&host);
         }
     }
 
@@ -318,10 +381,13 @@ impl Supervisor {
         request: LoadModel,
     ) -> Result<Model, InferenceError> {
         let (function, deadline) = (request.function.clone(), request.deadline);
-        // Never closed; how long a caller waits for its turn is bounded by the caller's deadline.
-        let _permit = self.loads.acquire().await;
+        let file = {
+            // Never closed; how long a caller waits for its turn is bounded by the caller's deadline. Only for the
+            // file: each host counts its loads itself.
+            let _permit = self.loads.acquire().await;
+            self.open(request).await?
+        };
         let since = Instant::now();
-        let file = self.open(request).await?;
         self.keys.insert(id, key.clone());
         let loaded = self.load_somewhere(id, &key, &file, deadline).await;
         match loaded {
@@ -352,7 +418,7 @@ impl Supervisor {
     ) -> Result<fnctl_core::inference::ModelInfo, InferenceError> {
         let mut evicted = false;
         loop {
-            let group = self.place(key).await?;
+            let group = self.place(key, deadline).await?;
             let host = self.host(&group).await?;
             match host.load(id, &file.descriptor, file.length).await {
                 // Over the budget: give up what is resident but unused, and try once more.
@@ -388,7 +454,7 @@ impl Supervisor {
         deadline: Instant,
     ) -> Result<Computed, InferenceError> {
         loop {
-            let group = self.place(&model.key).await?;
+            let group = self.place(&model.key, deadline).await?;
             let host = match group.alive() {
                 Some(host) => host,
                 None => self.host(&group).await?,

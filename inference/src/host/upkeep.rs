@@ -128,7 +128,7 @@ impl SupervisedHost {
             .live_hosts()
             .into_iter()
             .map(|(_, host)| host.live_bytes());
-        (self.0.sessions.len(), bytes.sum())
+        (self.0.sessions.len(), bytes.fold(0, u64::saturating_add))
     }
 
     /// Process ids of the hosts that run.
@@ -166,10 +166,14 @@ impl SupervisedHost {
                     .load(id, &model.file.descriptor, model.file.length)
                     .await;
             }
+            // Before its death can be told, so that a dead host is never left in its place.
+            *group.live.write() = Some(new.clone());
             if !self.0.adopt(&group, &new) {
+                if group.take(&new).is_some() {
+                    *group.live.write() = Some(old);
+                }
                 continue;
             }
-            *group.live.write() = Some(new);
             replaced += 1;
             let drain = async {
                 while !old.is_idle() {

@@ -2,7 +2,7 @@
 
 use super::computes::InFlight;
 use super::death::{self, Death, Reason};
-use super::process::{HostProcess, REAP, receive, watched};
+use super::process::{HostProcess, NO_ORDERS, REAP, receive, watched};
 use super::protocol::{Order, Report};
 use crate::config::Config;
 use fnctl_core::inference::SessionId;
@@ -43,6 +43,9 @@ impl HostProcess {
             },
             Err(_) => None,
         };
+        // What it has answered is answered; and nobody who comes while its process ends is to blame.
+        self.computes.collect();
+        let suspects = self.suspects();
         let _ = reason.map(|reason| self.ending.set(reason));
         let status = guard
             .end(self.ending.get() == Some(&Reason::Stopped), &self.socket)
@@ -55,25 +58,24 @@ impl HostProcess {
             }
             (None, None) => Reason::Hung("its process does not end"),
         };
-        self.mourn(reason);
+        self.mourn(reason, suspects);
     }
 
-    fn mourn(&self, reason: Reason) {
-        let stuck = *self.stuck.lock();
-        let suspects: Vec<SessionId> = match stuck {
-            Some(stuck) => vec![stuck],
-            None => {
-                let computing = self.computes.in_flight().into_iter().map(|run| run.session);
-                let loading: Vec<_> = self
-                    .loading
-                    .lock()
-                    .keys()
-                    .map(|id| SessionId(*id))
-                    .collect();
-                let suspects: HashSet<_> = computing.chain(loading).collect();
-                suspects.into_iter().collect()
-            }
+    /// Sessions that compute or load now; only the one that is stuck, if there is one.
+    fn suspects(&self) -> Vec<SessionId> {
+        if let Some(stuck) = *self.stuck.lock() {
+            return vec![stuck];
+        }
+        let computing = self.computes.in_flight().into_iter().map(|run| run.session);
+        let loading: Vec<_> = {
+            let loading = self.loading.lock();
+            loading.keys().map(|id| SessionId(*id)).collect()
         };
+        let suspects: HashSet<_> = computing.chain(loading).collect();
+        suspects.into_iter().collect()
+    }
+
+    fn mourn(&self, reason: Reason, suspects: Vec<SessionId>) {
         let death = Death {
             reason: reason.clone(),
             alone: self.seen.lock().len() <= 1,
@@ -87,6 +89,7 @@ impl HostProcess {
         }
         // Only now: whoever starts again shall find the verdict.
         self.computes.close();
+        self.turns.close();
         self.loading.lock().clear();
         self.gone.notify_waiters();
     }
@@ -139,8 +142,9 @@ impl HostProcess {
     async fn beat(&self, config: &Config) -> Option<Reason> {
         let mut beats = tokio::time::interval(config.heartbeat.duration());
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let limit = config.hang_after.duration();
+        let limit = self.patience;
         let mut asked_at: Option<Instant> = None;
+        let mut unheard: Option<Instant> = None;
         loop {
             beats.tick().await;
             let now = Instant::now();
@@ -148,13 +152,11 @@ impl HostProcess {
                 if self.ponged.load(Ordering::Relaxed) == self.pings.load(Ordering::Relaxed) {
                     asked_at = None;
                 } else if now.duration_since(asked) >= limit {
-                    return Some(if death::is_stopped(self.pid) {
-                        Reason::Killed
-                    } else {
-                        Reason::Hung("no sign of life")
-                    });
+                    return Some(self.silent("no sign of life"));
                 }
             }
+            self.computes
+                .excuse_queued(config.compute_threads.max(1), now);
             let runs = self.computes.in_flight();
             if let Some(stuck) = runs.iter().find(|run| is_stuck(run, now, limit)) {
                 *self.stuck.lock() = Some(stuck.session);
@@ -178,11 +180,17 @@ impl HostProcess {
             if asked_at.is_none() && !(runs.is_empty() && self.loading.lock().is_empty()) {
                 let number = self.pings.fetch_add(1, Ordering::Relaxed) + 1;
                 if self.order(&Order::Ping(number), &[]).is_ok() {
-                    asked_at = Some(now);
+                    (asked_at, unheard) = (Some(now), None);
                 } else {
-                    // Its socket is full: it will be asked again, and the silence counts from here.
+                    // Its socket is full: it will be asked again, but not for ever.
                     self.ponged.store(number, Ordering::Relaxed);
+                    let since = *unheard.get_or_insert(now);
+                    if now.duration_since(since) >= limit {
+                        return Some(self.silent(NO_ORDERS));
+                    }
                 }
+            } else if asked_at.is_none() {
+                unheard = None;
             }
         }
     }

@@ -1,0 +1,75 @@
+//! Who gets a host of its own, and who waits how long for one.
+
+use super::group::GroupKey;
+use super::supervisor::SupervisedHost;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::sessions::SessionKey;
+use fnctl_core::config::InferenceIsolation;
+use fnctl_core::ids::Digest;
+use fnctl_core::inference::InferenceErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+fn key(name: &str) -> SessionKey {
+    SessionKey {
+        digest: Digest::of(name.as_bytes()),
+        owner: None,
+        isolation: InferenceIsolation::Shared,
+    }
+}
+
+fn platform() -> SupervisedHost {
+    let registry = prometheus::Registry::new();
+    let metrics = Arc::new(Metrics::register(&registry).unwrap());
+    let config = Config {
+        // No host ever starts.
+        program: Some(PathBuf::from("/nowhere/fnctl")),
+        ..Config::default()
+    };
+    SupervisedHost::new(config, metrics, &registry).unwrap()
+}
+
+#[tokio::test]
+async fn suspects_wait_no_longer_than_the_deadline_for_a_host_of_their_own() {
+    let supervisor = platform().0;
+    let keys: Vec<_> = (0..5).map(|index| key(&index.to_string())).collect();
+    let now = Instant::now();
+    supervisor.ledger.lock().death(&keys, false, now);
+    supervisor.suspicion.store(true, Ordering::Relaxed);
+    let deadline = now + Duration::from_secs(20);
+    let mut places = Vec::new();
+    for key in &keys[..4] {
+        places.push(supervisor.place(key, deadline).await.unwrap());
+    }
+    let soon = Instant::now() + Duration::from_millis(200);
+    let error = supervisor.place(&keys[4], soon).await.unwrap_err();
+    assert_eq!(error.kind, InferenceErrorKind::Timeout);
+    assert!(error.message.contains("of its own"), "{error}");
+    assert!(Instant::now() < soon + Duration::from_secs(5));
+    // A place that nobody has in hand is given up for who waits.
+    places.pop();
+    let place = supervisor.place(&keys[4], deadline).await.unwrap();
+    assert_eq!(place.key, GroupKey::Alone(keys[4].clone()));
+}
+
+#[tokio::test]
+async fn everybody_who_waited_for_a_failed_start_hears_of_it_and_the_next_waits() {
+    let supervisor = platform().0;
+    let group = supervisor.shared.clone();
+    let all = (0..20).map(|_| supervisor.host(&group));
+    for started in futures::future::join_all(all).await {
+        assert!(started.is_err());
+    }
+    let now = Instant::now();
+    assert_eq!(
+        group.backoff.lock().next(now),
+        now,
+        "one start for all of them, and the first restart is at once"
+    );
+    assert!(supervisor.host(&group).await.is_err());
+    assert!(group.backoff.lock().next(Instant::now()) > now);
+}
