@@ -204,7 +204,9 @@ fn next_step(kind: ErrorKind, retry_after: Option<u64>, logs: &str) -> String {
             "use smaller models, or raise inference.memory of the platform"
         }
         ErrorKind::Quarantined => {
-            "deploy the function again once its model is repaired, or wait; docs/inference-host.md says why"
+            return format!(
+                "deploy the function again once its model is repaired, or {again}; docs/inference-host.md says why"
+            );
         }
         ErrorKind::Overloaded => {
             return format!("{again}, or end a `fnctl logs -f` that is not needed");
