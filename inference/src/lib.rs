@@ -19,6 +19,7 @@ mod metrics;
 mod runtime;
 mod session;
 mod sessions;
+mod status;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use library::{
     LIBRARY_NAME, cache_folder, candidates as library_candidates, find as find_library,
     probe as probe_library,
 };
+pub use status::{HostStatus, Quarantined};
 
 use async_trait::async_trait;
 use fnctl_core::ids::{Digest, FunctionName};
@@ -104,6 +106,24 @@ impl Inference {
             Kind::InProcess(_) => Vec::new(),
             #[cfg(target_os = "linux")]
             Kind::Host(host) => host.pids(),
+        }
+    }
+
+    /// The inference hosts that run; none in-process.
+    pub fn host_status(&self) -> Vec<HostStatus> {
+        match &self.0 {
+            Kind::InProcess(_) => Vec::new(),
+            #[cfg(target_os = "linux")]
+            Kind::Host(host) => host.status(),
+        }
+    }
+
+    /// What is kept away from hosts at the moment; nothing in-process.
+    pub fn quarantined(&self, now: Instant) -> Vec<Quarantined> {
+        match &self.0 {
+            Kind::InProcess(_) => Vec::new(),
+            #[cfg(target_os = "linux")]
+            Kind::Host(host) => host.quarantined(now),
         }
     }
 

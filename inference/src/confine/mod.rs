@@ -116,6 +116,15 @@ impl Confinement {
             ("first_to_die", &self.first_to_die),
         ]
     }
+
+    /// The measures that were asked for and are not fully in force, each with the reason.
+    pub(crate) fn gaps(&self) -> Vec<String> {
+        let missing = |(name, measure): (&str, &Measure)| {
+            matches!(measure, Measure::Partial(_) | Measure::Absent(_))
+                .then(|| format!("{name}: {measure}"))
+        };
+        self.measures().into_iter().filter_map(missing).collect()
+    }
 }
 
 impl fmt::Display for Measure {

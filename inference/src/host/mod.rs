@@ -36,7 +36,7 @@ pub use spawn::SUBCOMMAND;
 pub(crate) use supervisor::SupervisedHost;
 pub(crate) use trial::Trial;
 
-use crate::confine::{Limits, confine};
+use crate::confine::{Confinement, Limits, confine};
 use fnctl_core::inference::{InferenceError, InferenceErrorKind};
 
 /// Descriptors that a host may have open at once: its own few, and the models that are loading.
@@ -45,7 +45,7 @@ const OPEN_FILES: u64 = 64;
 const BESIDES: u64 = 512 << 20;
 
 /// Gives up everything a host does not need. Says what the system enforces.
-fn confinement(setup: &protocol::Setup) -> Result<String, InferenceError> {
+fn confinement(setup: &protocol::Setup) -> Result<Confinement, InferenceError> {
     let limits = Limits {
         open_files: OPEN_FILES,
         // While a model loads, its weights are there twice: in the graph and in the session.
@@ -53,11 +53,10 @@ fn confinement(setup: &protocol::Setup) -> Result<String, InferenceError> {
         shared_memory: 0,
         parent: Some(setup.parent),
     };
-    let confined = confine(&limits).map_err(|error| {
+    confine(&limits).map_err(|error| {
         InferenceError::new(
             InferenceErrorKind::Unavailable,
             format!("the inference host cannot be confined: {error}"),
         )
-    })?;
-    Ok(confined.to_string())
+    })
 }
