@@ -36,12 +36,13 @@ pub use library::{
 pub use status::{HostStatus, Quarantined};
 
 use async_trait::async_trait;
+use fnctl_core::hosts::InferenceStatus;
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
     Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, ModelInfo,
     SessionId,
 };
-use fnctl_core::ports::{ArtifactStore, InferenceHost};
+use fnctl_core::ports::{ArtifactStore, InferenceControl, InferenceHost};
 #[cfg(target_os = "linux")]
 use host::SupervisedHost;
 use in_process::OnnxHost;
@@ -136,15 +137,6 @@ impl Inference {
         }
     }
 
-    /// Replaces every inference host by a new one that has the same sessions; no request fails. Returns how many.
-    pub async fn replace_hosts(&self) -> Result<usize, InferenceError> {
-        match &self.0 {
-            Kind::InProcess(_) => Ok(0),
-            #[cfg(target_os = "linux")]
-            Kind::Host(host) => host.replace().await,
-        }
-    }
-
     /// Ends every inference host. Nothing can be computed afterwards.
     pub async fn shut_down(&self) {
         match &self.0 {
@@ -215,6 +207,56 @@ impl InferenceHost for Inference {
     fn release(&self, session: SessionId) {
         self.port().release(session);
     }
+}
+
+#[async_trait]
+impl InferenceControl for Inference {
+    fn status(&self) -> InferenceStatus {
+        let process = match &self.0 {
+            Kind::InProcess(_) => Process::InProcess,
+            #[cfg(target_os = "linux")]
+            Kind::Host(_) => Process::Host,
+        };
+        InferenceStatus {
+            process: process.to_string(),
+            sessions: self.resident().0,
+            hosts: self.host_status().into_iter().map(Into::into).collect(),
+            quarantined: self
+                .quarantined(Instant::now())
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+        }
+    }
+
+    async fn replace_hosts(&self) -> Result<usize, InferenceError> {
+        match &self.0 {
+            Kind::InProcess(_) => Ok(0),
+            #[cfg(target_os = "linux")]
+            Kind::Host(host) => host.replace().await,
+        }
+    }
+}
+
+/// What came of starting an inference host to look at it.
+#[derive(Debug, Clone)]
+pub struct ProbedHost {
+    /// From the order to start to the report that it is ready.
+    pub took: std::time::Duration,
+    /// What the system does not enforce of its confinement.
+    pub unconfined: Vec<String>,
+}
+
+/// Starts an inference host as a platform with these settings would, and ends it. Blocks; not to be called on an async
+/// thread.
+#[cfg(target_os = "linux")]
+pub fn probe_host(config: &Config) -> Result<ProbedHost, InferenceError> {
+    let failed = |cause: String| InferenceError::new(InferenceErrorKind::Unavailable, cause);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    runtime.block_on(host::probe(config)).map_err(failed)
 }
 
 /// Gives freed memory back to the system. ONNX Runtime allocates with the C library's malloc, which keeps what is freed.

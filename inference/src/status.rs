@@ -1,5 +1,6 @@
 //! What an operator is told about inference hosts: which run, how they are confined, and what is kept away from them.
 
+use fnctl_core::hosts;
 use fnctl_core::ids::{Digest, FunctionName};
 use std::time::Duration;
 
@@ -33,4 +34,29 @@ pub struct Quarantined {
     pub deaths: u32,
     /// How long it stays away. The next try after that is in a host of its own.
     pub left: Duration,
+}
+
+impl From<HostStatus> for hosts::HostStatus {
+    fn from(host: HostStatus) -> Self {
+        Self {
+            pid: host.pid,
+            kind: host.kind.to_owned(),
+            function: host.function,
+            sessions: host.sessions,
+            resident_bytes: host.resident_bytes,
+            confinement: host.confinement,
+            unconfined: host.unconfined,
+        }
+    }
+}
+
+impl From<Quarantined> for hosts::Quarantine {
+    fn from(quarantined: Quarantined) -> Self {
+        Self {
+            model: quarantined.model,
+            function: quarantined.function,
+            deaths: quarantined.deaths,
+            for_ms: u64::try_from(quarantined.left.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
 }

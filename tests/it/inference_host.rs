@@ -108,8 +108,8 @@ async fn hosts_are_replaced_under_load_without_a_failed_request() {
         let before = platform.platform().inference_hosts();
         assert_eq!(before.len(), 1);
         seen.extend(before.clone());
-        let replaced = platform.platform().replace_inference_hosts().await.unwrap();
-        assert_eq!(replaced, 1);
+        let replaced = platform.client.post("/api/v1/inference/restart", "").await;
+        assert_eq!(replaced.ok().json()["replaced"], 1);
         assert!(!exists(before[0]), "the old one is gone");
     }
     assert_eq!(seen.len(), 5);
@@ -151,6 +151,26 @@ async fn a_model_that_crashes_is_quarantined_and_only_its_function_notices() {
     assert_eq!(platform.metric(quarantined).await, 1.0);
     let restarts = "fnctl_inference_host_restarts_total{reason=\"crashed\"}";
     assert!(platform.metric(restarts).await >= 3.0);
+    // Whoever looks at the function, or at inference, sees it.
+    let seen = platform.client.get("/api/v1/functions/probe").await;
+    let quarantine = seen.ok().json()["version"]["models"]["division"]["quarantine"].clone();
+    assert!(quarantine["deaths"].as_u64() >= Some(3), "{quarantine}");
+    let left = quarantine["for_ms"].as_u64().unwrap();
+    assert!((1..=600_000).contains(&left), "{left}");
+    let seen = platform.client.get("/api/v1/functions/fraud").await;
+    let innocent = seen.ok().json()["version"]["models"]["fraud"].clone();
+    assert!(innocent.get("digest").is_some(), "{innocent}");
+    assert!(innocent.get("quarantine").is_none(), "{innocent}");
+    let inference = platform.client.get("/api/v1/inference").await.ok().json();
+    assert_eq!(inference["process"], "host");
+    assert_eq!(inference["quarantined"].as_array().unwrap().len(), 1);
+    let hosts = inference["hosts"].as_array().unwrap();
+    assert!(
+        hosts.iter().any(|host| host["kind"] == "shared"
+            && host["resident_bytes"].as_u64() > Some(1 << 20)
+            && host["confinement"].as_str().unwrap().contains("seccomp")),
+        "{inference}"
+    );
     // A new instance is refused as well, with a clear code.
     platform.deploy(probe()).await;
     assert!(
@@ -240,6 +260,7 @@ fn children(parent: u32) -> Vec<u32> {
 struct Serving {
     process: Child,
     client: Client,
+    server: String,
     _folder: tempfile::TempDir,
 }
 
@@ -268,6 +289,7 @@ impl Serving {
         let serving = Self {
             process: command.spawn().unwrap(),
             client: Client::new(address),
+            server: format!("http://{address}"),
             _folder: folder,
         };
         let until = Instant::now() + Duration::from_secs(20);
@@ -276,7 +298,7 @@ impl Serving {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let deployed = Command::new(program())
-            .args(["--server", &format!("http://{address}"), "deploy"])
+            .args(["--server", &serving.server, "deploy"])
             .arg(fnctl_tests::root().join("examples/fraud"))
             .args(["--keep-alive", "50ms"])
             .stdout(Stdio::null())
@@ -346,4 +368,32 @@ async fn no_host_outlives_its_platform() {
     serving.process.kill().unwrap();
     serving.process.wait().unwrap();
     eventually("the host is gone", || !exists(hosts[0])).await;
+}
+
+/// `fnctl inference`, as an operator uses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_the_hosts_and_replaces_them() {
+    let serving = Serving::start(&["inference.require_confinement=false"]).await;
+    serving.call().await;
+    let run = |arguments: &[&str]| {
+        let output = Command::new(program())
+            .args(["--server", &serving.server, "inference"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = serving.hosts();
+    let shown = run(&["show"]);
+    assert!(shown.contains("PID"), "{shown}");
+    assert!(shown.contains(&first[0].to_string()), "{shown}");
+    assert!(shown.contains("shared"), "{shown}");
+    let status: serde_json::Value = serde_json::from_str(&run(&["show", "--json"])).unwrap();
+    assert_eq!(status["sessions"], 1);
+    assert_eq!(status["hosts"][0]["pid"], first[0]);
+    assert!(run(&["restart"]).contains("1 inference host replaced"));
+    let second = serving.hosts();
+    assert!(second.len() == 1 && second != first, "{second:?}");
+    serving.call().await;
 }

@@ -37,6 +37,18 @@ pub(crate) struct Plan {
 }
 
 /// Who is told of a death, before anybody who waits for the host is.
+impl Plan {
+    /// The program is this very one, unless the settings say otherwise.
+    pub(crate) fn new(config: Config) -> Self {
+        let program = config
+            .program
+            .clone()
+            .or_else(|| std::env::current_exe().ok())
+            .unwrap_or_default();
+        Self { program, config }
+    }
+}
+
 pub(crate) type OnDeath = Box<dyn FnOnce(&Death) + Send>;
 
 pub(super) struct Loading {
