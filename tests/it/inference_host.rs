@@ -2,10 +2,12 @@
 
 use crate::cli::program;
 use fnctl_tests::{Client, Deployment, TestPlatform, eventually, file, onnx, probe};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 fn fraud() -> Deployment {
@@ -282,7 +284,9 @@ impl Serving {
             .args(["serve", "--listen", &address.to_string(), "--data"])
             .arg(folder.path())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(Stdio::null())
+            // As a shell starts it: the group's signals reach the hosts too.
+            .process_group(0);
         for setting in settings {
             command.args(["--set", setting]);
         }
@@ -396,4 +400,46 @@ async fn an_operator_sees_the_hosts_and_replaces_them() {
     let second = serving.hosts();
     assert!(second.len() == 1 && second != first, "{second:?}");
     serving.call().await;
+}
+
+/// Ctrl-C on a terminal is a signal to the platform and to its hosts at once: what was taken is computed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_to_the_whole_group_end_no_host_before_the_drain() {
+    for name in ["INT", "TERM"] {
+        let mut serving = Serving::start(&[]).await;
+        serving.call().await;
+        let hosts = serving.hosts();
+        let body = file("examples/fraud/request.json");
+        let address = serving.server.trim_start_matches("http://");
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /fn/fraud HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (first, rest) = body.split_at(8);
+        stream.write_all(first).await.unwrap();
+        // The guest has begun, and waits for the rest.
+        let busy = "fnctl_instances{function=\"fraud\",state=\"busy\",version=\"1\"} 1";
+        let until = Instant::now() + Duration::from_secs(10);
+        while !serving.client.get("/metrics").await.text().contains(busy) {
+            assert!(Instant::now() < until, "the request does not begin");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let group = format!("-{}", serving.process.id());
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), "--", &group])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(exists(hosts[0]), "{name}: the host waits for its platform");
+        stream.write_all(rest).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{name}: {answer}");
+        let status = serving.process.wait().unwrap();
+        assert!(status.success(), "{name}: {status}");
+        assert!(!exists(hosts[0]));
+    }
 }
