@@ -6,6 +6,7 @@
 //! a lock is held.
 
 pub mod admission;
+mod ahead;
 #[cfg(test)]
 mod audit;
 pub mod autoscaler;
@@ -152,7 +153,13 @@ impl Scheduler {
             }
         }
         // Under the lock of its place in the map nobody can look a lane up while it closes.
-        inner.lanes.retain(|_, lane| !lane.close_if_unused());
+        inner.lanes.retain(|function, lane| {
+            let closed = lane.close_if_unused();
+            if closed {
+                inner.keep.leaves(function);
+            }
+            !closed
+        });
         let memory = &inner.node.memory;
         // When the sessions alone are too much, instances are not what is to go.
         while memory.is_over() && memory.could_fit(0) && inner.evict_idle() {
@@ -306,7 +313,7 @@ impl Inner {
             let this = Arc::downgrade(self);
             VersionPool::new(
                 version.clone(),
-                Arc::new(self.metrics.of(&version.key())),
+                self.metrics.of(&version.key()),
                 self.live.recall(version),
                 lane.keep.clone(),
                 move |pool| {
@@ -528,9 +535,12 @@ impl Invoker for Scheduler {
                 inner.keep.forget(&key.function);
                 inner.recorder.forget(&key.function);
             }
-            inner
+            let closed = inner
                 .lanes
                 .remove_if(&key.function, |_, lane| lane.close_if_unused());
+            if closed.is_some() {
+                inner.keep.leaves(&key.function);
+            }
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) struct Measured {
 /// The pool of one version.
 pub(crate) struct VersionPool {
     pub(crate) version: Arc<Version>,
-    pub(crate) metrics: Arc<VersionMetrics>,
+    pub(crate) metrics: VersionMetrics,
     pub(crate) books: Mutex<Books>,
     /// Processor time of an invocation on average, in microseconds.
     cost: AtomicU64,
@@ -89,7 +89,7 @@ impl VersionPool {
     /// An empty pool; `start` carries out the starts it decides on.
     pub(crate) fn new(
         version: Arc<Version>,
-        metrics: Arc<VersionMetrics>,
+        metrics: VersionMetrics,
         measured: Measured,
         keep: Arc<FunctionKeep>,
         start: impl Fn(Arc<VersionPool>) + Send + Sync + 'static,
