@@ -45,7 +45,7 @@ use dashmap::DashMap;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::{ColdStart, StartKind, Unanswered};
 use fnctl_core::log::LogSink;
-use fnctl_core::ports::{InstanceStatus, Invoker, SandboxFactory};
+use fnctl_core::ports::{Claim, InstanceStatus, Invoker, SandboxFactory};
 use fnctl_core::record::Recorder;
 use fnctl_core::schedule::Asked;
 use fnctl_core::task::Tasks;
@@ -110,7 +110,7 @@ impl Scheduler {
             inner: Arc::new(Inner {
                 instances: Arc::new(instances),
                 node,
-                keep: Arc::new(Keep::new(config.keep_alive_policy)),
+                keep: Arc::new(Keep::new(config.keep_alive_policy, config.clock.now())),
                 recorder: Recorder::new(config.trace_size),
                 live: Live::new(config.clock),
                 lanes: DashMap::new(),
@@ -534,8 +534,10 @@ impl Invoker for Scheduler {
         }
     }
 
-    fn can_reserve(&self, version: &Version) -> Result<(), Failure> {
-        self.inner.node.allows(&version.function, &version.config)
+    fn claim(&self, version: &Version) -> Result<Claim, Failure> {
+        let node = &self.inner.node;
+        node.claim(&version.function, &version.config)
+            .map(Claim::new)
     }
 
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {

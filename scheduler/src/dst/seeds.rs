@@ -1,7 +1,8 @@
 //! Runs seeds: a fixed range of them in every test run, or those that the environment names.
 
-use super::drive::{Outcome, run};
+use super::drive::run;
 use super::plan::{End, Plan};
+use super::shrink::shrink;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -98,39 +99,6 @@ fn check(seed: u64, tell: bool) {
         small.lines.join("\n")
     );
     panic!("{text}");
-}
-
-/// Leaves out whatever the same rule breaks without: halves first, single events last.
-fn shrink(plan: &Arc<Plan>, outcome: &Outcome) -> Arc<Plan> {
-    let rule = outcome.broken.first().map(|broken| broken.rule);
-    let breaks = |plan: &Arc<Plan>| {
-        run(plan, false, None)
-            .broken
-            .first()
-            .map(|broken| broken.rule)
-            == rule
-    };
-    let mut smallest = plan.clone();
-    for life in (0..plan.lives.len()).rev() {
-        let mut size = smallest.lives[life].events.len().div_ceil(2);
-        while size > 0 {
-            let mut from = 0;
-            while from < smallest.lives[life].events.len() {
-                let mut smaller = smallest.as_ref().clone();
-                let events = &mut smaller.lives[life].events;
-                let to = (from + size).min(events.len());
-                events.drain(from..to);
-                let smaller = Arc::new(smaller);
-                if breaks(&smaller) {
-                    smallest = smaller;
-                } else {
-                    from += size;
-                }
-            }
-            size /= 2;
-        }
-    }
-    smallest
 }
 
 #[test]
