@@ -78,8 +78,9 @@ pub(crate) struct PoolAudit {
     pub(crate) closed: bool,
     /// Ids of the idle instances.
     pub(crate) idle: Vec<u64>,
-    /// Until when each of them is kept.
-    pub(crate) until: Vec<Instant>,
+    /// Since when each of them is idle, and until when its function's policy keeps it.
+    pub(crate) kept: Vec<(Instant, Instant)>,
+    pub(crate) keep_alive: Duration,
     pub(crate) busy: usize,
     pub(crate) starting: usize,
     pub(crate) waiting: usize,
@@ -158,11 +159,12 @@ pub(crate) fn audit(inner: &Inner, functions: &[FunctionName]) -> Result<Audit, 
             listed: listed.iter().any(|other| Arc::ptr_eq(other, &pool)),
             closed: state.is_closed(),
             idle: state.idle().iter().map(|idle| idle.instance.id.0).collect(),
-            until: state
+            kept: state
                 .idle()
                 .iter()
-                .map(|idle| idle.instance.until)
+                .map(|idle| (idle.since, idle.instance.until))
                 .collect(),
+            keep_alive: pool.version.config.keep_alive.duration(),
             busy: state.busy(),
             starting: state.starting(),
             waiting: state.waiting(),

@@ -130,7 +130,7 @@ impl Scheduler {
         let inner = &self.inner;
         let may_start = !inner.draining.load(Ordering::Relaxed);
         if may_start {
-            for version in inner.live.provisioned() {
+            for version in inner.live.wanted() {
                 inner.pool_of(&version);
             }
         }
@@ -138,7 +138,7 @@ impl Scheduler {
         for lane in inner.lanes() {
             for pool in lane.pools() {
                 let (asked, windows) = inner.live.asked(&pool.version);
-                pool.ask(asked, windows);
+                pool.ask(asked, windows, inner.live.is_live(&pool.version));
                 let expired = pool.look(now, may_start);
                 reaped += expired.len();
                 pool.metrics.reaped(expired.len(), lane.keep.reason());
@@ -561,7 +561,7 @@ impl Scheduler {
                 lane.keep.cancel();
             }
             if let Some(pool) = lane.and_then(|lane| lane.existing(key.number)) {
-                pool.ask(Asked::default(), Asked::default());
+                pool.ask(Asked::default(), Asked::default(), false);
                 let idle = pool.demote();
                 pool.metrics.reaped(idle.len(), "demoted");
                 drop(idle);

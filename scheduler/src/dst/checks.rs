@@ -107,12 +107,6 @@ fn callers(books: &mut Books, audit: &Audit) {
     });
     let queued: usize = audit.lanes.iter().map(|lane| lane.queued).sum();
     let permits: usize = audit.lanes.iter().map(|lane| lane.permits).sum();
-    books.require("in flight", audit.in_flight == queued + permits, || {
-        format!(
-            "{} are in flight: {queued} queue, {permits} have a permit",
-            audit.in_flight
-        )
-    });
     for lane in &audit.lanes {
         let of = |pool: &&PoolAudit| pool.version.function == lane.function;
         let waiting: usize = audit.pools.iter().filter(of).map(|pool| pool.waiting).sum();
@@ -126,6 +120,12 @@ fn callers(books: &mut Books, audit: &Audit) {
             )
         });
     }
+    books.require("in flight", audit.in_flight == queued + permits, || {
+        format!(
+            "{} are in flight: {queued} queue, {permits} have a permit",
+            audit.in_flight
+        )
+    });
 }
 
 fn lane_alone(books: &mut Books, lane: &LaneAudit, audit: &Audit) {

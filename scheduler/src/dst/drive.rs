@@ -234,7 +234,7 @@ impl Platform {
         self.outside.spawn("drain", async move {
             tokio::time::sleep(Duration::from_millis(at)).await;
             this.world.log(|| format!("drain within {grace:?}"));
-            this.world.books.lock().closing = true;
+            this.world.books.lock().draining = true;
             let since = Instant::now();
             let done = this.scheduler.drain(grace).await;
             let (took, left) = (since.elapsed(), this.scheduler.in_flight());
@@ -411,7 +411,7 @@ impl Platform {
         if let Some(audit) = self.world.audit() {
             quiet(&self.world, &audit, &self.store, &self.tracked());
         }
-        self.world.books.lock().closing = true;
+        self.world.books.lock().draining = true;
         let drained = self.scheduler.drain(Duration::from_secs(1)).await;
         self.world.require("drain", drained, || {
             "nothing is in flight, and it waits".into()
@@ -447,7 +447,10 @@ impl Platform {
         let pools = audit.pools.iter().filter(|pool| pool.listed);
         let next = pools
             .filter(|pool| pool.idle.len() > pool.floor)
-            .filter_map(|pool| pool.until.iter().min().copied())
+            .filter_map(|pool| {
+                let until = kept::until(&world.books.lock(), pool);
+                until.into_iter().min()
+            })
             // What is kept until its room is needed stays.
             .filter(|until| *until < now + Duration::from_secs(86_400 * 200));
         let ahead = world.ahead(now).into_iter().map(|(_, due)| due);

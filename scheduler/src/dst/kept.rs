@@ -2,7 +2,7 @@
 //! and windows ask for, reckoned here in whole milliseconds; and the rules about what a reap leaves.
 
 use super::deploys::OPENS;
-use super::world::World;
+use super::world::{Books, World};
 use crate::audit::{Audit, PoolAudit};
 use crate::policy::Spec;
 use fnctl_core::FunctionConfig;
@@ -166,8 +166,21 @@ fn total(pool: &PoolAudit) -> usize {
     pool.idle.len() + pool.busy + pool.starting
 }
 
-fn overdue(pool: &PoolAudit, then: Instant) -> usize {
-    pool.until.iter().filter(|until| **until <= then).count()
+/// Until when each idle instance is kept: as the function's policy says, if it is of the live version; otherwise no longer
+/// than for its `keep_alive`.
+pub(super) fn until(books: &Books, pool: &PoolAudit) -> Vec<Instant> {
+    let is_live = books.ledger.is_live(&pool.version).is_some();
+    let kept = pool.kept.iter();
+    kept.map(|(since, until)| match is_live {
+        true => *until,
+        false => (*until).min(*since + pool.keep_alive),
+    })
+    .collect()
+}
+
+fn overdue(books: &Books, pool: &PoolAudit, then: Instant) -> usize {
+    let until = until(books, pool);
+    until.into_iter().filter(|until| *until <= then).count()
 }
 
 /// What a reap left, and what it took: `gone` are the sandboxes that went.
@@ -205,7 +218,7 @@ pub(super) fn reaped(
                 pool.floor
             )
         });
-        let left = overdue(pool, then).min(total(pool).saturating_sub(pool.floor));
+        let left = overdue(&books, pool, then).min(total(pool).saturating_sub(pool.floor));
         books.require("reaped", left == 0, || {
             format!("{left} instances of {key} are overdue")
         });
@@ -221,7 +234,7 @@ pub(super) fn reaped(
         let key = &pool.version;
         let same = |other: &&PoolAudit| open(other) && other.version == *key;
         let floor = after.pools.iter().find(same).map_or(0, |pool| pool.floor);
-        let expired = overdue(pool, then).min(total(pool).saturating_sub(floor));
+        let expired = overdue(&books, pool, then).min(total(pool).saturating_sub(floor));
         let went = gone.get(key).copied().unwrap_or(0);
         let holds = went == expired || (before.over && went > expired);
         books.require("reaped", holds, || {

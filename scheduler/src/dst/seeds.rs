@@ -132,7 +132,7 @@ fn a_seed_decides_everything() {
 fn plans_have_everything_in_them() {
     let mut text = String::new();
     let mut ends = [0; 3];
-    for seed in 0..300 {
+    for seed in 0..500 {
         let plan = Arc::new(Plan::of(seed));
         for life in &plan.lives {
             ends[match life.end {

@@ -33,13 +33,13 @@ impl Invoker for Watched {
     }
 
     fn retire(&self, versions: &[VersionKey]) {
-        let closing = {
+        {
             let mut books = self.1.books.lock();
             books.ledger.retired(versions);
-            std::mem::replace(&mut books.closing, true)
-        };
+            books.retiring = true;
+        }
         self.0.retire(versions);
-        self.1.books.lock().closing = closing;
+        self.1.books.lock().retiring = false;
     }
 
     fn claim(&self, version: &Version) -> Result<Claim, Failure> {

@@ -151,8 +151,10 @@ pub(super) struct Books {
     pub(super) turns: BTreeMap<FunctionName, BTreeMap<FunctionName, usize>>,
     /// Idle sandboxes that were let go, at least and at most.
     pub(super) let_go: [u64; 2],
-    /// Instances are let go for other reasons: a function is removed, the platform drains.
-    pub(super) closing: bool,
+    /// Instances are let go because their function is removed.
+    pub(super) retiring: bool,
+    /// Instances may be let go because the platform drains.
+    pub(super) draining: bool,
     /// What limits and floors have been at most, for the most instances that may exist.
     pub(super) most: BTreeMap<FunctionName, usize>,
     /// Versions whose pool was taken out of its lane while it had something.
@@ -209,7 +211,8 @@ impl World {
                 sessions: 0,
                 turns: BTreeMap::new(),
                 let_go: [0; 2],
-                closing: false,
+                retiring: false,
+                draining: false,
             }),
             host: super::host::Host::default(),
             skew: AtomicI64::new(0),
@@ -377,7 +380,7 @@ impl Books {
         self.require("sandbox", live.running.is_none(), || {
             format!("sandbox {id} is dropped while it runs {:?}", live.running)
         });
-        if live.candidate || self.closing {
+        if live.candidate || self.retiring {
             return;
         }
         if let Some(reaping) = &mut self.reaping {
@@ -395,7 +398,7 @@ impl Books {
             let leased = had
                 .filter(|lane| lane.function == *function)
                 .any(|lane| lane.flows[1].waiting > 0);
-            let sure = !leased && live.free_since < Instant::now();
+            let sure = !self.draining && !leased && live.free_since < Instant::now();
             self.let_go[0] += u64::from(sure);
             self.let_go[1] += 1;
         }
