@@ -59,8 +59,9 @@ impl NodeClock {
 }
 
 impl Keep {
-    pub(crate) fn new(usual: Spec) -> Self {
-        let since = SystemTime::now()
+    /// `now` is the time of day.
+    pub(crate) fn new(usual: Spec, now: SystemTime) -> Self {
+        let since = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         Self {
@@ -188,6 +189,20 @@ impl Keep {
                 self.ahead.leaves(&function);
             }
         }
+    }
+
+    /// Versions of idle functions of which there is to be an instance from then on.
+    #[cfg(test)]
+    pub(crate) fn ahead(&self, now: Instant) -> Vec<(fnctl_core::version::VersionKey, Instant)> {
+        self.all()
+            .into_iter()
+            .filter_map(|(_, kept)| {
+                let due = kept.next_due(now)?;
+                let state = kept.state.lock();
+                let idle = state.history.in_flight() == 0;
+                Some((state.version.as_ref()?.key(), due)).filter(|_| idle)
+            })
+            .collect()
     }
 
     /// Puts what functions taught into the book.

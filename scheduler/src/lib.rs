@@ -46,7 +46,7 @@ use dashmap::DashMap;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::{ColdStart, StartKind, Unanswered};
 use fnctl_core::log::LogSink;
-use fnctl_core::ports::{InstanceStatus, Invoker, SandboxFactory};
+use fnctl_core::ports::{Claim, InstanceStatus, Invoker, SandboxFactory};
 use fnctl_core::record::Recorder;
 use fnctl_core::schedule::Asked;
 use fnctl_core::task::Tasks;
@@ -111,7 +111,7 @@ impl Scheduler {
             inner: Arc::new(Inner {
                 instances: Arc::new(instances),
                 node,
-                keep: Arc::new(Keep::new(config.keep_alive_policy)),
+                keep: Arc::new(Keep::new(config.keep_alive_policy, config.clock.now())),
                 recorder: Recorder::new(config.trace_size),
                 live: Live::new(config.clock),
                 lanes: DashMap::new(),
@@ -131,7 +131,7 @@ impl Scheduler {
         let inner = &self.inner;
         let may_start = !inner.draining.load(Ordering::Relaxed);
         if may_start {
-            for version in inner.live.provisioned() {
+            for version in inner.live.wanted() {
                 inner.pool_of(&version);
             }
         }
@@ -139,7 +139,7 @@ impl Scheduler {
         for lane in inner.lanes() {
             for pool in lane.pools() {
                 let (asked, windows) = inner.live.asked(&pool.version);
-                pool.ask(asked, windows);
+                pool.ask(asked, windows, inner.live.is_live(&pool.version));
                 let expired = pool.look(now, may_start);
                 reaped += expired.len();
                 pool.metrics.reaped(expired.len(), lane.keep.reason());
@@ -544,8 +544,10 @@ impl Invoker for Scheduler {
         }
     }
 
-    fn can_reserve(&self, version: &Version) -> Result<(), Failure> {
-        self.inner.node.allows(&version.function, &version.config)
+    fn claim(&self, version: &Version) -> Result<Claim, Failure> {
+        let node = &self.inner.node;
+        node.claim(&version.function, &version.config)
+            .map(Claim::new)
     }
 
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {
@@ -569,7 +571,7 @@ impl Scheduler {
                 lane.keep.cancel();
             }
             if let Some(pool) = lane.and_then(|lane| lane.existing(key.number)) {
-                pool.ask(Asked::default(), Asked::default());
+                pool.ask(Asked::default(), Asked::default(), false);
                 let idle = pool.demote();
                 pool.metrics.reaped(idle.len(), "demoted");
                 drop(idle);

@@ -34,6 +34,15 @@ pub(crate) struct Measured {
     pace: Pace,
     cost: u64,
     footprint: Footprint,
+    /// Whether it was called since it is live.
+    called: bool,
+}
+
+impl Measured {
+    /// Whether the version was called since it is live.
+    pub(crate) fn is_called(&self) -> bool {
+        self.called
+    }
 }
 
 /// The pool of one version.
@@ -96,6 +105,9 @@ impl VersionPool {
     ) -> Self {
         let mut books = Books::new(&version.config, Instant::now());
         books.state.set_pace(measured.pace);
+        if measured.called {
+            books.call();
+        }
         Self {
             books: Mutex::new(books),
             version,
@@ -263,17 +275,20 @@ impl VersionPool {
         expired
     }
 
-    /// Sets what configuration and windows ask for together, and what the windows do.
-    pub(crate) fn ask(&self, asked: Asked, windows: Asked) {
-        self.books.lock().ask(asked, windows);
+    /// Sets what configuration and windows ask for together, what the windows do, and whether the version is live: one
+    /// that is not is kept for `keep_alive`, as what the function's policy learned is not about it.
+    pub(crate) fn ask(&self, asked: Asked, windows: Asked, is_live: bool) {
+        let time = (!is_live).then(|| self.version.config.keep_alive.duration());
+        {
+            let mut books = self.books.lock();
+            books.keep_at_most(time);
+            books.ask(asked, windows);
+        }
         self.metrics.provisioned(asked.provisioned);
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.books
-            .lock()
-            .state
-            .next_expiry(|idle| idle.instance.until)
+        self.books.lock().next_expiry()
     }
 
     pub(crate) fn oldest_idle(&self) -> Option<Instant> {
@@ -393,8 +408,13 @@ impl VersionPool {
 
     /// What was measured of this version, to be kept when the pool goes.
     pub(crate) fn summary(&self) -> Measured {
+        let (pace, called) = {
+            let books = self.books.lock();
+            (books.state.pace(), books.is_called())
+        };
         Measured {
-            pace: self.books.lock().state.pace(),
+            pace,
+            called,
             cost: self.cost.load(Ordering::Relaxed),
             footprint: *self.footprint.lock(),
         }

@@ -14,7 +14,23 @@ fn noticed(rule: &'static str, break_it: impl Fn(&Platform) + Send + Sync + 'sta
     let mut found = BTreeSet::new();
     for seed in 0..80 {
         let outcome = run(&Arc::new(Plan::of(seed)), false, Some(&sabotage));
-        found.extend(outcome.broken.first().map(|broken| broken.rule));
+        let rules = outcome.broken.first().map(|broken| broken.rule);
+        if rules == Some("end") {
+            println!(
+                "SEED {seed} {:?}",
+                Plan::of(seed)
+                    .lives
+                    .iter()
+                    .map(|l| (
+                        l.events.len(),
+                        &l.end,
+                        l.events.last().map(|e| e.at),
+                        l.events[l.events.len() / 2].at
+                    ))
+                    .collect::<Vec<_>>()
+            );
+        }
+        found.extend(rules);
     }
     assert_eq!(found, BTreeSet::from([rule]));
 }
