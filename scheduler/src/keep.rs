@@ -194,11 +194,14 @@ impl Keep {
     /// Versions of idle functions of which there is to be an instance from then on.
     #[cfg(test)]
     pub(crate) fn ahead(&self, now: Instant) -> Vec<(fnctl_core::version::VersionKey, Instant)> {
+        let moment = self.moment(now);
         self.all()
             .into_iter()
             .filter_map(|(_, kept)| {
-                let due = kept.next_due(now)?;
                 let state = kept.state.lock();
+                let window = state.window(moment)?;
+                let from = state.idle_from.after_seconds(f64::from(window.from));
+                let due = now + Duration::from_micros(from.0.saturating_sub(moment.0));
                 let idle = state.history.in_flight() == 0;
                 Some((state.version.as_ref()?.key(), due)).filter(|_| idle)
             })
