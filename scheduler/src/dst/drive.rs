@@ -165,6 +165,8 @@ async fn live(
             platform.quiet().await;
         }
     }
+    // So that the rules are checked once more, whatever the clock jumped over.
+    tokio::time::sleep(TICK).await;
     let panics = platform.outside.panics();
     world.require("panics", panics == 0, || {
         format!("{panics} callers panicked")
