@@ -38,7 +38,7 @@ mod tests;
 mod version_pool;
 mod work;
 
-pub use config::{Clock, Config};
+pub use config::{Clock, Config, MemoryLimit};
 
 use async_trait::async_trait;
 use dashmap::DashMap;

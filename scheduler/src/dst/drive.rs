@@ -111,7 +111,7 @@ async fn live(
         max_instances: plan.slots,
         max_concurrency: plan.max_concurrency,
         max_running: plan.max_running,
-        memory: ByteSize(plan.memory),
+        memory: ByteSize(plan.memory).into(),
         keep_alive_policy: plan.policy,
         clock: Clock::new(move || time.time_of_day()),
         ..Config::default()
