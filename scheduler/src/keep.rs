@@ -553,12 +553,12 @@ impl Inner {
     }
 
     /// Retires an idle instance of the function of lowest greedy-dual priority, to make room on a full node; of equals
-    /// the one that has been idle longest.
-    pub(crate) fn evict_idle(&self) -> bool {
+    /// the one that has been idle longest. `only_spare` leaves those that a floor holds.
+    pub(crate) fn evict_idle(&self, only_spare: bool) -> bool {
         let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
         let lowest = pools
             .iter()
-            .filter_map(|pool| Some((pool.keep.priority(), pool.oldest_idle()?, pool)))
+            .filter_map(|pool| Some((pool.keep.priority(), pool.evictable(only_spare)?, pool)))
             .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         lowest.is_some_and(|(_, _, pool)| {
             let evicted = pool.evict();

@@ -39,7 +39,7 @@ mod tests;
 mod version_pool;
 mod work;
 
-pub use config::{Clock, Config};
+pub use config::{Clock, Config, MemoryLimit};
 
 use async_trait::async_trait;
 use dashmap::DashMap;
@@ -162,7 +162,7 @@ impl Scheduler {
         });
         let memory = &inner.node.memory;
         // When the sessions alone are too much, instances are not what is to go.
-        while memory.is_over() && memory.could_fit(0) && inner.evict_idle() {
+        while memory.is_over() && memory.could_fit(0) && inner.evict_idle(false) {
             reaped += 1;
         }
         inner.look_ahead(now);
@@ -331,7 +331,7 @@ impl Inner {
         self.tasks.spawn("start-instance", async move {
             // Whatever becomes of this task, the start that the pool has counted comes to an end.
             let mut counted = CountedStart(Some(pool.clone()));
-            let evict = || this.evict_idle();
+            let evict = || this.evict_idle(pool.only_fills_up());
             let expected = pool.expected_memory();
             let outcome = this.instances.start(&pool.version, expected, evict).await;
             counted.0 = None;

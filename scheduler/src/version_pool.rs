@@ -291,8 +291,18 @@ impl VersionPool {
         self.books.lock().next_expiry()
     }
 
-    pub(crate) fn oldest_idle(&self) -> Option<Instant> {
-        self.books.lock().state.oldest_idle()
+    /// Since when the instance that would be evicted has been idle. For a start that only fills a floor, what another
+    /// floor holds, or its own, is not to go: they would take turns for ever.
+    pub(crate) fn evictable(&self, only_spare: bool) -> Option<Instant> {
+        let books = self.books.lock();
+        let spares = !only_spare || books.state.spare() > 0;
+        books.state.oldest_idle().filter(|_| spares)
+    }
+
+    /// Whether nobody waits for its starts, and no provisioned instance is missing.
+    pub(crate) fn only_fills_up(&self) -> bool {
+        let state = &self.books.lock().state;
+        state.waiting() == 0 && state.is_provisioned()
     }
 
     pub(crate) fn evict(&self) -> Option<Instance> {

@@ -52,7 +52,7 @@ impl Platform {
         let asked = Asked {
             at: Instant::now(),
             deadline: invocation.deadline,
-            outlook: outlook(world, &version),
+            outlook: outlook(world, &version, invocation.deadline),
             begun_in: None,
             unbegun_left: call.run.unbegun,
             begun: 0,
@@ -97,7 +97,7 @@ impl Platform {
 }
 
 /// What is to become of a call of `version` that is made now, by the function's counts alone.
-fn outlook(world: &World, version: &Version) -> Outlook {
+fn outlook(world: &World, version: &Version, deadline: Instant) -> Outlook {
     let Some(audit) = world.audit() else {
         return Outlook::Unknown;
     };
@@ -126,7 +126,8 @@ fn outlook(world: &World, version: &Version) -> Outlook {
     };
     let wait = holds.as_nanos() * (lane.queued as u128 + 1) / lane.limit as u128;
     let patience = version.config.queue_timeout.duration().as_nanos();
-    let remaining = version.config.timeout.duration().as_nanos();
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    let remaining = remaining.as_nanos();
     let answer = wait + holds.as_nanos();
     let near = |a: u128, b: u128| a.abs_diff(b) < 1_000;
     if near(wait, patience) || near(answer, remaining) {

@@ -111,7 +111,7 @@ async fn live(
         max_instances: plan.slots,
         max_concurrency: plan.max_concurrency,
         max_running: plan.max_running,
-        memory: ByteSize(plan.memory),
+        memory: ByteSize(plan.memory).into(),
         keep_alive_policy: plan.policy,
         clock: Clock::new(move || time.time_of_day()),
         ..Config::default()
@@ -165,6 +165,8 @@ async fn live(
             platform.quiet().await;
         }
     }
+    // So that the rules are checked once more, whatever the clock jumped over.
+    tokio::time::sleep(TICK).await;
     let panics = platform.outside.panics();
     world.require("panics", panics == 0, || {
         format!("{panics} callers panicked")

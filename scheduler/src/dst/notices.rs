@@ -14,23 +14,7 @@ fn noticed(rule: &'static str, break_it: impl Fn(&Platform) + Send + Sync + 'sta
     let mut found = BTreeSet::new();
     for seed in 0..80 {
         let outcome = run(&Arc::new(Plan::of(seed)), false, Some(&sabotage));
-        let rules = outcome.broken.first().map(|broken| broken.rule);
-        if rules == Some("end") {
-            println!(
-                "SEED {seed} {:?}",
-                Plan::of(seed)
-                    .lives
-                    .iter()
-                    .map(|l| (
-                        l.events.len(),
-                        &l.end,
-                        l.events.last().map(|e| e.at),
-                        l.events[l.events.len() / 2].at
-                    ))
-                    .collect::<Vec<_>>()
-            );
-        }
-        found.extend(rules);
+        found.extend(outcome.broken.first().map(|broken| broken.rule));
     }
     assert_eq!(found, BTreeSet::from([rule]));
 }
@@ -103,6 +87,45 @@ fn a_panic_that_nobody_planned() {
         tasks.spawn("unplanned", async {
             std::panic::resume_unwind(Box::new("quietly"))
         });
+    });
+}
+
+#[test]
+fn a_pass_that_is_never_given_back() {
+    noticed("passes", |platform| {
+        for lane in platform.scheduler.inner.lanes() {
+            platform
+                .scheduler
+                .inner
+                .node
+                .running
+                .force(&lane.flows.running);
+        }
+    });
+}
+
+#[test]
+fn a_reservation_that_nobody_deployed() {
+    noticed("reserved", |platform| {
+        let node = &platform.scheduler.inner.node;
+        node.reserve(&"nobody".parse().unwrap(), Some(1));
+    });
+}
+
+#[test]
+fn memory_that_nobody_has() {
+    noticed("memory", |platform| {
+        let budget = &platform.scheduler.inner.node.memory;
+        std::mem::forget(budget.take(1));
+    });
+}
+
+#[test]
+fn an_eviction_that_is_counted_and_not_made() {
+    noticed("counted", |platform| {
+        if let Some(pool) = pools(platform).first() {
+            pool.metrics.evicted(1);
+        }
     });
 }
 

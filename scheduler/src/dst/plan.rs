@@ -396,8 +396,11 @@ impl Plan {
                     });
                 }
                 95..=100 if draws.percent(self.trouble.host_events) => {
-                    let what = draws.pick(&[What::HostDies, What::HostDies, What::HostHangs]);
-                    events.push(Event { at, what });
+                    for turn in 0..draws.among(1, 4) {
+                        let what = draws.pick(&[What::HostDies, What::HostDies, What::HostHangs]);
+                        let at = at + turn * 70;
+                        events.push(Event { at, what });
+                    }
                 }
                 _ => {}
             }

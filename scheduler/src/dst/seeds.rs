@@ -166,6 +166,10 @@ fn plans_have_everything_in_them() {
         "drained: true",
         "drained: false",
         "(unlisted)",
+        "Failure(Overloaded)",
+        "is started ahead",
+        "sessions take",
+        "the time of day is set",
         "life 2",
     ] {
         assert!(text.contains(word), "no plan has '{word}' in it");
