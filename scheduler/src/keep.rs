@@ -19,7 +19,7 @@ use fnctl_core::version::Version;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
@@ -38,6 +38,8 @@ pub(crate) struct Keep {
     no_book: Book,
     node: NodeClock,
     ahead: Ahead,
+    /// Instances that were let go since the last look, and not by it.
+    gone: AtomicUsize,
     /// Histories from before the restart, until their functions are called.
     restored: Mutex<HashMap<FunctionName, History>>,
     functions: DashMap<FunctionName, Arc<FunctionKeep>>,
@@ -71,6 +73,7 @@ impl Keep {
             no_book: Book::new(0),
             node: NodeClock::default(),
             ahead: Ahead::default(),
+            gone: AtomicUsize::new(0),
             restored: Mutex::default(),
             functions: DashMap::new(),
         }
@@ -157,6 +160,11 @@ impl Keep {
             .collect();
         all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         all
+    }
+
+    /// Instances that went between two looks, since this was asked last.
+    pub(crate) fn gone(&self) -> usize {
+        self.gone.swap(0, Ordering::Relaxed)
     }
 
     fn named(&self, function: &FunctionName) -> Option<Arc<FunctionKeep>> {
@@ -475,6 +483,13 @@ impl FunctionKeep {
         state.set_plan(Plan::default());
         state.ahead_until = None;
         state.version = None;
+    }
+
+    /// Instances of it went without a look.
+    pub(crate) fn let_go(&self, count: usize) {
+        if count > 0 {
+            self.keep.gone.fetch_add(count, Ordering::Relaxed);
+        }
     }
 
     /// Whether its policy learns from its past.

@@ -126,7 +126,7 @@ impl Scheduler {
     }
 
     /// Retires the instances whose keep-alive has passed at `now`, and starts those that are missing: provisioned ones,
-    /// a function's minimum, what the autoscaler wants. Returns how many were retired.
+    /// a function's minimum, what the autoscaler wants. Returns how many were retired since the last time.
     pub fn reap(&self, now: Instant) -> usize {
         let inner = &self.inner;
         let may_start = !inner.draining.load(Ordering::Relaxed);
@@ -135,7 +135,7 @@ impl Scheduler {
                 inner.pool_of(&version);
             }
         }
-        let mut reaped = 0;
+        let mut reaped = inner.keep.gone();
         for lane in inner.lanes() {
             for pool in lane.pools() {
                 let (asked, windows) = inner.live.asked(&pool.version);

@@ -235,7 +235,8 @@ impl VersionPool {
         } else {
             StartKind::Warm
         };
-        instance.until = self.keep.idle(&self.version, Instant::now());
+        let until = self.keep.idle(&self.version, Instant::now());
+        instance.until = until;
         let (place, more) = self.change(|books, now| {
             books.end_lease(&instance, now);
             let generation = instance.generation;
@@ -244,6 +245,18 @@ impl VersionPool {
         });
         self.settle(place, kind);
         self.start_more(more);
+        self.let_go(until);
+    }
+
+    /// Instances that are not kept at all go at once, not at the next look: until then as many would be there as were
+    /// used meanwhile. `until` is that of one that was just given back.
+    fn let_go(&self, until: Instant) {
+        if until > Instant::now() {
+            return;
+        }
+        let gone = self.change(|books, now| books.state.expire(now, |idle| idle.instance.until));
+        self.metrics.reaped(gone.len(), self.keep.reason());
+        self.keep.let_go(gone.len());
     }
 
     /// Carries out where an instance goes. No lock is held: the lease of a waiter that left comes back through here.
