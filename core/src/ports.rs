@@ -2,6 +2,7 @@
 //! bodies streamed, so that what is behind a port may move to another process or machine.
 
 use crate::error::Failure;
+use crate::hosts::InferenceStatus;
 use crate::ids::{AliasName, Digest, FunctionName, VersionNumber};
 use crate::inference::{Compute, Computed, InferenceError, LoadModel, LoadedModel, SessionId};
 use crate::invocation::{ColdStart, Invocation, Reply, ReplySender, RunReport, Unanswered};
@@ -100,6 +101,16 @@ pub trait InferenceHost: Send + Sync {
 
     /// Gives back one use of a session. An unused session is unloaded after its time-to-live.
     fn release(&self, session: SessionId);
+}
+
+/// Shows operators the processes that compute, and replaces them. The gateway calls it, the inference crate implements it.
+#[async_trait]
+pub trait InferenceControl: Send + Sync {
+    /// What runs, and what is kept away from it.
+    fn status(&self) -> InferenceStatus;
+
+    /// Replaces every inference host by a new one with the same sessions; no request fails. Returns how many.
+    async fn replace_hosts(&self) -> Result<usize, InferenceError>;
 }
 
 /// Knows what was deployed.

@@ -7,11 +7,13 @@
 mod page;
 mod progress;
 mod screen;
+mod size;
 mod terminal;
 
 pub(crate) use page::{Page, Table, Tone};
 pub(crate) use progress::Steps;
 pub(crate) use screen::{Screen, Wake};
+pub(crate) use size::bytes;
 pub(crate) use terminal::{Terminal, variable};
 
 use crate::report::Report;

@@ -117,7 +117,8 @@ pub fn serve() -> Result<(), ServeError> {
     };
     let ready = Report::Ready {
         version: VERSION,
-        confinement,
+        confinement: confinement.to_string(),
+        unconfined: confinement.gaps(),
     };
     socket::send(&socket, &ready, &[]).map_err(ServeError::Socket)?;
     let host = Arc::new(Host {
