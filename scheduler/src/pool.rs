@@ -140,9 +140,7 @@ impl<S: Slotted, W> PoolState<S, W> {
         }
         let handle = self.slots.take(self.uses)?;
         self.leased += 1;
-        self.waiting
-            .pop_front()
-            .map(|(_, waiter)| (handle, waiter))
+        self.waiting.pop_front().map(|(_, waiter)| (handle, waiter))
     }
 
     /// Instances that would do for those who wait, if each had one slot of it.

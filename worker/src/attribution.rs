@@ -9,8 +9,8 @@ use crate::state::ComponentState;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
-use wasmtime::{AsContextMut, StoreContextMut};
 use wasmtime::component::{Access, Linker, Resource, StreamReader};
+use wasmtime::{AsContextMut, StoreContextMut};
 use wasmtime_wasi::cli::{WasiCli, WasiCliCtxView, WasiCliView};
 use wasmtime_wasi::p2::DynOutputStream;
 use wasmtime_wasi::p2::bindings::io::streams::{self, Host as _, HostOutputStream as _};
@@ -109,7 +109,8 @@ fn add_outgoing(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
         .func_wrap_concurrent("send", |accessor, (request,): (Resource<Request>,)| {
             Box::pin(async move {
                 let http = accessor.with_getter::<WasiHttp>(ComponentState::http);
-                let mut sending = pin!(<WasiHttp as client::HostWithStore<_>>::send(&http, request));
+                let mut sending =
+                    pin!(<WasiHttp as client::HostWithStore<_>>::send(&http, request));
                 let mut is_sent = false;
                 let sent = poll_fn(|ctx| {
                     if std::mem::replace(&mut is_sent, true) {

@@ -184,7 +184,12 @@ impl Model {
                     let usable = !known.retired && known.generation == generation;
                     usable && known.leases > 0 && known.leases < self.slots
                 };
-                let packed = self.instances.values().filter(free).map(|it| it.leases).max();
+                let packed = self
+                    .instances
+                    .values()
+                    .filter(free)
+                    .map(|it| it.leases)
+                    .max();
                 match self.state.take(|| caller) {
                     Take::Warm(handle) => {
                         let before = self.instances.get(&handle.id).map(|known| known.leases);
@@ -212,7 +217,9 @@ impl Model {
             Operation::StartSucceeds if self.starting > 0 => {
                 self.starting -= 1;
                 let id = u64::from(self.callers) << 32 | self.instances.len() as u64;
-                let id = (id..).find(|id| !self.instances.contains_key(id)).unwrap_or(id);
+                let id = (id..)
+                    .find(|id| !self.instances.contains_key(id))
+                    .unwrap_or(id);
                 let known = Known {
                     leases: 0,
                     retired: false,
@@ -242,7 +249,9 @@ impl Model {
                     return Err(TestCaseError::fail("a lease of nothing"));
                 };
                 known.leases -= 1;
-                let worn = self.uses.is_some_and(|uses| handle.uses.get() >= u64::from(uses));
+                let worn = self
+                    .uses
+                    .is_some_and(|uses| handle.uses.get() >= u64::from(uses));
                 if worn {
                     self.retire(handle);
                 } else {

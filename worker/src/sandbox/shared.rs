@@ -28,11 +28,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Accessor;
 use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p3::bindings::Service;
+
+/// How long a guest has to end by itself when its reader leaves in the middle of a body, which it is told by the body's
+/// stream. If it does, nothing is wrong with the instance.
+const FAREWELL: Duration = Duration::from_millis(100);
 
 /// A handle of the instance; each runs one invocation at a time.
 pub(crate) struct SharedSandbox(Arc<Shared>);
@@ -111,9 +116,7 @@ impl SharedSandbox {
         Self(Arc::new(Shared {
             waker: Waker::from(crew.clone()),
             crew,
-            driver: Mutex::new(Some(Box::pin(
-                async move { meter.measure(driver).await },
-            ))),
+            driver: Mutex::new(Some(Box::pin(async move { meter.measure(driver).await }))),
             template,
             version,
             log,
@@ -139,7 +142,8 @@ async fn drive(
     };
     let guest = &store.data().guest;
     // Before the store goes, and with it the bodies' other ends.
-    crew.die(&run_failure(&error, guest), guest.limits.memory as u64);
+    let memory = guest.limits.memory as u64;
+    crew.die(&run_failure(&error, guest), Some(memory));
 }
 
 /// Serves whoever comes; returns why it cannot go on.
@@ -277,10 +281,10 @@ impl Crew {
     }
 
     /// The instance is gone: whoever is in flight fails.
-    fn die(&self, failure: &Failure, memory: u64) {
+    fn die(&self, failure: &Failure, memory: Option<u64>) {
         let mut state = self.state.lock();
         state.closed = true;
-        state.memory = memory;
+        state.memory = memory.unwrap_or(state.memory);
         let keys: Vec<u64> = state.seats.keys().copied().collect();
         let failure = died_with(failure.clone(), state.unfinished);
         for key in keys {
@@ -412,9 +416,7 @@ impl Shared {
             return;
         };
         let guard = DiesOnPanic(&self.crew);
-        let polled = driver
-            .as_mut()
-            .poll(&mut Context::from_waker(&self.waker));
+        let polled = driver.as_mut().poll(&mut Context::from_waker(&self.waker));
         std::mem::forget(guard);
         if polled.is_pending() {
             *slot = Some(driver);
@@ -427,8 +429,10 @@ struct DiesOnPanic<'a>(&'a Crew);
 
 impl Drop for DiesOnPanic<'_> {
     fn drop(&mut self) {
-        self.0
-            .die(&Failure::internal("the run of a shared instance panicked"), 0);
+        self.0.die(
+            &Failure::internal("the run of a shared instance panicked"),
+            None,
+        );
     }
 }
 
@@ -438,7 +442,10 @@ impl Seat {
         let leads = {
             let mut state = crew.state.lock();
             if let Some(seat) = state.seats.get_mut(&self.key)
-                && !seat.waker.as_ref().is_some_and(|waker| waker.will_wake(ctx.waker()))
+                && !seat
+                    .waker
+                    .as_ref()
+                    .is_some_and(|waker| waker.will_wake(ctx.waker()))
             {
                 seat.waker = Some(ctx.waker().clone());
             }
@@ -504,8 +511,14 @@ impl Sandbox for SharedSandbox {
             }
         };
         let running = shared.template.engine.running();
-        let done = poll_fn(|ctx| seat.poll(ctx));
-        let outcome = match bounded(done, bounds.deadline, &bounds.cancelled).await {
+        let mut done = poll_fn(|ctx| seat.poll(ctx));
+        let mut outcome = bounded(&mut done, bounds.deadline, &bounds.cancelled).await;
+        if matches!(outcome, Err(Stopped::Cancelled)) && reply.is_sent() {
+            let until = bounds.deadline.min(Instant::now() + FAREWELL);
+            let ended = tokio::time::timeout_at(until, done).await;
+            outcome = ended.map_err(|_| Stopped::Cancelled);
+        }
+        let outcome = match outcome {
             // Nobody reads on, because there was too much to read.
             Ok(Ok(())) | Err(Stopped::Cancelled) if fate.was_too_large() => {
                 Err(failure::response_too_large())
