@@ -100,6 +100,11 @@ pub trait Sandbox: Send {
     /// Runs one invocation to its end: the response goes out through `reply` as soon as its head is known, the report
     /// comes back when the guest has returned. Bounded by the invocation's deadline and its cancellation.
     async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport;
+
+    /// Another handle of the same guest, which may run an invocation at the same time; nothing if it runs one at a time.
+    fn share(&self) -> Option<Box<dyn Sandbox>> {
+        None
+    }
 }
 
 /// Loads models and computes. The worker calls it, the inference crate implements it.
