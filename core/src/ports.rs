@@ -2,6 +2,7 @@
 //! bodies streamed, so that what is behind a port may move to another process or machine.
 
 use crate::error::Failure;
+use crate::hosts::InferenceStatus;
 use crate::ids::{AliasName, Digest, FunctionName, VersionNumber};
 use crate::inference::{Compute, Computed, InferenceError, LoadModel, LoadedModel, SessionId};
 use crate::invocation::{ColdStart, Invocation, Reply, ReplySender, RunReport, Unanswered};
@@ -99,6 +100,11 @@ pub trait Sandbox: Send {
     /// Runs one invocation to its end: the response goes out through `reply` as soon as its head is known, the report
     /// comes back when the guest has returned. Bounded by the invocation's deadline and its cancellation.
     async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport;
+
+    /// Another handle of the same guest, which may run an invocation at the same time; nothing if it runs one at a time.
+    fn share(&self) -> Option<Box<dyn Sandbox>> {
+        None
+    }
 }
 
 /// Loads models and computes. The worker calls it, the inference crate implements it.
@@ -112,6 +118,16 @@ pub trait InferenceHost: Send + Sync {
 
     /// Gives back one use of a session. An unused session is unloaded after its time-to-live.
     fn release(&self, session: SessionId);
+}
+
+/// Shows operators the processes that compute, and replaces them. The gateway calls it, the inference crate implements it.
+#[async_trait]
+pub trait InferenceControl: Send + Sync {
+    /// What runs, and what is kept away from it.
+    fn status(&self) -> InferenceStatus;
+
+    /// Replaces every inference host by a new one with the same sessions; no request fails. Returns how many.
+    async fn replace_hosts(&self) -> Result<usize, InferenceError>;
 }
 
 /// Knows what was deployed.

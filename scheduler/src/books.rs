@@ -5,6 +5,7 @@
 use crate::autoscaler::{Autoscaler, Decision, Rules};
 use crate::instance::Instance;
 use crate::pool::{Idle, PoolState};
+use crate::slots::Slotted;
 use crate::version_pool::Handed;
 use fnctl_core::ids::{InstanceId, VersionNumber};
 use fnctl_core::ports::InstanceStatus;
@@ -18,10 +19,11 @@ use tokio::time::Instant;
 /// An instance that was evicted is not started again for its floor within this time: the node was short of room.
 const ROOM: Duration = Duration::from_secs(10);
 
-/// An instance that is leased.
+/// A lease of an instance.
 #[derive(Debug, Clone, Copy)]
 struct Busy {
     id: InstanceId,
+    handle: u64,
     /// Invocations served before.
     uses: u64,
     since: Instant,
@@ -60,6 +62,7 @@ impl Books {
             Isolation::Request => Some(NonZeroU32::MIN),
             Isolation::Instance => config.max_uses,
         });
+        state.set_slots(config.instance_concurrency.get() as usize);
         Self {
             state,
             busy: Vec::new(),
@@ -81,7 +84,7 @@ impl Books {
             return;
         }
         #[allow(clippy::cast_precision_loss, reason = "counts of invocations")]
-        let concurrency = (self.state.busy() + self.state.waiting()) as f64;
+        let concurrency = (self.state.leased() + self.state.waiting()) as f64;
         self.load += concurrency * now.saturating_duration_since(self.noted).as_secs_f64();
         self.noted = now;
     }
@@ -116,17 +119,19 @@ impl Books {
     pub(crate) fn lend(&mut self, instance: &Instance, now: Instant) {
         self.busy.push(Busy {
             id: instance.id,
-            uses: instance.uses,
+            handle: instance.handle,
+            uses: instance.uses(),
             since: now,
         });
     }
 
     /// A lease has ended. If the instance served, it is measured.
     pub(crate) fn end_lease(&mut self, instance: &Instance, now: Instant) {
-        let place = self.busy.iter().rposition(|busy| busy.id == instance.id);
+        let is_it = |busy: &Busy| busy.id == instance.id && busy.handle == instance.handle;
+        let place = self.busy.iter().rposition(is_it);
         let Some(place) = place else { return };
         let busy = self.busy.swap_remove(place);
-        if busy.uses != instance.uses {
+        if instance.served {
             self.state.served(now.saturating_duration_since(busy.since));
         }
     }
@@ -222,22 +227,27 @@ impl Books {
                 id: idle.instance.id,
                 version,
                 state: "idle",
-                uses: idle.instance.uses,
+                uses: idle.instance.uses(),
                 idle_ms: Some(millis(for_ms)),
                 why,
                 expires_in_ms,
             }
         });
-        let busy = self.busy.iter().map(|busy| InstanceStatus {
-            id: busy.id,
+        let slots = self.state.slots();
+        let by_instance = self.busy.iter().enumerate().filter_map(|(at, first)| {
+            let same = |busy: &&Busy| busy.id == first.id;
+            let of = self.busy.get(at..)?.iter().filter(same);
+            // Each instance once, where its first lease stands.
+            let is_first = slots == 1 || !self.busy.get(..at)?.iter().any(|busy| same(&busy));
+            is_first.then(|| (of.clone().count(), of.map(|busy| busy.since).min(), first))
+        });
+        let busy = by_instance.map(|(leases, since, first)| InstanceStatus {
+            id: first.id,
             version,
             state: "busy",
-            uses: busy.uses,
+            uses: first.uses,
             idle_ms: None,
-            why: format!(
-                "busy for {:.1}s",
-                now.saturating_duration_since(busy.since).as_secs_f64()
-            ),
+            why: busy_because(leases, slots, now, since.unwrap_or(now)),
             expires_in_ms: None,
         });
         let waiting = self.state.waiting();
@@ -273,5 +283,14 @@ impl Books {
         } else {
             "its caller has left, or was served by another"
         }
+    }
+}
+
+/// Why an instance is busy, for people.
+fn busy_because(leases: usize, slots: usize, now: Instant, since: Instant) -> String {
+    let seconds = now.saturating_duration_since(since).as_secs_f64();
+    match slots {
+        1 => format!("busy for {seconds:.1}s"),
+        _ => format!("busy with {leases} of {slots} for {seconds:.1}s"),
     }
 }

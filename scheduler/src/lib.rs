@@ -2,10 +2,11 @@
 //!
 //! Knows sandboxes only as the `SandboxFactory` port, so all of it is tested with fake sandboxes on a paused clock.
 //! Decisions are pure ([`limit`], [`pool`]); this file and `lane` carry them out. Invariants: an instance is never both
-//! leased and idle; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
+//! leased and idle, and has no more leases than slots; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
 //! a lock is held.
 
 pub mod admission;
+mod ahead;
 #[cfg(test)]
 mod audit;
 pub mod autoscaler;
@@ -33,6 +34,7 @@ pub mod reserved;
 mod running;
 pub mod service_rate;
 pub mod simulator;
+pub mod slots;
 #[cfg(test)]
 mod tests;
 mod version_pool;
@@ -125,7 +127,7 @@ impl Scheduler {
     }
 
     /// Retires the instances whose keep-alive has passed at `now`, and starts those that are missing: provisioned ones,
-    /// a function's minimum, what the autoscaler wants. Returns how many were retired.
+    /// a function's minimum, what the autoscaler wants. Returns how many were retired since the last time.
     pub fn reap(&self, now: Instant) -> usize {
         let inner = &self.inner;
         let may_start = !inner.draining.load(Ordering::Relaxed);
@@ -134,7 +136,7 @@ impl Scheduler {
                 inner.pool_of(&version);
             }
         }
-        let mut reaped = 0;
+        let mut reaped = inner.keep.gone();
         for lane in inner.lanes() {
             for pool in lane.pools() {
                 let (asked, windows) = inner.live.asked(&pool.version);
@@ -152,7 +154,13 @@ impl Scheduler {
             }
         }
         // Under the lock of its place in the map nobody can look a lane up while it closes.
-        inner.lanes.retain(|_, lane| !lane.close_if_unused());
+        inner.lanes.retain(|function, lane| {
+            let closed = lane.close_if_unused();
+            if closed {
+                inner.keep.leaves(function);
+            }
+            !closed
+        });
         let memory = &inner.node.memory;
         // When the sessions alone are too much, instances are not what is to go.
         while memory.is_over() && memory.could_fit(0) && inner.evict_idle(false) {
@@ -306,7 +314,7 @@ impl Inner {
             let this = Arc::downgrade(self);
             VersionPool::new(
                 version.clone(),
-                Arc::new(self.metrics.of(&version.key())),
+                self.metrics.of(&version.key()),
                 self.live.recall(version),
                 lane.keep.clone(),
                 move |pool| {
@@ -528,9 +536,12 @@ impl Invoker for Scheduler {
                 inner.keep.forget(&key.function);
                 inner.recorder.forget(&key.function);
             }
-            inner
+            let closed = inner
                 .lanes
                 .remove_if(&key.function, |_, lane| lane.close_if_unused());
+            if closed.is_some() {
+                inner.keep.leaves(&key.function);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use crate::memory::Footprint;
 use crate::metrics::VersionMetrics;
 use crate::pool::{Place, Take};
 use crate::service_rate::Pace;
+use crate::slots::Slotted;
 use fnctl_core::config::Isolation;
 use fnctl_core::invocation::StartKind;
 use fnctl_core::ports::InstanceStatus;
@@ -48,7 +49,7 @@ impl Measured {
 /// The pool of one version.
 pub(crate) struct VersionPool {
     pub(crate) version: Arc<Version>,
-    pub(crate) metrics: Arc<VersionMetrics>,
+    pub(crate) metrics: VersionMetrics,
     pub(crate) books: Mutex<Books>,
     /// Processor time of an invocation on average, in microseconds.
     cost: AtomicU64,
@@ -98,7 +99,7 @@ impl VersionPool {
     /// An empty pool; `start` carries out the starts it decides on.
     pub(crate) fn new(
         version: Arc<Version>,
-        metrics: Arc<VersionMetrics>,
+        metrics: VersionMetrics,
         measured: Measured,
         keep: Arc<FunctionKeep>,
         start: impl Fn(Arc<VersionPool>) + Send + Sync + 'static,
@@ -139,7 +140,7 @@ impl VersionPool {
         });
         match (taken, channel) {
             (Take::Warm(instance), _) => {
-                let kind = if instance.uses == 0 {
+                let kind = if instance.uses() == 0 {
                     StartKind::Prewarmed
                 } else {
                     StartKind::Warm
@@ -180,7 +181,7 @@ impl VersionPool {
             let place = books.state.started(instance, generation, now);
             note_place(books, place, now)
         });
-        self.settle(place, StartKind::Cold);
+        self.settle_all(place, StartKind::Cold);
         self.start_more(more);
         *self.backoff.lock() = Backoff::default();
         let _previous = self.provisioning.send_replace(Ok(()));
@@ -219,35 +220,55 @@ impl VersionPool {
         let config = &self.version.config;
         let worn = config
             .max_uses
-            .is_some_and(|max| instance.uses >= u64::from(max.get()));
-        let fresh_only = config.isolation == Isolation::Request && instance.uses > 0;
+            .is_some_and(|max| instance.uses() >= u64::from(max.get()));
+        let fresh_only = config.isolation == Isolation::Request && instance.uses() > 0;
         if !reusable || worn || fresh_only {
-            let start = self.change(|books, now| {
+            let (gone, more) = self.change(|books, now| {
                 books.end_lease(&instance, now);
-                books.state.retired()
+                books.state.retire(instance)
             });
-            drop(instance);
-            self.start_more(usize::from(start));
+            drop(gone);
+            self.start_more(more);
             return;
         }
-        let kind = if instance.uses == 0 {
+        let kind = if instance.uses() == 0 {
             StartKind::Prewarmed
         } else {
             StartKind::Warm
         };
-        instance.until = self.keep.idle(&self.version, Instant::now());
+        let until = self.keep.idle(&self.version, Instant::now());
+        instance.until = until;
         let (place, more) = self.change(|books, now| {
             books.end_lease(&instance, now);
             let generation = instance.generation;
             let place = books.state.released(instance, generation, now);
             note_place(books, place, now)
         });
-        self.settle(place, kind);
+        self.settle_all(place, kind);
         self.start_more(more);
+        self.let_go(until);
+    }
+
+    /// Instances that are not kept at all go at once, not at the next look: until then as many would be there as were
+    /// used meanwhile. `until` is that of one that was just given back.
+    fn let_go(&self, until: Instant) {
+        if until > Instant::now() {
+            return;
+        }
+        let gone = self.change(|books, now| books.state.expire(now, |idle| idle.instance.until));
+        self.metrics.reaped(gone.len(), self.keep.reason());
+        self.keep.let_go(gone.len());
+    }
+
+    fn settle_all(self: &Arc<Self>, (place, others): (Placed, Vec<Seated>), kind: StartKind) {
+        self.settle(place, kind);
+        for (instance, waiter) in others {
+            self.settle(Place::Waiter(instance, waiter), kind);
+        }
     }
 
     /// Carries out where an instance goes. No lock is held: the lease of a waiter that left comes back through here.
-    fn settle(self: &Arc<Self>, place: Place<Instance, oneshot::Sender<Handed>>, kind: StartKind) {
+    fn settle(self: &Arc<Self>, place: Placed, kind: StartKind) {
         match place {
             Place::Waiter(instance, waiter) => {
                 let lease = Lease::new(self.clone(), instance, kind);
@@ -454,15 +475,22 @@ impl VersionPool {
 
 type Placed = Place<Instance, oneshot::Sender<Handed>>;
 
-/// Takes note of where an instance goes, and of the starts that the queue needs if it is retired.
-fn note_place(books: &mut Books, place: Placed, now: Instant) -> (Placed, usize) {
+type Seated = (Instance, oneshot::Sender<Handed>);
+
+/// Takes note of where an instance goes and of who else finds a place in it, and of the starts that the queue needs.
+fn note_place(books: &mut Books, place: Placed, now: Instant) -> ((Placed, Vec<Seated>), usize) {
+    let mut others = Vec::new();
     let more = match &place {
         Place::Waiter(instance, _) => {
             books.lend(instance, now);
+            while let Some((instance, waiter)) = books.state.seat() {
+                books.lend(&instance, now);
+                others.push((instance, waiter));
+            }
             0
         }
-        Place::Idle => 0,
-        Place::Retire(_) => books.state.missing_after_retire(),
+        // Somebody may wait still: the instance may serve no more than it does.
+        Place::Idle | Place::Retire(_) => books.state.missing_after_retire(),
     };
-    (place, more)
+    ((place, others), more)
 }

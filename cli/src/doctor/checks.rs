@@ -61,6 +61,33 @@ pub(crate) fn library(
     }
 }
 
+/// An inference host that was started to look at it: milliseconds that took, and what the system does not enforce of its
+/// confinement.
+pub(crate) fn inference_host(probed: &Result<(u128, Vec<String>), String>) -> Finding {
+    const CHECK: &str = "inference";
+    match probed {
+        Ok((ms, missing)) if missing.is_empty() => Finding::ok(
+            CHECK,
+            format!("a host of its own, wholly confined, is up in {ms} ms"),
+        ),
+        Ok((_, missing)) => Finding::bad(
+            CHECK,
+            Level::Warn,
+            format!(
+                "the system does not confine inference hosts wholly: {}",
+                missing.join("; ")
+            ),
+            "run a kernel with seccomp and Landlock (Linux 5.13 or later, `landlock` in its lsm list); inference.require_confinement refuses to serve without",
+        ),
+        Err(error) => Finding::bad(
+            CHECK,
+            Level::Fail,
+            format!("no inference host can be started: {error}"),
+            "see onnxruntime above; inference.process = \"in-process\" does without hosts",
+        ),
+    }
+}
+
 /// What a language's functions are built with.
 pub(crate) fn tool_chain(check: &'static str, found: &Result<String, Missing>) -> Finding {
     match found {
@@ -386,6 +413,17 @@ mod tests {
         let table = [
             (settings(&[]), Level::Ok, ""),
             (settings(&["a".into()]), Level::Fail, "config check"),
+            (inference_host(&Ok((30, Vec::new()))), Level::Ok, ""),
+            (
+                inference_host(&Ok((30, vec!["landlock: absent".into()]))),
+                Level::Warn,
+                "Landlock",
+            ),
+            (
+                inference_host(&Err("it ended".into())),
+                Level::Fail,
+                "in-process",
+            ),
             (library(&found(), &[]), Level::Ok, ""),
             (
                 library(&Err("none".into()), &[]),

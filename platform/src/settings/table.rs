@@ -306,6 +306,12 @@ pub static SETTINGS: &[Setting] = &[
         parsed
     ),
     setting!(
+        "inference.require_confinement",
+        "Whether inference hosts do not serve where the system cannot enforce all of their confinement (old kernels); otherwise they do, and say what is missing.",
+        inference.require_confinement,
+        parsed::<bool>
+    ),
+    setting!(
         "inference.host_ttl",
         "How long an inference host without a model stays.",
         inference.host_ttl,
