@@ -155,7 +155,7 @@ impl Model {
             waiting,
             busy: self.busy.len(),
             starting,
-            slots: 1,
+            seats: 1,
             uses: None,
         };
         starts(&demand, &self.pace)
