@@ -28,6 +28,9 @@ pub struct Period {
     misses: f32,
     /// Mean distance of a firing from where it was due, in seconds.
     off: f64,
+    /// Whether no firing was due since it was found.
+    #[serde(default)]
+    new: bool,
 }
 
 impl Period {
@@ -96,6 +99,11 @@ pub struct Expected {
 pub struct Periods {
     followed: Vec<Period>,
     recent: Vec<Moment>,
+    /// Periods whose first firing came when it was due, and that did not; they fade.
+    #[serde(default)]
+    confirmed: f32,
+    #[serde(default)]
+    refuted: f32,
 }
 
 impl Periods {
@@ -105,11 +113,26 @@ impl Periods {
         let mut explained = false;
         let mut fired = false;
         for period in &mut self.followed {
+            let missed = period.misses;
             period.advance(now);
             let believed = period.chance() >= 0.6 && period.hits > 2.5;
+            let late = period.misses > missed;
             let hit = period.fired(now);
+            if period.new && (hit || late) {
+                period.new = false;
+                self.confirmed *= 0.9;
+                self.refuted *= 0.9;
+                if hit && !late {
+                    self.confirmed += 1.0;
+                } else {
+                    self.refuted += 1.0;
+                }
+            }
             fired |= hit;
             explained |= hit && believed;
+        }
+        if fired {
+            self.merge();
         }
         // Several invocations of one firing are one arrival.
         if idle < SHORTEST * 0.6 {
@@ -123,6 +146,25 @@ impl Periods {
         }
         self.recent.push(now);
         explained
+    }
+
+    /// Drops periods that say the same as one that is believed more.
+    fn merge(&mut self) {
+        for at in (1..self.followed.len()).rev() {
+            let (before, rest) = self.followed.split_at_mut(at);
+            let Some(own) = rest.first() else { continue };
+            let same = before.iter_mut().find(|other| {
+                let apart = other.tolerance().max(own.tolerance());
+                (other.seconds - own.seconds).abs() <= apart
+                    && other.last.minus(own.last).abs() <= apart
+            });
+            if let Some(other) = same {
+                if own.chance() > other.chance() {
+                    *other = *own;
+                }
+                self.followed.remove(at);
+            }
+        }
     }
 
     /// Looks for three arrivals at equal distances that end with this one.
@@ -139,11 +181,14 @@ impl Periods {
                 .take(at)
                 .find(|first| (middle.since(**first) - distance).abs() <= allowed);
             let Some(first) = found else { continue };
+            // Two equal distances are often chance; how often, the function's own past says.
+            let hits = 4.0 * (self.confirmed + 1.0) / (self.confirmed + self.refuted + 2.0) - 0.5;
             let period = Period {
+                new: true,
                 seconds: now.since(*first) / 2.0,
                 last: now,
-                hits: 2.0,
-                misses: 1.0,
+                hits: hits.min(2.0),
+                misses: 3.0 - hits.min(2.0),
                 off: (middle.since(*first) - distance).abs().max(0.5),
             };
             self.follow(period);
