@@ -62,7 +62,7 @@ impl Default for Params {
             start_price: 0.01,
             doubt: 0.2,
             strength: 0.2,
-            half_life: 128.0,
+            half_life: 256.0,
             no_cost: false,
             no_periods: false,
             no_prior: false,
@@ -99,6 +99,11 @@ pub struct Adaptive {
     variance: f32,
     count: f32,
     last: f32,
+    /// The hazards when they were last worked out, and how many plans were made since.
+    #[serde(skip)]
+    shaped: Option<Box<[f32; BINS]>>,
+    #[serde(skip)]
+    unread: u16,
     /// The plan of the idle time that runs now.
     planned: Plan,
     /// The price of a warm second then, in cold starts.
@@ -142,7 +147,7 @@ impl Adaptive {
         }
         self.guard
             .record(&self.planned, idle, self.price, params.start_price);
-        let explained = !params.no_periods && self.periods.arrived(now, f64::from(idle));
+        let explained = !params.no_periods && self.periods.arrived(now, f64::from(idle), self.usual());
         sample.ended = !explained;
         sample.context = u16::try_from(self.context()).ok()?;
         sample.first = (self.count == 0.0).then_some(worth);
@@ -200,6 +205,11 @@ impl Adaptive {
                 .count()
         };
         (scale * LASTS + last) * SPREADS + spread
+    }
+
+    /// Seconds that it is usually idle: the geometric mean.
+    fn usual(&self) -> f64 {
+        f64::from(self.mean.exp())
     }
 
     /// How much more often this function is called at each hour than on average.
@@ -268,7 +278,13 @@ impl Adaptive {
         let mut hazards = if params.no_shape {
             self.idle.hazards(&prior, params.strength)
         } else {
-            self.idle.shaped(&prior, params.shape)
+            // A sixteenth more of idle times changes little.
+            self.unread += 1;
+            if f32::from(self.unread) * 16.0 > self.count || self.shaped.is_none() {
+                self.unread = 0;
+                self.shaped = Some(Box::new(self.idle.shaped(&prior, params.shape)));
+            }
+            self.shaped.as_deref().copied().unwrap_or(prior)
         };
         if params.rhythm {
             let rhythm = self.rhythm();
@@ -285,9 +301,10 @@ impl Adaptive {
         let mut firings = [(0.0f32, 0.0f32, 0.0f32); FIRINGS];
         let mut count = 0;
         if !params.no_periods {
-            for expected in self.periods.expected(now) {
+            for expected in self.periods.expected(now, self.usual()) {
                 let from = (expected.from - lead).max(0.0);
                 if expected.to > from
+                    && expected.chance > 0.0
                     && let Some(firing) = firings.get_mut(count)
                 {
                     let rate = -(1.0 - expected.chance.min(0.999)).ln() / (expected.to - from);
@@ -332,7 +349,7 @@ impl Adaptive {
 
     /// Bytes it takes, on the heap and beside it.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.upper.capacity() * size_of::<IdleTimes>() + self.periods.bytes()
+        size_of::<Self>() + self.shaped.iter().map(|_| size_of::<[f32; BINS]>()).sum::<usize>() + self.upper.capacity() * size_of::<IdleTimes>() + self.periods.bytes()
     }
 }
 

@@ -32,7 +32,6 @@ fn under(
     ended: &[f32; BINS],
     exposed: &[f32; BINS],
     strength: f64,
-    root: f64,
 ) -> ([f32; BINS], f64) {
     let mut nodes = [Node {
         ended: 0.0,
@@ -52,19 +51,23 @@ fn under(
             fit += node.ended * f64::from(guess.max(1e-12)).ln();
         }
     }
-    let one = |ended: f64, expected: f64, strength: f64| {
-        if ended <= 0.0 && expected <= 0.0 {
-            0.0
+    let alone = strength * strength.ln() - ln_gamma(strength);
+    let one = |ended: f64, expected: f64| {
+        if ended < 1e-6 {
+            // What never was at risk says nothing, and where nothing ended there is no Gamma function to pay for.
+            if expected < 1e-9 {
+                0.0
+            } else {
+                -strength * (expected / strength).ln_1p()
+            }
         } else {
-            ln_gamma(strength + ended) - ln_gamma(strength) + strength * strength.ln()
-                - (strength + ended) * (strength + expected).ln()
+            alone + ln_gamma(strength + ended) - (strength + ended) * (strength + expected).ln()
         }
     };
     for at in (1..NODES).rev() {
-        let strength = if at == 1 { root } else { strength };
         if at >= LEAVES {
             if let Some(node) = nodes.get_mut(at) {
-                node.evidence = one(node.ended, node.expected, strength);
+                node.evidence = one(node.ended, node.expected);
             }
             continue;
         }
@@ -74,7 +77,10 @@ fn under(
         };
         let ended = left.ended + right.ended;
         let expected = left.expected + right.expected;
-        let whole = one(ended, expected, strength);
+        if expected < 1e-9 && ended < 1e-6 {
+            continue;
+        }
+        let whole = one(ended, expected);
         let cut = left.evidence + right.evidence;
         let odds = (cut - whole).clamp(-700.0, 700.0).exp() * CUT / (1.0 - CUT);
         if let Some(node) = nodes.get_mut(at) {
@@ -93,7 +99,6 @@ fn under(
         else {
             continue;
         };
-        let strength = if at == 1 { root } else { strength };
         let whole = if at >= LEAVES { 1.0 } else { node.whole };
         let factor = (strength + node.ended) / (strength + node.expected);
         let next = (sum + open * whole * factor, open * (1.0 - whole));
@@ -121,13 +126,13 @@ pub(super) fn hazards(
     strength: f32,
 ) -> [f32; BINS] {
     let s = f64::from(strength);
-    let (mut kind, kind_fit) = under(prior, ended, exposed, s, s);
+    let (mut kind, kind_fit) = under(prior, ended, exposed, s);
     let events: f32 = ended.iter().sum();
     let time: f32 = exposed.iter().sum();
     if events < 0.5 || time <= 0.0 {
         return kind;
     }
-    let (even, even_fit) = under(&[events / time; BINS], ended, exposed, s, s);
+    let (even, even_fit) = under(&[events / time; BINS], ended, exposed, s);
     // Each guess by how likely it still is at this age.
     let odds = (even_fit - kind_fit).clamp(-60.0, 60.0).exp();
     #[allow(clippy::cast_possible_truncation, reason = "not exact")]
