@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::commands::context::ContextArgs;
+use crate::commands::inference::InferenceArgs;
 use crate::commands::logs::LogsArgs;
 use crate::commands::policy::PolicyArgs;
 use crate::commands::shell::{CompletionsArgs, ManArgs};
@@ -108,6 +109,8 @@ pub(crate) enum Command {
     Policy(PolicyArgs),
     /// Write what was invoked on a platform as a trace.
     Trace(TraceArgs),
+    /// Look at the processes that models compute in, and replace them.
+    Inference(InferenceArgs),
     /// Load models and compute for the `fnctl serve` that started it.
     #[command(
         hide = true,

@@ -17,7 +17,18 @@ pub(crate) const EXAMPLES: &str = "Examples:
 const GROUPS: [(&str, &[&str]); 6] = [
     ("Run", &["serve", "invoke"]),
     ("Deploy", &["new", "build", "dev", "deploy"]),
-    ("Look", &["top", "status", "ls", "get", "versions", "logs"]),
+    (
+        "Look",
+        &[
+            "top",
+            "status",
+            "ls",
+            "get",
+            "versions",
+            "logs",
+            "inference",
+        ],
+    ),
     ("Change", &["rollback", "alias", "rm"]),
     ("Plan", &["policy", "trace"]),
     (

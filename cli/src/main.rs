@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Token => commands::status::token(&app),
         Command::Policy(policy) => commands::policy::run(&app, &policy),
         Command::Trace(trace) => commands::trace::run(&app, &trace),
+        Command::Inference(inference) => commands::inference::run(&app, &inference),
         Command::Config(config) => commands::config::run(&app, &config),
         Command::Context(context) => commands::context::run(&app, &context),
         Command::Completions(completions) => commands::shell::completions(&app, &completions),

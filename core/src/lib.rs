@@ -9,6 +9,7 @@ pub mod body;
 pub mod config;
 pub mod deploy;
 pub mod error;
+pub mod hosts;
 pub mod ids;
 pub mod inference;
 pub mod invocation;

@@ -26,7 +26,7 @@ pub use trace::Tracing;
 
 use fnctl_core::deploy::Deployer;
 use fnctl_core::log::LogStore;
-use fnctl_core::ports::{ArtifactStore, FunctionStore, Invoker};
+use fnctl_core::ports::{ArtifactStore, FunctionStore, InferenceControl, Invoker};
 use fnctl_core::task::Tasks;
 use metrics::Metrics;
 use prometheus::Registry;
@@ -48,6 +48,8 @@ pub struct Backend {
     pub artifacts: Arc<dyn ArtifactStore>,
     /// Deploys, rolls back and removes.
     pub deployer: Deployer,
+    /// Shows and replaces inference hosts.
+    pub inference: Arc<dyn InferenceControl>,
     /// Keeps what functions said.
     pub logs: Arc<dyn LogStore>,
     /// Records invocations, if somebody wants them recorded.

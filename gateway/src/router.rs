@@ -38,6 +38,8 @@ pub(crate) enum Api<'a> {
     Status,
     Activity,
     Trace,
+    Inference,
+    InferenceRestart,
 }
 
 /// Why a path is none of ours.
@@ -99,6 +101,8 @@ fn api(path: &str) -> Result<Api<'_>, RouteError> {
         (Some("status"), None, ..) => Api::Status,
         (Some("activity"), None, ..) => Api::Activity,
         (Some("trace"), None, ..) => Api::Trace,
+        (Some("inference"), None, ..) => Api::Inference,
+        (Some("inference"), Some("restart"), None, ..) => Api::InferenceRestart,
         _ => return Err(RouteError::Unknown),
     };
     Ok(api)

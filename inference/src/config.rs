@@ -69,6 +69,8 @@ pub struct Config {
     pub program: Option<PathBuf>,
     /// How long a host without a session stays.
     pub host_ttl: Period,
+    /// Whether a host must not serve unless every measure of its confinement is in force.
+    pub require_confinement: bool,
     /// Whether a bare host is kept ready.
     pub spare_host: bool,
     /// How often a host that has work is asked for a sign of life.
@@ -101,6 +103,7 @@ impl Default for Config {
             process: Process::default(),
             program: None,
             host_ttl: Period::secs(60),
+            require_confinement: false,
             spare_host: false,
             heartbeat: Period::secs(1),
             hang_after: Period::secs(5),

@@ -19,6 +19,7 @@ mod metrics;
 mod runtime;
 mod session;
 mod sessions;
+mod status;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -32,14 +33,16 @@ pub use library::{
     LIBRARY_NAME, cache_folder, candidates as library_candidates, find as find_library,
     probe as probe_library,
 };
+pub use status::{HostStatus, Quarantined};
 
 use async_trait::async_trait;
+use fnctl_core::hosts::InferenceStatus;
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
     Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, ModelInfo,
     SessionId,
 };
-use fnctl_core::ports::{ArtifactStore, InferenceHost};
+use fnctl_core::ports::{ArtifactStore, InferenceControl, InferenceHost};
 #[cfg(target_os = "linux")]
 use host::SupervisedHost;
 use in_process::OnnxHost;
@@ -107,21 +110,30 @@ impl Inference {
         }
     }
 
+    /// The inference hosts that run; none in-process.
+    pub fn host_status(&self) -> Vec<HostStatus> {
+        match &self.0 {
+            Kind::InProcess(_) => Vec::new(),
+            #[cfg(target_os = "linux")]
+            Kind::Host(host) => host.status(),
+        }
+    }
+
+    /// What is kept away from hosts at the moment; nothing in-process.
+    pub fn quarantined(&self, now: Instant) -> Vec<Quarantined> {
+        match &self.0 {
+            Kind::InProcess(_) => Vec::new(),
+            #[cfg(target_os = "linux")]
+            Kind::Host(host) => host.quarantined(now),
+        }
+    }
+
     /// Unloads what nobody used for its time-to-live, and ends hosts that are empty for theirs. Returns how many went.
     pub async fn reap(&self, now: Instant) -> usize {
         match &self.0 {
             Kind::InProcess(host) => host.reap(now).await,
             #[cfg(target_os = "linux")]
             Kind::Host(host) => host.reap(now).await,
-        }
-    }
-
-    /// Replaces every inference host by a new one that has the same sessions; no request fails. Returns how many.
-    pub async fn replace_hosts(&self) -> Result<usize, InferenceError> {
-        match &self.0 {
-            Kind::InProcess(_) => Ok(0),
-            #[cfg(target_os = "linux")]
-            Kind::Host(host) => host.replace().await,
         }
     }
 
@@ -195,6 +207,56 @@ impl InferenceHost for Inference {
     fn release(&self, session: SessionId) {
         self.port().release(session);
     }
+}
+
+#[async_trait]
+impl InferenceControl for Inference {
+    fn status(&self) -> InferenceStatus {
+        let process = match &self.0 {
+            Kind::InProcess(_) => Process::InProcess,
+            #[cfg(target_os = "linux")]
+            Kind::Host(_) => Process::Host,
+        };
+        InferenceStatus {
+            process: process.to_string(),
+            sessions: self.resident().0,
+            hosts: self.host_status().into_iter().map(Into::into).collect(),
+            quarantined: self
+                .quarantined(Instant::now())
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+        }
+    }
+
+    async fn replace_hosts(&self) -> Result<usize, InferenceError> {
+        match &self.0 {
+            Kind::InProcess(_) => Ok(0),
+            #[cfg(target_os = "linux")]
+            Kind::Host(host) => host.replace().await,
+        }
+    }
+}
+
+/// What came of starting an inference host to look at it.
+#[derive(Debug, Clone)]
+pub struct ProbedHost {
+    /// From the order to start to the report that it is ready.
+    pub took: std::time::Duration,
+    /// What the system does not enforce of its confinement.
+    pub unconfined: Vec<String>,
+}
+
+/// Starts an inference host as a platform with these settings would, and ends it. Blocks; not to be called on an async
+/// thread.
+#[cfg(target_os = "linux")]
+pub fn probe_host(config: &Config) -> Result<ProbedHost, InferenceError> {
+    let failed = |cause: String| InferenceError::new(InferenceErrorKind::Unavailable, cause);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    runtime.block_on(host::probe(config)).map_err(failed)
 }
 
 /// Gives freed memory back to the system. ONNX Runtime allocates with the C library's malloc, which keeps what is freed.

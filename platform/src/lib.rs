@@ -3,14 +3,17 @@
 mod config;
 mod histories;
 mod housekeeping;
+pub mod machine;
 mod metrics;
 pub mod settings;
 pub mod token_file;
 pub mod traces;
 
 pub use config::Config;
-pub use fnctl_inference::{ServeError, cache_folder, probe_library, serve as serve_inference};
-pub use fnctl_scheduler::{policy, simulator};
+pub use fnctl_inference::{
+    ServeError, cache_folder, probe_host, probe_library, serve as serve_inference,
+};
+pub use fnctl_scheduler::{MemoryLimit, policy, simulator};
 /// Inference alone, for tests that need no whole platform.
 pub mod inference {
     pub use fnctl_inference::{Config, Inference, Process};
@@ -21,7 +24,7 @@ pub use fnctl_worker::probe_engine;
 use fnctl_core::Failure;
 use fnctl_core::deploy::Deployer;
 use fnctl_core::inference::InferenceError;
-use fnctl_core::ports::FunctionStore;
+use fnctl_core::ports::{FunctionStore, InferenceControl};
 use fnctl_core::task::Tasks;
 use fnctl_gateway::{Backend, Gateway};
 use fnctl_inference::Inference;
@@ -118,6 +121,7 @@ impl Platform {
                 })?;
             config.gateway.token = Some(token);
         }
+        config.scheduler.memory = machine::settle_here(config.scheduler.memory);
         let tasks = Tasks::default();
         let registry = Registry::new();
         metrics::register_process(&registry)?;
@@ -180,6 +184,7 @@ impl Platform {
             functions: store_port.clone(),
             artifacts: store_port,
             deployer,
+            inference: Arc::new(inference.clone()),
             logs: log_sink,
             recorder: scheduler.recorder().clone(),
             tracing: traces.as_ref().map(Traces::tracing),

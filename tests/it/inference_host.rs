@@ -2,10 +2,12 @@
 
 use crate::cli::program;
 use fnctl_tests::{Client, Deployment, TestPlatform, eventually, file, onnx, probe};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 fn fraud() -> Deployment {
@@ -108,8 +110,8 @@ async fn hosts_are_replaced_under_load_without_a_failed_request() {
         let before = platform.platform().inference_hosts();
         assert_eq!(before.len(), 1);
         seen.extend(before.clone());
-        let replaced = platform.platform().replace_inference_hosts().await.unwrap();
-        assert_eq!(replaced, 1);
+        let replaced = platform.client.post("/api/v1/inference/restart", "").await;
+        assert_eq!(replaced.ok().json()["replaced"], 1);
         assert!(!exists(before[0]), "the old one is gone");
     }
     assert_eq!(seen.len(), 5);
@@ -151,6 +153,26 @@ async fn a_model_that_crashes_is_quarantined_and_only_its_function_notices() {
     assert_eq!(platform.metric(quarantined).await, 1.0);
     let restarts = "fnctl_inference_host_restarts_total{reason=\"crashed\"}";
     assert!(platform.metric(restarts).await >= 3.0);
+    // Whoever looks at the function, or at inference, sees it.
+    let seen = platform.client.get("/api/v1/functions/probe").await;
+    let quarantine = seen.ok().json()["version"]["models"]["division"]["quarantine"].clone();
+    assert!(quarantine["deaths"].as_u64() >= Some(3), "{quarantine}");
+    let left = quarantine["for_ms"].as_u64().unwrap();
+    assert!((1..=600_000).contains(&left), "{left}");
+    let seen = platform.client.get("/api/v1/functions/fraud").await;
+    let innocent = seen.ok().json()["version"]["models"]["fraud"].clone();
+    assert!(innocent.get("digest").is_some(), "{innocent}");
+    assert!(innocent.get("quarantine").is_none(), "{innocent}");
+    let inference = platform.client.get("/api/v1/inference").await.ok().json();
+    assert_eq!(inference["process"], "host");
+    assert_eq!(inference["quarantined"].as_array().unwrap().len(), 1);
+    let hosts = inference["hosts"].as_array().unwrap();
+    assert!(
+        hosts.iter().any(|host| host["kind"] == "shared"
+            && host["resident_bytes"].as_u64() > Some(1 << 20)
+            && host["confinement"].as_str().unwrap().contains("seccomp")),
+        "{inference}"
+    );
     // A new instance is refused as well, with a clear code.
     platform.deploy(probe()).await;
     assert!(
@@ -240,6 +262,7 @@ fn children(parent: u32) -> Vec<u32> {
 struct Serving {
     process: Child,
     client: Client,
+    server: String,
     _folder: tempfile::TempDir,
 }
 
@@ -261,13 +284,16 @@ impl Serving {
             .args(["serve", "--listen", &address.to_string(), "--data"])
             .arg(folder.path())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(Stdio::null())
+            // As a shell starts it: the group's signals reach the hosts too.
+            .process_group(0);
         for setting in settings {
             command.args(["--set", setting]);
         }
         let serving = Self {
             process: command.spawn().unwrap(),
             client: Client::new(address),
+            server: format!("http://{address}"),
             _folder: folder,
         };
         let until = Instant::now() + Duration::from_secs(20);
@@ -276,7 +302,7 @@ impl Serving {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let deployed = Command::new(program())
-            .args(["--server", &format!("http://{address}"), "deploy"])
+            .args(["--server", &serving.server, "deploy"])
             .arg(fnctl_tests::root().join("examples/fraud"))
             .args(["--keep-alive", "50ms"])
             .stdout(Stdio::null())
@@ -346,4 +372,74 @@ async fn no_host_outlives_its_platform() {
     serving.process.kill().unwrap();
     serving.process.wait().unwrap();
     eventually("the host is gone", || !exists(hosts[0])).await;
+}
+
+/// `fnctl inference`, as an operator uses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_the_hosts_and_replaces_them() {
+    let serving = Serving::start(&["inference.require_confinement=false"]).await;
+    serving.call().await;
+    let run = |arguments: &[&str]| {
+        let output = Command::new(program())
+            .args(["--server", &serving.server, "inference"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = serving.hosts();
+    let shown = run(&["show"]);
+    assert!(shown.contains("PID"), "{shown}");
+    assert!(shown.contains(&first[0].to_string()), "{shown}");
+    assert!(shown.contains("shared"), "{shown}");
+    let status: serde_json::Value = serde_json::from_str(&run(&["show", "--json"])).unwrap();
+    assert_eq!(status["sessions"], 1);
+    assert_eq!(status["hosts"][0]["pid"], first[0]);
+    assert!(run(&["restart"]).contains("1 inference host replaced"));
+    let second = serving.hosts();
+    assert!(second.len() == 1 && second != first, "{second:?}");
+    serving.call().await;
+}
+
+/// Ctrl-C on a terminal is a signal to the platform and to its hosts at once: what was taken is computed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_to_the_whole_group_end_no_host_before_the_drain() {
+    for name in ["INT", "TERM"] {
+        let mut serving = Serving::start(&[]).await;
+        serving.call().await;
+        let hosts = serving.hosts();
+        let body = file("examples/fraud/request.json");
+        let address = serving.server.trim_start_matches("http://");
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /fn/fraud HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (first, rest) = body.split_at(8);
+        stream.write_all(first).await.unwrap();
+        // The guest has begun, and waits for the rest.
+        let busy = "fnctl_instances{function=\"fraud\",state=\"busy\",version=\"1\"} 1";
+        let until = Instant::now() + Duration::from_secs(10);
+        while !serving.client.get("/metrics").await.text().contains(busy) {
+            assert!(Instant::now() < until, "the request does not begin");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let group = format!("-{}", serving.process.id());
+        let sent = Command::new("kill")
+            .args([&format!("-{name}"), "--", &group])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(exists(hosts[0]), "{name}: the host waits for its platform");
+        stream.write_all(rest).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{name}: {answer}");
+        let status = serving.process.wait().unwrap();
+        assert!(status.success(), "{name}: {status}");
+        assert!(!exists(hosts[0]));
+    }
 }

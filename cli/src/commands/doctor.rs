@@ -5,7 +5,8 @@ use crate::args::SettingsArgs;
 use crate::doctor::{Finding, Level, checks, facts};
 use crate::output::Tone;
 use clap::Args;
-use fnctl_platform::{Config, cache_folder, probe_engine, probe_library, settings};
+use fnctl_platform::inference::Process;
+use fnctl_platform::{Config, cache_folder, probe_engine, probe_host, probe_library, settings};
 use serde::Serialize;
 use std::path::Path;
 use std::time::SystemTime;
@@ -86,20 +87,36 @@ fn look(app: &App, args: &DoctorArgs) -> Vec<Finding> {
             &library,
             &facts::named_nowhere(config.inference.library.as_deref()),
         ),
+    ];
+    findings.extend(inference_host(&config).map(|probed| checks::inference_host(&probed)));
+    findings.extend([
         checks::address_space(&engine, facts::address_space(), facts::overcommit()),
         checks::open_files(soft, hard, config.gateway.max_connections),
-        checks::memory(facts::memory(), config.inference.memory),
+        checks::memory(
+            fnctl_platform::machine::memory(),
+            config.inference.memory,
+            config.scheduler.memory,
+        ),
         checks::data(data, &facts::data_folder(data)),
         checks::disk(data, facts::free_space(data)),
         checks::cache(cache.as_deref(), &cache_writable),
         checks::port(&config.gateway.listen, &facts::port(&config.gateway.listen)),
         checks::platform(&server, &reach),
         checks::clock(SystemTime::now(), date),
-    ];
+    ]);
     findings.extend(
         facts::tool_chains()
             .iter()
             .map(|(language, found)| checks::tool_chain(language, found)),
     );
     findings
+}
+
+/// Starts an inference host and ends it, unless models are to compute in the platform's own process.
+fn inference_host(config: &Config) -> Option<Result<(u128, Vec<String>), String>> {
+    let hosted = config.inference.process == Process::Host;
+    hosted.then(|| match probe_host(&config.inference) {
+        Ok(probed) => Ok((probed.took.as_millis(), probed.unconfined)),
+        Err(error) => Err(error.to_string()),
+    })
 }

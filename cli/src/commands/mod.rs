@@ -7,6 +7,7 @@ pub(crate) mod context;
 pub(crate) mod deploy;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+pub(crate) mod inference;
 pub(crate) mod inference_host;
 pub(crate) mod invoke;
 pub(crate) mod logs;

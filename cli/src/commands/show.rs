@@ -78,14 +78,12 @@ fn details(function: &Value) -> Vec<(&'static str, String)> {
     ];
     if let Some(models) = version.get("models").and_then(Value::as_object) {
         for (name, model) in models {
-            lines.push((
-                "model",
-                format!(
-                    "{name} ({} bytes, {})",
-                    text(model, "size"),
-                    text(model, "digest")
-                ),
-            ));
+            let facts = format!(
+                "{name} ({} bytes, {})",
+                text(model, "size"),
+                text(model, "digest")
+            );
+            lines.push(("model", format!("{facts}{}", quarantine(model))));
         }
     }
     for key in [
@@ -159,6 +157,21 @@ fn details(function: &Value) -> Vec<(&'static str, String)> {
         lines.push(("instance", more));
     }
     lines
+}
+
+/// Why a model does not compute now, if it does not.
+fn quarantine(model: &Value) -> String {
+    let Some(quarantine) = model.get("quarantine") else {
+        return String::new();
+    };
+    let seconds = quarantine
+        .get("for_ms")
+        .and_then(Value::as_u64)
+        .map_or(0, |ms| ms.div_ceil(1000));
+    format!(
+        ": IN QUARANTINE, it killed its inference host {} times; tried again in {seconds}s, or deploy it again",
+        text(quarantine, "deaths")
+    )
 }
 
 /// Most instances that are printed for people.

@@ -3,9 +3,9 @@
 use crate::activity::{Activity, FunctionRow, Order, Snapshot};
 use crate::app::App;
 use crate::client::Client;
-use crate::output::{Page, Screen, Table, Tone, Wake};
+use crate::output::{Page, Screen, Table, Tone, Wake, bytes};
 use clap::Args;
-use fnctl_core::units::{ByteSize, Period};
+use fnctl_core::units::Period;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
@@ -229,16 +229,6 @@ fn milliseconds(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
 }
 
-/// To the unit that leaves at most four digits.
-fn bytes(count: u64) -> String {
-    const STEPS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let step = STEPS.iter().find(|(size, _)| count >= *size);
-    match step {
-        Some((size, unit)) => format!("{:.1}{unit}", count as f64 / *size as f64),
-        None => ByteSize(count).to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,7 +237,5 @@ mod tests {
     fn numbers_are_short() {
         assert_eq!([rate(0.0), rate(0.26), rate(1234.5)], ["0", "0.3", "1234"]);
         assert_eq!([percent(None), percent(Some(0.125))], ["-", "12.5%"]);
-        assert_eq!(bytes(3 << 19), "1.5MiB");
-        assert_eq!(bytes(12), "12B");
     }
 }

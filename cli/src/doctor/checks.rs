@@ -3,6 +3,8 @@
 use super::{Finding, Level};
 use crate::build::Missing;
 use fnctl_core::units::ByteSize;
+use fnctl_platform::MemoryLimit;
+use fnctl_platform::machine::{self, Memory};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -56,6 +58,33 @@ pub(crate) fn library(
         (Ok((path, version)), None) => {
             Finding::ok(CHECK, format!("1.{version}, {}", path.display()))
         }
+    }
+}
+
+/// An inference host that was started to look at it: milliseconds that took, and what the system does not enforce of its
+/// confinement.
+pub(crate) fn inference_host(probed: &Result<(u128, Vec<String>), String>) -> Finding {
+    const CHECK: &str = "inference";
+    match probed {
+        Ok((ms, missing)) if missing.is_empty() => Finding::ok(
+            CHECK,
+            format!("a host of its own, wholly confined, is up in {ms} ms"),
+        ),
+        Ok((_, missing)) => Finding::bad(
+            CHECK,
+            Level::Warn,
+            format!(
+                "the system does not confine inference hosts wholly: {}",
+                missing.join("; ")
+            ),
+            "run a kernel with seccomp and Landlock (Linux 5.13 or later, `landlock` in its lsm list); inference.require_confinement refuses to serve without",
+        ),
+        Err(error) => Finding::bad(
+            CHECK,
+            Level::Fail,
+            format!("no inference host can be started: {error}"),
+            "see onnxruntime above; inference.process = \"in-process\" does without hosts",
+        ),
     }
 }
 
@@ -185,12 +214,29 @@ pub(crate) fn address_space(
 }
 
 /// The memory that this process may use, in bytes, against what models may take.
-pub(crate) fn memory(limit: Option<(u64, &'static str)>, models: ByteSize) -> Finding {
+pub(crate) fn memory(limit: Option<Memory>, models: ByteSize, together: MemoryLimit) -> Finding {
     const CHECK: &str = "memory";
-    let Some((limit, whose)) = limit else {
+    let Some(limit) = limit else {
         return Finding::ok(CHECK, format!("limit unknown; models may take {models}"));
     };
-    let found = format!("{} ({whose}); inference.memory is {models}", mib(limit));
+    let settled = match (together, machine::settle(together, Some(limit))) {
+        (MemoryLimit::Auto, MemoryLimit::At(size)) => format!("auto ({})", mib(size.bytes())),
+        (said, _) => said.to_string(),
+    };
+    let found = format!(
+        "{} ({}); scheduler.memory is {settled}, inference.memory is {models}",
+        mib(limit.bytes),
+        limit.whose
+    );
+    let limit = limit.bytes;
+    if together.bytes() >= limit {
+        return Finding::bad(
+            CHECK,
+            Level::Warn,
+            format!("{found}: the kernel would end the platform before idle instances make room"),
+            "set scheduler.memory to auto, or to less than there is",
+        );
+    }
     if models.bytes() < limit / 10 * 9 {
         return Finding::ok(CHECK, found);
     }
@@ -337,6 +383,15 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
+    fn there(gib: u64, whose: &'static str) -> Option<Memory> {
+        let bytes = gib * GIB;
+        Some(Memory { bytes, whose })
+    }
+
+    fn at(gib: u64) -> MemoryLimit {
+        ByteSize(gib * GIB).into()
+    }
+
     fn missing() -> Result<String, Missing> {
         Err(Missing {
             what: "x".into(),
@@ -358,6 +413,17 @@ mod tests {
         let table = [
             (settings(&[]), Level::Ok, ""),
             (settings(&["a".into()]), Level::Fail, "config check"),
+            (inference_host(&Ok((30, Vec::new()))), Level::Ok, ""),
+            (
+                inference_host(&Ok((30, vec!["landlock: absent".into()]))),
+                Level::Warn,
+                "Landlock",
+            ),
+            (
+                inference_host(&Err("it ended".into())),
+                Level::Fail,
+                "in-process",
+            ),
             (library(&found(), &[]), Level::Ok, ""),
             (
                 library(&Err("none".into()), &[]),
@@ -420,16 +486,29 @@ mod tests {
                 "worker.max_instances",
             ),
             (
-                memory(Some((8 * GIB, "this machine")), ByteSize(4 * GIB)),
+                memory(
+                    there(8, "this machine"),
+                    ByteSize(4 * GIB),
+                    MemoryLimit::Auto,
+                ),
                 Level::Ok,
                 "",
             ),
             (
-                memory(Some((GIB, "cgroup")), ByteSize(4 * GIB)),
+                memory(there(1, "cgroup"), ByteSize(4 * GIB), MemoryLimit::Auto),
                 Level::Warn,
                 "768MiB",
             ),
-            (memory(None, ByteSize(4 * GIB)), Level::Ok, ""),
+            (
+                memory(there(8, "cgroup"), ByteSize(4 * GIB), at(9)),
+                Level::Warn,
+                "scheduler.memory to auto",
+            ),
+            (
+                memory(None, ByteSize(4 * GIB), MemoryLimit::Auto),
+                Level::Ok,
+                "",
+            ),
             (data(path, &there(0o40_700)), Level::Ok, ""),
             (data(path, &there(0o40_755)), Level::Warn, "chmod o-rwx /d"),
             (

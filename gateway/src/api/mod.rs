@@ -66,6 +66,11 @@ async fn dispatch(shared: &Arc<Shared>, route: Api<'_>, request: Request<Incomin
         (Method::HEAD | Method::GET, Api::Artifact(digest)) => has_artifact(shared, &digest),
         (Method::GET, Api::Activity) => Ok(activity(shared)),
         (Method::GET, Api::Trace) => Ok(exported(shared)),
+        (Method::GET, Api::Inference) => Ok(respond::json(
+            StatusCode::OK,
+            &shared.backend.inference.status(),
+        )),
+        (Method::POST, Api::InferenceRestart) => restart(shared).await,
         (Method::GET, Api::Status) => Ok(respond::json(StatusCode::OK, &views::status(shared))),
         _ => Err(Failure::new(
             ErrorKind::MethodNotAllowed,
@@ -104,6 +109,25 @@ fn activity(shared: &Shared) -> Response<Body> {
     respond::json(StatusCode::OK, &activity::Activity::of(&families, deployed))
 }
 
+/// Replaces the inference hosts. To its end, whether the client waits or not: half of them replaced helps nobody.
+async fn restart(shared: &Shared) -> Outcome {
+    let inference = shared.backend.inference.clone();
+    let replaced = tokio::spawn(async move { inference.replace_hosts().await })
+        .await
+        .map_err(Failure::internal)?
+        .map_err(|error| {
+            Failure::new(
+                error.error_kind(),
+                "not every inference host could be replaced; the platform's log says more",
+            )
+            .because(error)
+        })?;
+    Ok(respond::json(
+        StatusCode::OK,
+        &serde_json::json!({ "replaced": replaced }),
+    ))
+}
+
 fn exported(shared: &Shared) -> Response<Body> {
     let text = trace::text(&shared.backend.recorder);
     let mut response = Response::new(fnctl_core::full(text));
@@ -124,7 +148,10 @@ fn get(shared: &Shared, name: &FunctionName) -> Outcome {
 
 fn versions(shared: &Shared, name: &FunctionName) -> Outcome {
     let function = function(shared, name)?;
-    Ok(respond::json(StatusCode::OK, &views::versions(&function)))
+    Ok(respond::json(
+        StatusCode::OK,
+        &views::versions(shared, &function),
+    ))
 }
 
 async fn remove(shared: &Shared, name: &FunctionName) -> Outcome {

@@ -2,6 +2,7 @@
 
 use crate::Shared;
 use fnctl_core::config::FunctionConfig;
+use fnctl_core::hosts::InferenceStatus;
 use fnctl_core::ids::{AliasName, Digest, FunctionName, VersionNumber};
 use fnctl_core::ports::InstanceStatus;
 use fnctl_core::version::{Alias, Function, Version};
@@ -52,6 +53,15 @@ pub(crate) struct VersionView {
 struct ModelView {
     digest: Digest,
     size: u64,
+    /// Why it does not compute now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantine: Option<QuarantineView>,
+}
+
+#[derive(Serialize)]
+struct QuarantineView {
+    deaths: u32,
+    for_ms: u64,
 }
 
 /// The platform.
@@ -98,26 +108,28 @@ pub(crate) fn summary(shared: &Shared, function: &Function) -> Summary {
 
 pub(crate) fn details(shared: &Shared, function: &Function) -> Details {
     let version = live(function).and_then(|number| function.versions.get(&number));
+    let inference = shared.backend.inference.status();
     Details {
         name: function.name.clone(),
         live: live(function),
         aliases: function.aliases.clone(),
-        version: version.map(|version| view(function, version)),
+        version: version.map(|version| view(&inference, function, version)),
         versions: function.versions.keys().copied().collect(),
         instances: shared.backend.invoker.status(&function.name),
     }
 }
 
-pub(crate) fn versions(function: &Function) -> Vec<VersionView> {
+pub(crate) fn versions(shared: &Shared, function: &Function) -> Vec<VersionView> {
+    let inference = shared.backend.inference.status();
     function
         .versions
         .values()
         .rev()
-        .map(|version| view(function, version))
+        .map(|version| view(&inference, function, version))
         .collect()
 }
 
-fn view(function: &Function, version: &Version) -> VersionView {
+fn view(inference: &InferenceStatus, function: &Function, version: &Version) -> VersionView {
     let names = |alias: &Alias| {
         alias.version == version.number
             || alias
@@ -138,13 +150,16 @@ fn view(function: &Function, version: &Version) -> VersionView {
             .models
             .iter()
             .map(|(name, model)| {
-                (
-                    name.clone(),
-                    ModelView {
-                        digest: model.digest,
-                        size: model.size,
-                    },
-                )
+                let quarantine = inference.quarantine_of(&model.digest, &function.name);
+                let view = ModelView {
+                    digest: model.digest,
+                    size: model.size,
+                    quarantine: quarantine.map(|quarantine| QuarantineView {
+                        deaths: quarantine.deaths,
+                        for_ms: quarantine.for_ms,
+                    }),
+                };
+                (name.clone(), view)
             })
             .collect(),
         created_ms: version.created_ms,

@@ -116,6 +116,21 @@ impl Confinement {
             ("first_to_die", &self.first_to_die),
         ]
     }
+
+    /// What was asked for and nothing enforces, each with the reason. A part that only a newer Landlock covers is none
+    /// as long as seccomp lets none of the system calls through that it would be needed for; nor is whom the kernel ends
+    /// first, which confines nobody.
+    pub(crate) fn gaps(&self) -> Vec<String> {
+        let missing = |(name, measure): (&'static str, &Measure)| {
+            let is_gap = match measure {
+                Measure::Absent(_) => name != "first_to_die",
+                Measure::Partial(_) => name != "landlock" || self.seccomp != Measure::Enforced,
+                Measure::Enforced | Measure::Unwanted => false,
+            };
+            is_gap.then(|| format!("{name}: {measure}"))
+        };
+        self.measures().into_iter().filter_map(missing).collect()
+    }
 }
 
 impl fmt::Display for Measure {

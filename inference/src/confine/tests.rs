@@ -69,6 +69,33 @@ fn is_refused<T>(result: std::io::Result<T>) {
 }
 
 #[test]
+fn a_gap_is_what_nothing_enforces() {
+    let all = || Confinement {
+        process: Measure::Enforced,
+        memory: Measure::Enforced,
+        shared_memory: Measure::Enforced,
+        parent: Measure::Unwanted,
+        first_to_die: Measure::Absent("no /proc".into()),
+        privileges: Measure::Enforced,
+        landlock: Measure::Partial("an old version".into()),
+        seccomp: Measure::Enforced,
+    };
+    assert_eq!(all().gaps(), Vec::<String>::new());
+    let mut alone = all();
+    alone.seccomp = Measure::Absent("not compiled in".into());
+    assert_eq!(
+        alone.gaps(),
+        [
+            "seccomp: absent (not compiled in)",
+            "landlock: partial (an old version)"
+        ]
+    );
+    let mut bare = all();
+    bare.landlock = Measure::Absent("off".into());
+    assert_eq!(bare.gaps(), ["landlock: absent (off)"]);
+}
+
+#[test]
 fn nothing_outside_can_be_reached() {
     alone("nothing_outside_can_be_reached", || {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -24,6 +24,9 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// How much the host's threads give way: a third of the processor time of those that do not, where both want it.
+const NICE: i32 = 5;
+
 /// Why a host could not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -88,6 +91,7 @@ pub fn serve() -> Result<(), ServeError> {
         .try_clone_to_owned()
         .map_err(ServeError::NoPlatform)?;
     use_one_heap();
+    give_way_to_answering();
     let mut buffer = Vec::new();
     let first = socket::receive::<Order>(&socket, &mut buffer).map_err(ServeError::NoPlatform)?;
     let Some((Order::Setup(setup), descriptors)) = first else {
@@ -117,7 +121,8 @@ pub fn serve() -> Result<(), ServeError> {
     };
     let ready = Report::Ready {
         version: VERSION,
-        confinement,
+        confinement: confinement.to_string(),
+        unconfined: confinement.gaps(),
     };
     socket::send(&socket, &ready, &[]).map_err(ServeError::Socket)?;
     let host = Arc::new(Host {
@@ -132,6 +137,15 @@ pub fn serve() -> Result<(), ServeError> {
         loading: AtomicUsize::new(0),
     });
     host.obey(&setup, &mut buffer)
+}
+
+/// Every thread of the host gives way to whoever answers requests: a model that computes for milliseconds is not slower
+/// for that, and a request that needs some microseconds does not wait behind it.
+fn give_way_to_answering() {
+    // Before there is a second thread: each has a niceness of its own, and a new one inherits it.
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::debug!(%error, "the host computes at the platform's own priority");
+    }
 }
 
 /// Lets every thread allocate from the one heap that `malloc_trim` gives back whole. Of the heaps that the C library

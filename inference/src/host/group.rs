@@ -30,6 +30,15 @@ impl GroupKey {
         }
     }
 
+    /// Whose place it is, if it is one function's.
+    pub(crate) fn function(&self) -> Option<&FunctionName> {
+        match self {
+            Self::Shared => None,
+            Self::Dedicated(function) => Some(function),
+            Self::Alone(key) => key.owner.as_ref(),
+        }
+    }
+
     /// The metric label.
     pub(crate) fn label(&self) -> &'static str {
         match self {

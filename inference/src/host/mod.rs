@@ -36,16 +36,37 @@ pub use spawn::SUBCOMMAND;
 pub(crate) use supervisor::SupervisedHost;
 pub(crate) use trial::Trial;
 
-use crate::confine::{Limits, confine};
+use crate::ProbedHost;
+use crate::config::Config;
+use crate::confine::{Confinement, Limits, confine};
 use fnctl_core::inference::{InferenceError, InferenceErrorKind};
+use process::{HostProcess, Plan, StartFailure};
+use tokio::time::Instant;
 
 /// Descriptors that a host may have open at once: its own few, and the models that are loading.
 const OPEN_FILES: u64 = 64;
 /// Memory that a host may take besides what the budget counts: graphs, their optimisation, stacks.
 const BESIDES: u64 = 512 << 20;
 
+/// Starts a host and ends it.
+pub(crate) async fn probe(config: &Config) -> Result<ProbedHost, String> {
+    let since = Instant::now();
+    let host = HostProcess::start(&Plan::new(config.clone()))
+        .await
+        .map_err(|failure| match failure {
+            StartFailure::Told(error) => error.to_string(),
+            StartFailure::Died(why) => why,
+        })?;
+    let probed = ProbedHost {
+        took: since.elapsed(),
+        unconfined: host.unconfined.clone(),
+    };
+    host.stop().await;
+    Ok(probed)
+}
+
 /// Gives up everything a host does not need. Says what the system enforces.
-fn confinement(setup: &protocol::Setup) -> Result<String, InferenceError> {
+fn confinement(setup: &protocol::Setup) -> Result<Confinement, InferenceError> {
     let limits = Limits {
         open_files: OPEN_FILES,
         // While a model loads, its weights are there twice: in the graph and in the session.
@@ -53,11 +74,10 @@ fn confinement(setup: &protocol::Setup) -> Result<String, InferenceError> {
         shared_memory: 0,
         parent: Some(setup.parent),
     };
-    let confined = confine(&limits).map_err(|error| {
+    confine(&limits).map_err(|error| {
         InferenceError::new(
             InferenceErrorKind::Unavailable,
             format!("the inference host cannot be confined: {error}"),
         )
-    })?;
-    Ok(confined.to_string())
+    })
 }

@@ -8,7 +8,7 @@ use super::spawn::{self, Spawned};
 use super::watch::Guard;
 use super::{logs, socket};
 use crate::config::Config;
-use fnctl_core::inference::{Computed, InferenceError, ModelInfo, SessionId};
+use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind, ModelInfo, SessionId};
 use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
 use std::collections::{HashMap, HashSet};
@@ -37,6 +37,18 @@ pub(crate) struct Plan {
 }
 
 /// Who is told of a death, before anybody who waits for the host is.
+impl Plan {
+    /// The program is this very one, unless the settings say otherwise.
+    pub(crate) fn new(config: Config) -> Self {
+        let program = config
+            .program
+            .clone()
+            .or_else(|| std::env::current_exe().ok())
+            .unwrap_or_default();
+        Self { program, config }
+    }
+}
+
 pub(crate) type OnDeath = Box<dyn FnOnce(&Death) + Send>;
 
 pub(super) struct Loading {
@@ -48,6 +60,8 @@ pub(super) struct Loading {
 pub(crate) struct HostProcess {
     pub(crate) pid: u32,
     pub(crate) confinement: String,
+    /// What of it is not in force.
+    pub(crate) unconfined: Vec<String>,
     pub(super) shared: Arc<Shared>,
     pub(super) computes: Arc<Computes>,
     pub(super) socket: Arc<AsyncFd<OwnedFd>>,
@@ -135,11 +149,12 @@ impl HostProcess {
         socket::send(&socket, &setup, &[shared.descriptor(), signal.as_fd()])?;
         let socket = Arc::new(watched(socket)?);
         let ready = tokio::time::timeout(START, receive(&socket)).await;
-        let confinement = match ready {
+        let (confinement, unconfined) = match ready {
             Ok(Ok(Some(Report::Ready {
                 version: VERSION,
                 confinement,
-            }))) => confinement,
+                unconfined,
+            }))) => (confinement, unconfined),
             Ok(Ok(Some(Report::Failed(error)))) => return Err(StartFailure::Told(error)),
             Ok(Ok(Some(_))) => {
                 return Err(StartFailure::Died(
@@ -161,9 +176,19 @@ impl HostProcess {
                 )));
             }
         };
+        if config.require_confinement && !unconfined.is_empty() {
+            return Err(StartFailure::Told(InferenceError::new(
+                InferenceErrorKind::Unavailable,
+                format!(
+                    "the system does not confine inference hosts as inference.require_confinement wants it: {}; use a newer kernel, or turn the setting off",
+                    unconfined.join("; ")
+                ),
+            )));
+        }
         let process = Arc::new(Self {
             pid,
             confinement,
+            unconfined,
             computes: Computes::new(shared.clone(), config.compute_queue),
             shared,
             socket,

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides are the same program; a host that says another number was replaced on disk under a running platform.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Most bytes of one frame.
 pub(crate) const MAX_FRAME: usize = 64 << 10;
 
@@ -46,7 +46,12 @@ pub(crate) enum Order {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Report {
     /// The library is loaded and the host is confined.
-    Ready { version: u32, confinement: String },
+    Ready {
+        version: u32,
+        confinement: String,
+        /// Measures that are not fully in force, with the reason.
+        unconfined: Vec<String>,
+    },
     /// It is not, and the host is about to exit.
     Failed(InferenceError),
     /// The end of a load.

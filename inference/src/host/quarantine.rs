@@ -4,6 +4,7 @@
 //! cleared there, and a death there leaves no doubt. Only such deaths count towards quarantine.
 
 use crate::sessions::SessionKey;
+use crate::status::Quarantined;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -134,6 +135,20 @@ impl Ledger {
         let quarantined =
             |record: &&Record| record.quarantined.is_some_and(|(_, until)| until > now);
         self.records.values().filter(quarantined).count()
+    }
+
+    /// The same, one by one, for an operator.
+    pub(crate) fn list(&self, now: Instant) -> Vec<Quarantined> {
+        let listed = |(key, record): (&SessionKey, &Record)| {
+            let (deaths, until) = record.quarantined.filter(|(_, until)| *until > now)?;
+            Some(Quarantined {
+                model: Some(key.digest),
+                function: key.owner.clone(),
+                deaths,
+                left: until.duration_since(now),
+            })
+        };
+        self.records.iter().filter_map(listed).collect()
     }
 
     fn forget(&mut self, now: Instant) {

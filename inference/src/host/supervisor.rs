@@ -66,11 +66,6 @@ impl SupervisedHost {
         metrics: Arc<Metrics>,
         registry: &prometheus::Registry,
     ) -> Result<Self, prometheus::Error> {
-        let program = config
-            .program
-            .clone()
-            .or_else(|| std::env::current_exe().ok())
-            .unwrap_or_default();
         let limits = Limits {
             deaths: config.quarantine_after,
             window: Duration::from_secs(600),
@@ -90,7 +85,7 @@ impl SupervisedHost {
             metrics,
             hosts: HostMetrics::register(registry)?,
             closing: AtomicBool::new(false),
-            plan: Plan { program, config },
+            plan: Plan::new(config),
         })))
     }
 }

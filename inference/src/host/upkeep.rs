@@ -7,6 +7,7 @@ use super::metrics::resident_bytes;
 use super::process::HostProcess;
 use super::quarantine::Placement;
 use super::supervisor::{LOOK_AGAIN, SupervisedHost, Supervisor};
+use crate::status::{HostStatus, Quarantined};
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{InferenceError, SessionId};
 use std::collections::HashMap;
@@ -129,6 +130,31 @@ impl SupervisedHost {
             .into_iter()
             .map(|(_, host)| host.live_bytes());
         (self.0.sessions.len(), bytes.fold(0, u64::saturating_add))
+    }
+
+    /// The hosts that run, as an operator is told.
+    pub(crate) fn status(&self) -> Vec<HostStatus> {
+        let of = |kind, function, host: &HostProcess| HostStatus {
+            pid: host.pid,
+            kind,
+            function,
+            sessions: host.sessions().len(),
+            resident_bytes: resident_bytes(host.pid),
+            confinement: host.confinement.clone(),
+            unconfined: host.unconfined.clone(),
+        };
+        let spare = self.0.spare.lock().clone().filter(|spare| spare.is_alive());
+        let spare = spare.map(|host| of("spare", None, &host));
+        let hosts = self.0.live_hosts().into_iter();
+        hosts
+            .map(|(group, host)| of(group.key.label(), group.key.function().cloned(), &host))
+            .chain(spare)
+            .collect()
+    }
+
+    /// What is kept away from hosts.
+    pub(crate) fn quarantined(&self, now: Instant) -> Vec<Quarantined> {
+        self.0.ledger.lock().list(now)
     }
 
     /// Process ids of the hosts that run.

@@ -7,6 +7,7 @@ mod table;
 pub use table::SETTINGS;
 
 use crate::Config;
+use fnctl_inference::Process;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -157,11 +158,25 @@ pub fn load(
     for (key, value) in flags {
         apply(key, value, Origin::Flag, &mut problems);
     }
+    problems.extend(contradictions(&loaded.config));
     if problems.is_empty() {
         Ok(loaded)
     } else {
         Err(problems)
     }
+}
+
+/// Settings that are right each, and cannot be together.
+fn contradictions(config: &Config) -> Vec<String> {
+    let inference = &config.inference;
+    let mut problems = Vec::new();
+    if inference.process == Process::InProcess && inference.require_confinement {
+        problems.push(
+            "inference.require_confinement needs inference.process = host: the platform's own process cannot be confined"
+                .to_owned(),
+        );
+    }
+    problems
 }
 
 /// The file's values by dotted key.
@@ -279,6 +294,25 @@ mod tests {
                 .any(|problem| problem.contains("did you mean gateway.listen?")),
             "{problems:?}"
         );
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_told() {
+        let load = |flags: &[(&str, &str)]| {
+            let flags: Vec<_> = flags
+                .iter()
+                .map(|(key, value)| (*key, (*value).to_owned()))
+                .collect();
+            load(None, std::iter::empty(), &flags)
+        };
+        let required = ("inference.require_confinement", "true");
+        let problems = load(&[required, ("inference.process", "in-process")]).unwrap_err();
+        assert!(
+            problems[0].contains("inference.process = host"),
+            "{problems:?}"
+        );
+        assert!(load(&[required]).is_ok());
+        assert!(load(&[("inference.process", "in-process")]).is_ok());
     }
 
     #[test]

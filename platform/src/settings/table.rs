@@ -165,9 +165,9 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "scheduler.memory",
-        "Most memory of instances and models together, as it was measured; idle instances make room. 0B = no limit.",
+        "Most memory of instances and models together, as it was measured; idle instances make room. auto = three quarters of the machine's memory or of the cgroup's limit, whichever is less; 0B = no limit.",
         scheduler.memory,
-        parsed::<ByteSize>
+        parsed::<fnctl_scheduler::MemoryLimit>
     ),
     setting!(
         "scheduler.max_tracked_versions",
@@ -304,6 +304,12 @@ pub static SETTINGS: &[Setting] = &[
         "Where ONNX Runtime runs: host (processes of its own, which may die) or in-process.",
         inference.process,
         parsed
+    ),
+    setting!(
+        "inference.require_confinement",
+        "Whether inference hosts do not serve where the system cannot enforce all of their confinement (old kernels); otherwise they do, and say what is missing.",
+        inference.require_confinement,
+        parsed::<bool>
     ),
     setting!(
         "inference.host_ttl",

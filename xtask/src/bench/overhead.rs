@@ -1,5 +1,5 @@
-//! What watching costs: requests/s of `echo` with a log follower, with a line per request, and with traces, each against
-//! the same function unwatched, in turns.
+//! What watching costs: requests/s of `echo` with a log follower against none, and with a line per request and with
+//! traces against a silent function, in turns.
 
 use super::load::{self, Target};
 use super::report::Report;
@@ -45,29 +45,25 @@ pub(crate) fn measure(
 ) -> anyhow::Result<()> {
     let plain = server(program, &[])?;
     let watched = server(program, &[])?;
-    // The same process with and without: two processes of one program differ by more than this costs.
-    let target = load(&watched, "/fn/echo");
-    let followed = |seconds| {
-        let _follower = Follower::start(program, &watched, "echo")?;
-        load::run(&target, seconds)
-    };
-    let figures = load::side_by_side(rounds, seconds, followed, Some(&target))?;
-    report.throughput(
-        "echo, 32 connections, a log follower",
-        &figures,
-        "unwatched",
-    );
-    let follower = Follower::start(program, &watched, "echo-logged")?;
+    for (what, function) in [
+        ("echo, 32 connections, a log follower", "echo"),
+        (
+            "echo, 32 connections, a line per request and a log follower",
+            "echo-logged",
+        ),
+    ] {
+        // The same process with and without: two processes of one program differ by more than this costs.
+        let target = load(&watched, &format!("/fn/{function}"));
+        load::run(&target, 1)?;
+        let followed = |seconds| {
+            let _follower = Follower::start(program, &watched, function)?;
+            load::run(&target, seconds)
+        };
+        let figures = load::side_by_side(rounds, seconds, followed, Some(&target))?;
+        report.throughput(what, &figures, "unfollowed");
+    }
     row(
-        "echo, 32 connections, a line per request, followed",
-        ("/fn/echo-logged", &watched),
-        &plain,
-        (rounds, seconds),
-        report,
-    )?;
-    drop(follower);
-    row(
-        "echo, 32 connections, a line per request, nobody follows",
+        "echo, 32 connections, a line per request",
         ("/fn/echo-logged", &watched),
         &plain,
         (rounds, seconds),
@@ -121,7 +117,7 @@ fn row(
         |seconds| load::run(&ours, seconds),
         Some(&base),
     )?;
-    report.throughput(what, &figures, "unwatched");
+    report.throughput(what, &figures, "silent and unwatched");
     Ok(())
 }
 
