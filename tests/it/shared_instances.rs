@@ -206,11 +206,12 @@ async fn one_that_spins_past_its_deadline_does_not_hold_the_others_for_long() {
     tokio::time::sleep(Duration::from_millis(1000)).await;
     let held = call(&platform, "sleep?10");
     assert_eq!(outcome(&spinning.await.unwrap()), (504, "timeout".into()));
-    let held = held.await.unwrap();
-    assert_eq!(outcome(&held), (502, "trap".into()), "{}", held.text());
-    assert!(held.text().contains("past its deadline"), "{}", held.text());
+    // The guest had no time to see it: it is served by another instance, long before its own deadline.
+    let held = held.await.unwrap().ok();
+    assert_eq!(held.text(), "slept\n");
     eventually("nothing is left", || platform.platform().in_flight() == 0).await;
-    is_fresh(&platform).await;
+    assert_eq!(platform.call("probe/count").await.ok().text(), "1");
+    assert_eq!(instances(&platform).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
