@@ -206,11 +206,12 @@ async fn one_that_spins_past_its_deadline_does_not_hold_the_others_for_long() {
     tokio::time::sleep(Duration::from_millis(1000)).await;
     let held = call(&platform, "sleep?10");
     assert_eq!(outcome(&spinning.await.unwrap()), (504, "timeout".into()));
-    let held = held.await.unwrap();
-    assert_eq!(outcome(&held), (502, "trap".into()), "{}", held.text());
-    assert!(held.text().contains("past its deadline"), "{}", held.text());
+    // The guest had no time to see it: it is served by another instance, long before its own deadline.
+    let held = held.await.unwrap().ok();
+    assert_eq!(held.text(), "slept\n");
     eventually("nothing is left", || platform.platform().in_flight() == 0).await;
-    is_fresh(&platform).await;
+    assert_eq!(platform.call("probe/count").await.ok().text(), "1");
+    assert_eq!(instances(&platform).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -344,6 +345,70 @@ async fn work_after_the_answers_is_finished_before_the_instance_is_idle() {
     }
     eventually("nothing is left", || platform.platform().instances() == 0).await;
     is_fresh(&platform).await;
+}
+
+/// Everything at once: whatever comes of a request, it is answered, nothing of it is left, and no fault is the platform's
+/// (an error line in its log fails a test).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_every_kind_leaves_nothing_behind() {
+    let platform = platform_with(8, |probe| {
+        probe
+            .with("timeout", "1s")
+            .with("cpu", "5s")
+            .with("keep_alive", "1s")
+            .with("max_instances", 3)
+            .with("max_uses", 40)
+    })
+    .await;
+    let mut calls = Vec::new();
+    let mut leaving = Vec::new();
+    for number in 0..300 {
+        match number % 30 {
+            7 => calls.push((number, call(&platform, "trap"))),
+            13 => calls.push((number, call(&platform, "hang"))),
+            17 => leaving.push(call(&platform, "hang")),
+            19 => leaving.push(call(&platform, "endless")),
+            23 => calls.push((number, call(&platform, "trap-later"))),
+            24 => calls.push((number, call(&platform, "error"))),
+            25 => calls.push((number, call(&platform, "big?300000"))),
+            _ if number % 3 == 0 => calls.push((number, call(&platform, "sleep?30"))),
+            _ if number % 3 == 1 => calls.push((number, call(&platform, "stream"))),
+            _ => calls.push((number, call(&platform, "count"))),
+        }
+        if number % 10 == 9 {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        if number % 60 == 59 {
+            for leaves in leaving.drain(..) {
+                leaves.abort();
+            }
+        }
+    }
+    let mut fine = 0;
+    for (number, reply) in calls {
+        let reply = reply.await.unwrap();
+        let status = reply.status.as_u16();
+        assert!(
+            [200, 502, 504].contains(&status),
+            "{number}: {}",
+            reply.text()
+        );
+        fine += usize::from(status == 200 && reply.complete);
+    }
+    assert!(fine > 50, "{fine}");
+    eventually("nobody is in flight", || {
+        platform.platform().in_flight() == 0
+    })
+    .await;
+    let count: u32 = platform
+        .call("probe/count")
+        .await
+        .ok()
+        .text()
+        .parse()
+        .unwrap();
+    assert!(count <= 40, "{count}");
+    eventually("nothing is left", || platform.platform().instances() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@
 //! request's own handle, outside of the event loop, which Wasmtime does not promise to poll.
 //!
 //! A request that is given up closes the instance for new ones: the guest cannot be made to forget it. Those in flight
-//! may finish. A trap ends them all.
+//! may finish. A trap ends them all, but for those that the guest has not seen: they are handed back.
 
 use super::component::Answer;
 use super::{BodyFate, RunBounds, Stopped, bounded, p3};
@@ -19,7 +19,7 @@ use crate::template::Template;
 use async_trait::async_trait;
 use fnctl_core::ports::Sandbox;
 use fnctl_core::version::Version;
-use fnctl_core::{Body, Failure, Invocation, ReplySender, RunEnd, RunReport};
+use fnctl_core::{Failure, Invocation, ReplySender, RunEnd, RunReport};
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -81,13 +81,15 @@ struct CrewState {
 struct Waiting {
     waker: Option<Waker>,
     outcome: Option<Result<(), Failure>>,
+    /// The instance died before the guest saw the request: it is handed back.
+    unbegun: Option<Box<Invocation>>,
     fate: BodyFate,
 }
 
 /// A request on its way into the guest.
 struct Job {
     call: Arc<Call>,
-    request: http::Request<Body>,
+    invocation: Box<Invocation>,
     answer: Answer,
 }
 
@@ -187,13 +189,13 @@ async fn serve(
 ) -> wasmtime::Result<()> {
     let Job {
         call,
-        request,
+        invocation,
         answer,
     } = job;
     let key = call.key;
     let handler = service.wasi_http_handler();
     let begun = accessor.with(|mut store| {
-        let request = match p3::incoming(store.data_mut(), request) {
+        let request = match p3::incoming(store.data_mut(), invocation.request) {
             Ok(request) => request,
             Err(failure) => return wasmtime::error::Ok(Err(failure)),
         };
@@ -285,6 +287,12 @@ impl Crew {
         let mut state = self.state.lock();
         state.closed = true;
         state.memory = memory.unwrap_or(state.memory);
+        for job in std::mem::take(&mut state.jobs) {
+            if let Some(seat) = state.seats.get_mut(&job.call.key) {
+                seat.unbegun = Some(job.invocation);
+                state.finish(job.call.key, Err(failure.clone()));
+            }
+        }
         let keys: Vec<u64> = state.seats.keys().copied().collect();
         let failure = died_with(failure.clone(), state.unfinished);
         for key in keys {
@@ -295,10 +303,8 @@ impl Crew {
                 state.finish(key, Err(failure.clone()));
             }
         }
-        let jobs = std::mem::take(&mut state.jobs);
         let wakers = state.wake_finished();
         drop(state);
-        drop(jobs);
         wake_all(wakers);
     }
 }
@@ -381,12 +387,13 @@ impl Shared {
         let call = Arc::new(Call::new(key, &invocation));
         state.jobs.push_back(Job {
             call: call.clone(),
-            request: invocation.request,
+            invocation: Box::new(invocation),
             answer: Answer::new(reply, fate, limit),
         });
         let seat = Waiting {
             waker: None,
             outcome: None,
+            unbegun: None,
             fate: fate.clone(),
         };
         state.seats.insert(key, seat);
@@ -465,7 +472,19 @@ impl Seat {
     /// The request is given up: nobody new comes, as the guest goes on with it.
     fn give_up(&self) {
         self.call.give_up();
-        self.shared.crew.state.lock().closed = true;
+        let mut state = self.shared.crew.state.lock();
+        state.closed = true;
+        // One that the guest has not seen never comes to it.
+        let unseen = state.jobs.iter().position(|job| job.call.key == self.key);
+        let unseen = unseen.and_then(|at| state.jobs.remove(at));
+        drop(state);
+        drop(unseen);
+    }
+
+    /// The request, if the instance died before the guest saw it.
+    fn unbegun(&self) -> Option<Box<Invocation>> {
+        let mut state = self.shared.crew.state.lock();
+        state.seats.get_mut(&self.key)?.unbegun.take()
     }
 }
 
@@ -492,6 +511,17 @@ impl Drop for Seat {
     }
 }
 
+/// The report of a request that the guest never saw.
+fn unbegun(invocation: Box<Invocation>) -> RunReport {
+    RunReport {
+        end: RunEnd::Unbegun(invocation),
+        memory: 0,
+        cpu: None,
+        inference: Duration::ZERO,
+        computes: 0,
+    }
+}
+
 #[async_trait]
 impl Sandbox for SharedSandbox {
     async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport {
@@ -501,13 +531,7 @@ impl Sandbox for SharedSandbox {
         let seat = match shared.begin(invocation, &reply, &fate) {
             Ok(seat) => seat,
             Err(invocation) => {
-                return RunReport {
-                    end: RunEnd::Unbegun(invocation),
-                    memory: 0,
-                    cpu: None,
-                    inference: Duration::ZERO,
-                    computes: 0,
-                };
+                return unbegun(invocation);
             }
         };
         let running = shared.template.engine.running();
@@ -530,6 +554,9 @@ impl Sandbox for SharedSandbox {
             }
         };
         drop(running);
+        if let Some(invocation) = seat.unbegun() {
+            return unbegun(invocation);
+        }
         let end = match outcome {
             Ok(()) => {
                 fate.run_ended();
