@@ -54,8 +54,8 @@ pub enum ServeError {
 pub(super) struct SlotState {
     /// The run inside ONNX Runtime, and what stops it.
     pub(super) running: Option<(u32, Stopper)>,
-    /// Outputs that had no room yet.
-    pub(super) held: Option<Computed>,
+    /// Outputs of a run that had no room yet.
+    pub(super) held: Option<(u32, Computed)>,
 }
 
 pub(super) struct Host {
@@ -235,6 +235,12 @@ impl Host {
                 // Dropping the stopper stops the run.
                 state.running = None;
             }
+            let unfetched = state.held.take_if(|(held, _)| *held == run);
+            drop(state);
+            if unfetched.is_some() {
+                drop(unfetched);
+                self.note();
+            }
         }
     }
 
@@ -244,6 +250,7 @@ impl Host {
                 session,
                 result: Err(InferenceError::new(InferenceErrorKind::Runtime, message)),
                 bytes: 0,
+                shortage: None,
             });
         };
         if self.loading.fetch_add(1, Ordering::Relaxed) >= most.max(1).saturating_mul(4) {
@@ -280,12 +287,14 @@ impl Host {
                     session,
                     result: Ok(info),
                     bytes,
+                    shortage: None,
                 }
             }
             Err(error) => {
                 purge_allocator();
                 Report::Loaded {
                     session,
+                    shortage: allocator::shortage_of(&error, length),
                     result: Err(error),
                     bytes: 0,
                 }
@@ -303,6 +312,7 @@ impl Host {
                     "the model has more inputs and outputs than can be told",
                 )),
                 bytes: 0,
+                shortage: None,
             });
         }
     }
@@ -322,6 +332,7 @@ impl Host {
                 let failed = Answer::Failed(
                     InferenceErrorKind::Unsupported,
                     "the model has more outputs than can be told".to_owned(),
+                    None,
                 );
                 let _ = super::protocol::encode(&failed, super::shared::MAX_MESSAGE, &mut message);
             }

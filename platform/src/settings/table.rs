@@ -349,13 +349,13 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "inference.quarantine_after",
-        "Times that a model may kill its inference host within ten minutes before it is quarantined.",
+        "Times that a model may kill its inference host before it is quarantined; each counts half as much every three hours. For a function that brings model after model, twice as many.",
         inference.quarantine_after,
         positive
     ),
     setting!(
         "inference.quarantine",
-        "How long a quarantined model is kept away from inference hosts.",
+        "How long a quarantined model is kept away from inference hosts; twice as long each further time, up to four hours.",
         inference.quarantine,
         period
     ),
