@@ -8,7 +8,7 @@ use crate::policy::Spec;
 use fnctl_core::FunctionConfig;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::version::{Version, VersionKey};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
@@ -25,17 +25,15 @@ struct Note {
 #[derive(Default)]
 pub(super) struct Ledger {
     notes: BTreeMap<FunctionName, Note>,
-    /// Functions that have ever reserved something in this life, or do.
-    pub(super) ever_reserved: BTreeSet<FunctionName>,
+    /// Of functions with a lane: whether all that is in flight was admitted to a part of their own, or none of it;
+    /// nothing while there is some of both.
+    pub(super) apart: BTreeMap<FunctionName, Option<bool>>,
 }
 
 impl Ledger {
     /// `version` is live from now on.
     pub(super) fn activated(&mut self, version: &Arc<Version>) {
         let function = &version.function;
-        if version.config.reserved_concurrency.is_some() {
-            self.ever_reserved.insert(function.clone());
-        }
         let known = self.notes.get(function);
         let called = known.is_some_and(|note| note.called && note.version.number == version.number);
         let version = version.clone();

@@ -2,6 +2,7 @@
 
 use super::world::{Books, World};
 use crate::audit::{Audit, LaneAudit, PoolAudit};
+use fnctl_core::ids::FunctionName;
 
 /// What the host keeps of a sandbox besides its linear memory, as docs/scheduling.md says.
 const OVERHEAD: u64 = 256 << 10;
@@ -94,10 +95,19 @@ fn reserved(books: &mut Books, audit: &Audit, total: usize) {
         )
     });
     let (mut least, mut most) = (0, 0);
+    let has_lane = |name: &FunctionName| audit.lanes.iter().any(|lane| lane.function == *name);
+    books.ledger.apart.retain(|name, _| has_lane(name));
     for lane in &audit.lanes {
-        if lane.is_reserved {
-            books.ledger.ever_reserved.insert(lane.function.clone());
+        let apart = &mut books.ledger.apart;
+        let apart = apart
+            .entry(lane.function.clone())
+            .or_insert(Some(lane.is_reserved));
+        if lane.permits == 0 {
+            *apart = Some(lane.is_reserved);
+        } else if *apart != Some(lane.is_reserved) {
+            *apart = None;
         }
+        let apart = *apart;
         let flow = &lane.flows[SHARED];
         let waited = before(books, lane).map_or(0, |before| before.flows[SHARED].waiting);
         books.require(
@@ -112,10 +122,8 @@ fn reserved(books: &mut Books, audit: &Audit, total: usize) {
         );
         // Who was admitted before it had a part of its own keeps the place until the end.
         let admitted = lane.permits.saturating_sub(flow.waiting);
-        most += admitted;
-        if !books.ledger.ever_reserved.contains(&lane.function) {
-            least += admitted;
-        }
+        most += if apart == Some(true) { 0 } else { admitted };
+        least += if apart == Some(false) { admitted } else { 0 };
     }
     books.require("reserved", (least..=most).contains(&gate.inside), || {
         format!(
