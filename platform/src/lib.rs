@@ -5,6 +5,7 @@ mod histories;
 mod housekeeping;
 mod metrics;
 pub mod settings;
+pub mod threads;
 pub mod token_file;
 pub mod traces;
 
