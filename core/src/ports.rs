@@ -28,11 +28,28 @@ pub trait Invoker: Send + Sync {
     /// Drops everything that is held for these versions; running invocations finish.
     fn retire(&self, versions: &[VersionKey]);
 
-    /// Whether the platform can keep what `version` reserves, if it becomes live now.
-    fn can_reserve(&self, version: &Version) -> Result<(), Failure>;
+    /// Claims what `version` reserves, for a version that is to become live: while the claim lives nobody else gets it.
+    /// To be kept until the version is activated, or will not be.
+    fn claim(&self, version: &Version) -> Result<Claim, Failure>;
 
     /// What runs now.
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus>;
+}
+
+/// A part of the platform that is kept free for a version; given back when dropped. What is behind it is the invoker's.
+pub struct Claim(#[allow(dead_code, reason = "it is there to be dropped")] Box<dyn Send + Sync>);
+
+impl Claim {
+    /// A claim that lives as long as `held`.
+    pub fn new(held: impl Send + Sync + 'static) -> Self {
+        Self(Box::new(held))
+    }
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Claim")
+    }
 }
 
 /// One instance, for `fnctl get`.
@@ -83,6 +100,11 @@ pub trait Sandbox: Send {
     /// Runs one invocation to its end: the response goes out through `reply` as soon as its head is known, the report
     /// comes back when the guest has returned. Bounded by the invocation's deadline and its cancellation.
     async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport;
+
+    /// Another handle of the same guest, which may run an invocation at the same time; nothing if it runs one at a time.
+    fn share(&self) -> Option<Box<dyn Sandbox>> {
+        None
+    }
 }
 
 /// Loads models and computes. The worker calls it, the inference crate implements it.

@@ -4,7 +4,8 @@
 
 use crate::autoscaler::{Autoscaler, Decision, Rules};
 use crate::instance::Instance;
-use crate::pool::PoolState;
+use crate::pool::{Idle, PoolState};
+use crate::seats::Shareable;
 use crate::version_pool::Handed;
 use fnctl_core::ids::{InstanceId, VersionNumber};
 use fnctl_core::ports::InstanceStatus;
@@ -18,10 +19,11 @@ use tokio::time::Instant;
 /// An instance that was evicted is not started again for its floor within this time: the node was short of room.
 const ROOM: Duration = Duration::from_secs(10);
 
-/// An instance that is leased.
+/// A lease of an instance.
 #[derive(Debug, Clone, Copy)]
 struct Busy {
     id: InstanceId,
+    handle: u64,
     /// Invocations served before.
     uses: u64,
     since: Instant,
@@ -36,6 +38,8 @@ pub(crate) struct Books {
     /// What configuration and windows ask for now, and the part of it that windows ask for.
     asked: Asked,
     windows: Asked,
+    /// Of a version that is not live: its instances are kept for this long at most, whatever the function's policy says.
+    most_kept: Option<Duration>,
     scaler: Option<Autoscaler>,
     /// Load since the last look: concurrency times seconds.
     load: f64,
@@ -58,6 +62,7 @@ impl Books {
             Isolation::Request => Some(NonZeroU32::MIN),
             Isolation::Instance => config.max_uses,
         });
+        state.set_seats(config.instance_concurrency.get() as usize);
         Self {
             state,
             busy: Vec::new(),
@@ -65,6 +70,7 @@ impl Books {
             evicted: None,
             asked: Asked::default(),
             windows: Asked::default(),
+            most_kept: None,
             scaler: Rules::of(config).map(|rules| Autoscaler::new(rules, now, 0)),
             load: 0.0,
             looked: now,
@@ -78,31 +84,54 @@ impl Books {
             return;
         }
         #[allow(clippy::cast_precision_loss, reason = "counts of invocations")]
-        let concurrency = (self.state.busy() + self.state.waiting()) as f64;
+        let concurrency = (self.state.leased() + self.state.waiting()) as f64;
         self.load += concurrency * now.saturating_duration_since(self.noted).as_secs_f64();
         self.noted = now;
     }
 
-    /// Somebody calls it.
+    /// Somebody calls it, or has called it since it is live.
     pub(crate) fn call(&mut self) {
         self.called = true;
+    }
+
+    pub(crate) fn is_called(&self) -> bool {
+        self.called
+    }
+
+    /// How long instances of the version are kept at most; nothing for the live one.
+    pub(crate) fn keep_at_most(&mut self, time: Option<Duration>) {
+        self.most_kept = time;
+    }
+
+    /// Until when an idle instance is kept.
+    fn until(most_kept: Option<Duration>, idle: &Idle<Instance>) -> Instant {
+        let until = idle.instance.until;
+        most_kept.map_or(until, |time| until.min(idle.since + time))
+    }
+
+    /// When the next instance could expire.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        let most_kept = self.most_kept;
+        self.state.next_expiry(|idle| Self::until(most_kept, idle))
     }
 
     /// An instance is leased.
     pub(crate) fn lend(&mut self, instance: &Instance, now: Instant) {
         self.busy.push(Busy {
             id: instance.id,
-            uses: instance.uses,
+            handle: instance.handle,
+            uses: instance.uses(),
             since: now,
         });
     }
 
     /// A lease has ended. If the instance served, it is measured.
     pub(crate) fn end_lease(&mut self, instance: &Instance, now: Instant) {
-        let place = self.busy.iter().rposition(|busy| busy.id == instance.id);
+        let is_it = |busy: &Busy| busy.id == instance.id && busy.handle == instance.handle;
+        let place = self.busy.iter().rposition(is_it);
         let Some(place) = place else { return };
         let busy = self.busy.swap_remove(place);
-        if busy.uses != instance.uses {
+        if instance.served {
             self.state.served(now.saturating_duration_since(busy.since));
         }
     }
@@ -146,7 +175,8 @@ impl Books {
             (self.load, self.looked) = (0.0, now);
         }
         self.set_floor();
-        let expired = self.state.expire(now, |idle| idle.instance.until);
+        let most_kept = self.most_kept;
+        let expired = self.state.expire(now, |idle| Self::until(most_kept, idle));
         let has_room = self
             .evicted
             .is_none_or(|at| now.saturating_duration_since(at) >= ROOM);
@@ -185,7 +215,7 @@ impl Books {
         let (total, spare) = (self.state.total(), self.state.spare());
         let idle = self.state.idle().iter().enumerate().map(|(index, idle)| {
             let for_ms = now.saturating_duration_since(idle.since);
-            let left = idle.instance.until.saturating_duration_since(now);
+            let left = Self::until(self.most_kept, idle).saturating_duration_since(now);
             // The longest idle go first; this many are there when all before it are gone.
             let (why, expires_in_ms) = if index < spare {
                 let why = format!("keep-alive, goes in {:.1}s", left.as_secs_f64());
@@ -197,22 +227,27 @@ impl Books {
                 id: idle.instance.id,
                 version,
                 state: "idle",
-                uses: idle.instance.uses,
+                uses: idle.instance.uses(),
                 idle_ms: Some(millis(for_ms)),
                 why,
                 expires_in_ms,
             }
         });
-        let busy = self.busy.iter().map(|busy| InstanceStatus {
-            id: busy.id,
+        let seats = self.state.seats();
+        let by_instance = self.busy.iter().enumerate().filter_map(|(at, first)| {
+            let same = |busy: &&Busy| busy.id == first.id;
+            let of = self.busy.get(at..)?.iter().filter(same);
+            // Each instance once, where its first lease stands.
+            let is_first = seats == 1 || !self.busy.get(..at)?.iter().any(|busy| same(&busy));
+            is_first.then(|| (of.clone().count(), of.map(|busy| busy.since).min(), first))
+        });
+        let busy = by_instance.map(|(leases, since, first)| InstanceStatus {
+            id: first.id,
             version,
             state: "busy",
-            uses: busy.uses,
+            uses: first.uses,
             idle_ms: None,
-            why: format!(
-                "busy for {:.1}s",
-                now.saturating_duration_since(busy.since).as_secs_f64()
-            ),
+            why: busy_because(leases, seats, now, since.unwrap_or(now)),
             expires_in_ms: None,
         });
         let waiting = self.state.waiting();
@@ -248,5 +283,14 @@ impl Books {
         } else {
             "its caller has left, or was served by another"
         }
+    }
+}
+
+/// Why an instance is busy, for people.
+fn busy_because(leases: usize, seats: usize, now: Instant, since: Instant) -> String {
+    let seconds = now.saturating_duration_since(since).as_secs_f64();
+    match seats {
+        1 => format!("busy for {seconds:.1}s"),
+        _ => format!("busy with {leases} of {seats} for {seconds:.1}s"),
     }
 }

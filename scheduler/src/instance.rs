@@ -1,22 +1,27 @@
 //! Instances: sandboxes with an id, within the node's slots.
 
 use crate::memory::{Budget, Share};
+use crate::seats::Shareable;
 use fnctl_core::ids::InstanceId;
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ports::{Sandbox, SandboxFactory};
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// One started sandbox.
+/// One started sandbox, or a handle of one that serves several callers at once.
 pub(crate) struct Instance {
     pub(crate) id: InstanceId,
+    /// Which of its handles this is.
+    pub(crate) handle: u64,
     pub(crate) sandbox: Box<dyn Sandbox>,
-    pub(crate) uses: u64,
+    /// Whether the lease that it is out on has served.
+    pub(crate) served: bool,
     /// What starting it took.
     pub(crate) phases: ColdStart,
     /// When its start began.
@@ -25,10 +30,56 @@ pub(crate) struct Instance {
     pub(crate) generation: u64,
     /// Until when it is kept while it is idle.
     pub(crate) until: Instant,
+    // Declared after the sandbox: what it takes is given back when the last handle of it is gone.
+    held: Arc<Held>,
+}
+
+/// What all handles of an instance have together.
+struct Held {
+    /// Invocations that it has begun to serve.
+    uses: AtomicU64,
+    handles: AtomicU64,
     /// Its part of the node's memory.
-    pub(crate) memory: Share,
+    memory: Mutex<Share>,
     /// Its slot on the node.
     _slot: OwnedSemaphorePermit,
+}
+
+impl Instance {
+    /// It serves one more.
+    pub(crate) fn serve(&mut self) {
+        self.served = true;
+        self.held.uses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It was measured to have this much linear memory.
+    pub(crate) fn measured(&self, memory: u64) {
+        self.held.memory.lock().measured(memory);
+    }
+}
+
+impl Shareable for Instance {
+    fn id(&self) -> u64 {
+        self.id.0
+    }
+
+    fn share(&self) -> Option<Self> {
+        Some(Self {
+            id: self.id,
+            handle: self.held.handles.fetch_add(1, Ordering::Relaxed),
+            sandbox: self.sandbox.share()?,
+            served: false,
+            phases: self.phases,
+            began: self.began,
+            generation: self.generation,
+            until: self.until,
+            held: self.held.clone(),
+        })
+    }
+
+    fn uses(&self) -> u64 {
+        self.held.uses.load(Ordering::Relaxed)
+    }
 }
 
 /// A finished start.
@@ -45,14 +96,19 @@ impl Started {
     pub(crate) fn into_instance(self, generation: u64) -> Instance {
         Instance {
             id: self.id,
+            handle: 0,
             sandbox: self.sandbox,
-            uses: 0,
+            served: false,
             phases: self.phases,
             began: self.began,
             generation,
             until: self.began,
-            memory: self.memory,
-            _slot: self.slot,
+            held: Arc::new(Held {
+                uses: AtomicU64::new(0),
+                handles: AtomicU64::new(1),
+                memory: Mutex::new(self.memory),
+                _slot: self.slot,
+            }),
         }
     }
 }

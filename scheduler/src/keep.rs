@@ -61,8 +61,9 @@ impl NodeClock {
 }
 
 impl Keep {
-    pub(crate) fn new(usual: Spec) -> Self {
-        let since = SystemTime::now()
+    /// `now` is the time of day.
+    pub(crate) fn new(usual: Spec, now: SystemTime) -> Self {
+        let since = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         Self {
@@ -196,6 +197,23 @@ impl Keep {
                 self.ahead.leaves(&function);
             }
         }
+    }
+
+    /// Versions of idle functions of which there is to be an instance from then on.
+    #[cfg(test)]
+    pub(crate) fn ahead(&self, now: Instant) -> Vec<(fnctl_core::version::VersionKey, Instant)> {
+        let moment = self.moment(now);
+        self.all()
+            .into_iter()
+            .filter_map(|(_, kept)| {
+                let state = kept.state.lock();
+                let window = state.window(moment)?;
+                let from = state.idle_from.after_seconds(f64::from(window.from));
+                let due = now + Duration::from_micros(from.0.saturating_sub(moment.0));
+                let idle = state.history.in_flight() == 0;
+                Some((state.version.as_ref()?.key(), due)).filter(|_| idle)
+            })
+            .collect()
     }
 
     /// Puts what functions taught into the book.
@@ -550,12 +568,12 @@ impl Inner {
     }
 
     /// Retires an idle instance of the function of lowest greedy-dual priority, to make room on a full node; of equals
-    /// the one that has been idle longest.
-    pub(crate) fn evict_idle(&self) -> bool {
+    /// the one that has been idle longest. `only_spare` leaves those that a floor holds.
+    pub(crate) fn evict_idle(&self, only_spare: bool) -> bool {
         let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
         let lowest = pools
             .iter()
-            .filter_map(|pool| Some((pool.keep.priority(), pool.oldest_idle()?, pool)))
+            .filter_map(|pool| Some((pool.keep.priority(), pool.evictable(only_spare)?, pool)))
             .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         lowest.is_some_and(|(_, _, pool)| {
             let evicted = pool.evict();

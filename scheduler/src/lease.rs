@@ -1,4 +1,4 @@
-//! A lease: the right to use an instance for one invocation. Dropped, it gives the instance back.
+//! A lease: the right to use an instance, or a seat in one, for one invocation. Dropped, it gives the instance back.
 
 use crate::instance::Instance;
 use crate::version_pool::VersionPool;
@@ -17,7 +17,8 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    pub(crate) fn new(pool: Arc<VersionPool>, instance: Instance, kind: StartKind) -> Self {
+    pub(crate) fn new(pool: Arc<VersionPool>, mut instance: Instance, kind: StartKind) -> Self {
+        instance.served = false;
         Self {
             pool,
             instance: Some(instance),
@@ -57,10 +58,10 @@ impl Lease {
         self.reusable = false;
         match &mut self.instance {
             Some(instance) => {
-                instance.uses += 1;
+                instance.serve();
                 let report = instance.sandbox.run(invocation, reply).await;
                 if !matches!(report.end, fnctl_core::RunEnd::Unbegun(_)) {
-                    instance.memory.measured(report.memory);
+                    instance.measured(report.memory);
                     self.pool.measured(report.memory);
                 }
                 report

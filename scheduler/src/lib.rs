@@ -2,7 +2,7 @@
 //!
 //! Knows sandboxes only as the `SandboxFactory` port, so all of it is tested with fake sandboxes on a paused clock.
 //! Decisions are pure ([`limit`], [`pool`]); this file and `lane` carry them out. Invariants: an instance is never both
-//! leased and idle; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
+//! leased and idle, and has no more leases than seats; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
 //! a lock is held.
 
 pub mod admission;
@@ -32,6 +32,7 @@ pub mod policy;
 pub mod pool;
 pub mod reserved;
 mod running;
+pub mod seats;
 pub mod service_rate;
 pub mod simulator;
 #[cfg(test)]
@@ -39,14 +40,14 @@ mod tests;
 mod version_pool;
 mod work;
 
-pub use config::{Clock, Config};
+pub use config::{Clock, Config, MemoryLimit};
 
 use async_trait::async_trait;
 use dashmap::DashMap;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::{ColdStart, StartKind, Unanswered};
 use fnctl_core::log::LogSink;
-use fnctl_core::ports::{InstanceStatus, Invoker, SandboxFactory};
+use fnctl_core::ports::{Claim, InstanceStatus, Invoker, SandboxFactory};
 use fnctl_core::record::Recorder;
 use fnctl_core::schedule::Asked;
 use fnctl_core::task::Tasks;
@@ -111,7 +112,7 @@ impl Scheduler {
             inner: Arc::new(Inner {
                 instances: Arc::new(instances),
                 node,
-                keep: Arc::new(Keep::new(config.keep_alive_policy)),
+                keep: Arc::new(Keep::new(config.keep_alive_policy, config.clock.now())),
                 recorder: Recorder::new(config.trace_size),
                 live: Live::new(config.clock),
                 lanes: DashMap::new(),
@@ -131,7 +132,7 @@ impl Scheduler {
         let inner = &self.inner;
         let may_start = !inner.draining.load(Ordering::Relaxed);
         if may_start {
-            for version in inner.live.provisioned() {
+            for version in inner.live.wanted() {
                 inner.pool_of(&version);
             }
         }
@@ -139,7 +140,7 @@ impl Scheduler {
         for lane in inner.lanes() {
             for pool in lane.pools() {
                 let (asked, windows) = inner.live.asked(&pool.version);
-                pool.ask(asked, windows);
+                pool.ask(asked, windows, inner.live.is_live(&pool.version));
                 let expired = pool.look(now, may_start);
                 reaped += expired.len();
                 pool.metrics.reaped(expired.len(), lane.keep.reason());
@@ -162,7 +163,7 @@ impl Scheduler {
         });
         let memory = &inner.node.memory;
         // When the sessions alone are too much, instances are not what is to go.
-        while memory.is_over() && memory.could_fit(0) && inner.evict_idle() {
+        while memory.is_over() && memory.could_fit(0) && inner.evict_idle(false) {
             reaped += 1;
         }
         inner.look_ahead(now);
@@ -331,7 +332,7 @@ impl Inner {
         self.tasks.spawn("start-instance", async move {
             // Whatever becomes of this task, the start that the pool has counted comes to an end.
             let mut counted = CountedStart(Some(pool.clone()));
-            let evict = || this.evict_idle();
+            let evict = || this.evict_idle(pool.only_fills_up());
             let expected = pool.expected_memory();
             let outcome = this.instances.start(&pool.version, expected, evict).await;
             counted.0 = None;
@@ -544,8 +545,10 @@ impl Invoker for Scheduler {
         }
     }
 
-    fn can_reserve(&self, version: &Version) -> Result<(), Failure> {
-        self.inner.node.allows(&version.function, &version.config)
+    fn claim(&self, version: &Version) -> Result<Claim, Failure> {
+        let node = &self.inner.node;
+        node.claim(&version.function, &version.config)
+            .map(Claim::new)
     }
 
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {
@@ -569,7 +572,7 @@ impl Scheduler {
                 lane.keep.cancel();
             }
             if let Some(pool) = lane.and_then(|lane| lane.existing(key.number)) {
-                pool.ask(Asked::default(), Asked::default());
+                pool.ask(Asked::default(), Asked::default(), false);
                 let idle = pool.demote();
                 pool.metrics.reaped(idle.len(), "demoted");
                 drop(idle);

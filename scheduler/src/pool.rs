@@ -1,9 +1,10 @@
 //! The warm pool of one version, as a pure state machine: which instances are idle, who waits for one, and how many are
 //! being started for those who wait.
 //!
-//! `S` is an instance, `W` a waiting caller. Every method takes `now` where it matters and does nothing but decide.
+//! `S` is an instance, or a handle of one that serves several callers at once; `W` is a waiting caller. Every method takes `now` where it matters and does nothing but decide.
 
-use crate::service_rate::{Pace, starts};
+use crate::seats::{Back, Seats, Shareable};
+use crate::service_rate::{Demand, Pace, starts};
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub enum Take<S> {
 pub enum Place<S, W> {
     /// To this waiter; it stays busy.
     Waiter(S, W),
-    /// It became idle.
+    /// It became idle, or a seat in it did.
     Idle,
     /// Nobody may use it again; ask [`PoolState::missing_after_retire`] what the queue needs now.
     Retire(S),
@@ -50,7 +51,11 @@ pub enum Place<S, W> {
 pub struct PoolState<S, W> {
     /// Used as a stack: the most recently used instance is the warmest, and the others can expire.
     idle: Vec<Idle<S>>,
+    /// Instances that somebody uses.
     busy: usize,
+    /// Callers that use them.
+    leased: usize,
+    seats: Seats<S>,
     starting: usize,
     waiting: VecDeque<(u64, W)>,
     next: u64,
@@ -77,6 +82,8 @@ impl<S, W> Default for PoolState<S, W> {
         Self {
             idle: Vec::new(),
             busy: 0,
+            leased: 0,
+            seats: Seats::new(),
             starting: 0,
             waiting: VecDeque::new(),
             next: 0,
@@ -94,16 +101,19 @@ impl<S, W> Default for PoolState<S, W> {
     }
 }
 
-impl<S, W> PoolState<S, W> {
-    /// Takes an idle instance, or queues the caller. No more instances are being started than the queue needs by what
+impl<S: Shareable, W> PoolState<S, W> {
+    /// Takes a free seat in an instance that is in use, or an idle instance, or queues the caller. No more instances are being started than the queue needs by what
     /// was measured, and never more than callers wait.
     pub fn take(&mut self, waiter: impl FnOnce() -> W) -> Take<S> {
         if self.closed {
             return Take::Closed;
         }
+        if let Some(handle) = self.seats.take(self.uses) {
+            self.leased += 1;
+            return Take::Warm(handle);
+        }
         if let Some(idle) = self.idle.pop() {
-            self.busy += 1;
-            return Take::Warm(idle.instance);
+            return Take::Warm(self.lend(idle.instance));
         }
         let ticket = self.next;
         self.next += 1;
@@ -113,6 +123,29 @@ impl<S, W> PoolState<S, W> {
             self.starting += 1;
         }
         Take::Queued { ticket, start }
+    }
+
+    /// The first caller of a free instance begins.
+    fn lend(&mut self, instance: S) -> S {
+        self.busy += 1;
+        self.leased += 1;
+        self.seats.open(instance)
+    }
+
+    /// A free seat for the one who waits longest. To be asked, until there is none, whenever an instance found its
+    /// place with a waiting caller: it may have room for more.
+    pub fn seat(&mut self) -> Option<(S, W)> {
+        if self.waiting.is_empty() || self.closed {
+            return None;
+        }
+        let handle = self.seats.take(self.uses)?;
+        self.leased += 1;
+        self.waiting.pop_front().map(|(_, waiter)| (handle, waiter))
+    }
+
+    /// Instances that would do for those who wait, if each had one seat in it.
+    fn for_waiting(&self) -> usize {
+        self.waiting.len().div_ceil(self.seats.each())
     }
 
     /// Instances that the queue needs on top of those being started, as far as there may be more.
@@ -125,9 +158,15 @@ impl<S, W> PoolState<S, W> {
             return 0;
         }
         // Those behind make the queue longer, but nobody is here to take an instance for them yet.
-        let queue = waiting + self.behind;
-        starts(queue, self.busy, self.starting, &self.pace, self.uses)
-            .min(waiting.saturating_sub(self.starting))
+        let demand = Demand {
+            waiting: waiting + self.behind,
+            busy: self.busy.saturating_sub(self.seats.retired()),
+            starting: self.starting,
+            seats: self.seats.each(),
+            uses: self.uses,
+        };
+        starts(&demand, &self.pace)
+            .min(self.for_waiting().saturating_sub(self.starting))
             .min(self.max.saturating_sub(self.total()))
     }
 
@@ -160,7 +199,7 @@ impl<S, W> PoolState<S, W> {
         self.stalled = Some(now);
         let more = self
             .relief
-            .min(self.waiting.len().saturating_sub(self.starting))
+            .min(self.for_waiting().saturating_sub(self.starting))
             .min(self.max.saturating_sub(self.total()));
         self.relief = self.relief.saturating_mul(2);
         self.starting += more;
@@ -227,7 +266,7 @@ impl<S, W> PoolState<S, W> {
         let waiting = self.waiting.len();
         let told = if left == 0 {
             told_of_nothing_left(waiting)
-        } else if waiting > self.starting {
+        } else if self.for_waiting() > self.starting {
             waiting.div_ceil(left + 1)
         } else {
             0
@@ -248,22 +287,47 @@ impl<S, W> PoolState<S, W> {
         self.waiting.drain(..).map(|(_, waiter)| waiter).collect()
     }
 
-    /// A busy instance is free again.
+    /// A caller is done with an instance: it, or the seat, is free again.
     pub fn released(&mut self, instance: S, generation: u64, now: Instant) -> Place<S, W> {
-        self.busy = self.busy.saturating_sub(1);
         self.moves();
-        self.place(instance, generation, now)
+        let usable = !self.closed && generation == self.generation;
+        if usable
+            && !self.waiting.is_empty()
+            && self.seats.pass_on(&instance, self.uses)
+            && let Some((_, waiter)) = self.waiting.pop_front()
+        {
+            return Place::Waiter(instance, waiter);
+        }
+        self.leased = self.leased.saturating_sub(1);
+        match self.seats.give_back(instance, !usable) {
+            Back::Whole(instance) => {
+                self.busy = self.busy.saturating_sub(1);
+                self.place(instance, generation, now)
+            }
+            Back::Retired(instance) => {
+                self.busy = self.busy.saturating_sub(1);
+                Place::Retire(instance)
+            }
+            Back::Others(handle) if !usable => Place::Retire(handle),
+            Back::Others(_) => Place::Idle,
+        }
     }
 
-    /// A busy instance was retired. Says whether somebody waits for whom nothing is being started.
-    pub fn retired(&mut self) -> bool {
-        self.busy = self.busy.saturating_sub(1);
+    /// A caller is done with an instance that nobody may begin to use again. Returns what is to be dropped, and how many
+    /// instances are to be started in its place for those who wait; they are counted as starting.
+    pub fn retire(&mut self, instance: S) -> (S, usize) {
         self.moves();
-        let start = self.missing_for_queue() > 0;
-        if start {
-            self.starting += 1;
-        }
-        start
+        self.leased = self.leased.saturating_sub(1);
+        let gone = match self.seats.give_back(instance, true) {
+            Back::Whole(instance) | Back::Retired(instance) => {
+                self.busy = self.busy.saturating_sub(1);
+                instance
+            }
+            Back::Others(handle) => handle,
+        };
+        let more = self.missing_for_queue().min(1);
+        self.starting += more;
+        (gone, more)
     }
 
     fn place(&mut self, instance: S, generation: u64, now: Instant) -> Place<S, W> {
@@ -271,10 +335,7 @@ impl<S, W> PoolState<S, W> {
             return Place::Retire(instance);
         }
         match self.waiting.pop_front() {
-            Some((_, waiter)) => {
-                self.busy += 1;
-                Place::Waiter(instance, waiter)
-            }
+            Some((_, waiter)) => Place::Waiter(self.lend(instance), waiter),
             None => {
                 self.idle.push(Idle {
                     instance,
@@ -336,6 +397,7 @@ impl<S, W> PoolState<S, W> {
     /// are free. Instances started later are kept again.
     pub fn demote(&mut self) -> Vec<S> {
         self.generation += 1;
+        self.seats.retire_all();
         self.idle.drain(..).map(|idle| idle.instance).collect()
     }
 
@@ -376,6 +438,11 @@ impl<S, W> PoolState<S, W> {
     /// How many callers one instance serves in its life; nothing is no limit.
     pub fn set_uses(&mut self, uses: Option<NonZeroU32>) {
         self.uses = uses;
+    }
+
+    /// How many callers one instance serves at the same time. To be set before there is any.
+    pub fn set_seats(&mut self, each: usize) {
+        self.seats.set_each(each);
     }
 
     /// Instances that must be started so that as many exist as are provisioned; they are counted as starting.
@@ -428,9 +495,19 @@ impl<S, W> PoolState<S, W> {
         &self.idle
     }
 
-    /// Busy instances.
+    /// Instances that somebody uses.
     pub fn busy(&self) -> usize {
         self.busy
+    }
+
+    /// Callers that use an instance.
+    pub fn leased(&self) -> usize {
+        self.leased
+    }
+
+    /// How many callers one instance serves at the same time.
+    pub fn seats(&self) -> usize {
+        self.seats.each()
     }
 
     /// Instances being started.

@@ -41,28 +41,51 @@ pub struct Pace {
     pub start: Average,
 }
 
-/// Instances to start for `waiting` callers, when `busy` serve others and `starting` are on their way.
+/// Who waits, and what there is for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// Callers that wait.
+    pub waiting: usize,
+    /// Instances that serve others, every seat of them.
+    pub busy: usize,
+    /// Instances that are on their way.
+    pub starting: usize,
+    /// Callers that one instance serves at the same time.
+    pub seats: usize,
+    /// Callers that one instance may serve in its life, if that is limited.
+    pub uses: Option<NonZeroU32>,
+}
+
+/// Instances to start for those who wait.
 ///
 /// A start is worth it for whoever would wait longer for a busy instance than for a new one. Within one start time a
 /// busy instance serves `start / service` of those who wait; the rest is for new ones, each of which serves as many in
 /// the start time after its own. So a herd of a hundred on a function that takes a millisecond and starts in a hundred
 /// gets one instance; on one that takes a second it gets a hundred. Nothing measured yet: one for each.
 ///
-/// `uses` is how many callers one instance may serve in its life, if that is limited: a busy one has used one of them,
-/// and with a limit of one a start is needed for each caller however fast it is served.
-pub fn starts(
-    waiting: usize,
-    busy: usize,
-    starting: usize,
-    pace: &Pace,
-    uses: Option<NonZeroU32>,
-) -> usize {
+/// Of an instance that serves several at once each seat counts as one of those that serve: the same hundred get seven
+/// instances of sixteen seats where they would get a hundred of one.
+///
+/// With `uses` limited, a busy instance has used as many of them as it has seats, and with a limit of one a start is
+/// needed for each caller however fast it is served.
+pub fn starts(demand: &Demand, pace: &Pace) -> usize {
+    let Demand {
+        waiting,
+        busy,
+        starting,
+        seats,
+        uses,
+    } = *demand;
     if waiting == 0 {
         return 0;
     }
     let least = usize::from(busy + starting == 0);
     let (Some(service), Some(start)) = (pace.service.get(), pace.start.get()) else {
-        return waiting.saturating_sub(starting).max(least);
+        let seats = uses.map_or(seats, |uses| seats.min(uses.get() as usize));
+        return waiting
+            .div_ceil(seats.max(1))
+            .saturating_sub(starting)
+            .max(least);
     };
     #[allow(
         clippy::cast_precision_loss,
@@ -72,11 +95,13 @@ pub fn starts(
     )]
     let wanted = {
         // Callers served by one instance while another starts.
-        let served = start.as_secs_f64() / service.as_secs_f64().max(1e-9);
+        let seats = seats.max(1) as f64;
+        let served = seats * start.as_secs_f64() / service.as_secs_f64().max(1e-9);
         let uses = uses.map_or(f64::INFINITY, |uses| f64::from(uses.get()));
-        let by_busy = served.min(uses - 1.0);
+        let by_busy = served.min((uses - seats).max(0.0));
         let left = (waiting as f64 - busy as f64 * by_busy).max(0.0);
-        (left / served.min(uses).max(1e-9)).min(left).ceil() as usize
+        let by_seats = left / seats.min(uses);
+        (left / served.min(uses).max(1e-9)).min(by_seats).ceil() as usize
     };
     wanted.saturating_sub(starting).max(least)
 }
@@ -84,6 +109,16 @@ pub fn starts(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn demand(waiting: usize, busy: usize, starting: usize) -> Demand {
+        Demand {
+            waiting,
+            busy,
+            starting,
+            seats: 1,
+            uses: None,
+        }
+    }
 
     fn pace(service: u64, start: u64) -> Pace {
         let mut pace = Pace::default();
@@ -108,7 +143,7 @@ mod tests {
             (1, 0, 1, 10, 100, 0),
         ] {
             assert_eq!(
-                starts(waiting, busy, starting, &pace(service, start), None),
+                starts(&demand(waiting, busy, starting), &pace(service, start)),
                 expected,
                 "{waiting} waiting, {busy} busy, {starting} starting, {service} ms, start {start} ms"
             );
@@ -129,11 +164,11 @@ mod tests {
         ] {
             assert_eq!(
                 starts(
-                    waiting,
-                    busy,
-                    starting,
+                    &Demand {
+                        uses: NonZeroU32::new(uses),
+                        ..demand(waiting, busy, starting)
+                    },
                     &pace(1, 100),
-                    NonZeroU32::new(uses)
                 ),
                 expected,
                 "{waiting} waiting, {busy} busy, {starting} starting, {uses} uses"
@@ -142,9 +177,37 @@ mod tests {
     }
 
     #[test]
+    fn every_seat_of_an_instance_counts() {
+        for (waiting, busy, starting, service, uses, expected) in [
+            // Nothing is served twice within a start: as many instances as their seats need.
+            (100, 0, 0, 1000, None, 7),
+            (100, 0, 3, 1000, None, 4),
+            // In the time of a start each seat serves ten.
+            (320, 0, 0, 10, None, 2),
+            (320, 1, 0, 10, None, 1),
+            (320, 2, 0, 10, None, 0),
+            // It may serve no more than four, seats or not.
+            (8, 0, 0, 1000, Some(4), 2),
+            (8, 3, 0, 10, Some(4), 2),
+        ] {
+            let demand = Demand {
+                seats: 16,
+                uses: uses.and_then(NonZeroU32::new),
+                ..demand(waiting, busy, starting)
+            };
+            assert_eq!(starts(&demand, &pace(service, 100)), expected, "{demand:?}");
+        }
+        let unknown = Demand {
+            seats: 16,
+            ..demand(33, 0, 1)
+        };
+        assert_eq!(starts(&unknown, &Pace::default()), 2);
+    }
+
+    #[test]
     fn what_was_never_measured_gets_one_each() {
-        assert_eq!(starts(5, 0, 2, &Pace::default(), None), 3);
-        assert_eq!(starts(5, 3, 0, &Pace::default(), None), 5);
+        assert_eq!(starts(&demand(5, 0, 2), &Pace::default()), 3);
+        assert_eq!(starts(&demand(5, 3, 0), &Pace::default()), 5);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The scheduler with fake sandboxes on a paused clock, and its pure states against naive models.
 
+mod activator;
 mod fake;
 mod models;
 mod overload;
 mod scaling;
+mod seats;
 
 use crate::{Clock, Config, Scheduler};
 use fake::{Plan, factory, invocation, version, version_with};

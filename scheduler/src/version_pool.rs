@@ -8,6 +8,7 @@ use crate::lease::Lease;
 use crate::memory::Footprint;
 use crate::metrics::VersionMetrics;
 use crate::pool::{Place, Take};
+use crate::seats::Shareable;
 use crate::service_rate::Pace;
 use fnctl_core::config::Isolation;
 use fnctl_core::invocation::StartKind;
@@ -34,6 +35,15 @@ pub(crate) struct Measured {
     pace: Pace,
     cost: u64,
     footprint: Footprint,
+    /// Whether it was called since it is live.
+    called: bool,
+}
+
+impl Measured {
+    /// Whether the version was called since it is live.
+    pub(crate) fn is_called(&self) -> bool {
+        self.called
+    }
 }
 
 /// The pool of one version.
@@ -96,6 +106,9 @@ impl VersionPool {
     ) -> Self {
         let mut books = Books::new(&version.config, Instant::now());
         books.state.set_pace(measured.pace);
+        if measured.called {
+            books.call();
+        }
         Self {
             books: Mutex::new(books),
             version,
@@ -127,7 +140,7 @@ impl VersionPool {
         });
         match (taken, channel) {
             (Take::Warm(instance), _) => {
-                let kind = if instance.uses == 0 {
+                let kind = if instance.uses() == 0 {
                     StartKind::Prewarmed
                 } else {
                     StartKind::Warm
@@ -168,7 +181,7 @@ impl VersionPool {
             let place = books.state.started(instance, generation, now);
             note_place(books, place, now)
         });
-        self.settle(place, StartKind::Cold);
+        self.settle_all(place, StartKind::Cold);
         self.start_more(more);
         *self.backoff.lock() = Backoff::default();
         let _previous = self.provisioning.send_replace(Ok(()));
@@ -207,18 +220,18 @@ impl VersionPool {
         let config = &self.version.config;
         let worn = config
             .max_uses
-            .is_some_and(|max| instance.uses >= u64::from(max.get()));
-        let fresh_only = config.isolation == Isolation::Request && instance.uses > 0;
+            .is_some_and(|max| instance.uses() >= u64::from(max.get()));
+        let fresh_only = config.isolation == Isolation::Request && instance.uses() > 0;
         if !reusable || worn || fresh_only {
-            let start = self.change(|books, now| {
+            let (gone, more) = self.change(|books, now| {
                 books.end_lease(&instance, now);
-                books.state.retired()
+                books.state.retire(instance)
             });
-            drop(instance);
-            self.start_more(usize::from(start));
+            drop(gone);
+            self.start_more(more);
             return;
         }
-        let kind = if instance.uses == 0 {
+        let kind = if instance.uses() == 0 {
             StartKind::Prewarmed
         } else {
             StartKind::Warm
@@ -231,7 +244,7 @@ impl VersionPool {
             let place = books.state.released(instance, generation, now);
             note_place(books, place, now)
         });
-        self.settle(place, kind);
+        self.settle_all(place, kind);
         self.start_more(more);
         self.let_go(until);
     }
@@ -247,8 +260,15 @@ impl VersionPool {
         self.keep.let_go(gone.len());
     }
 
+    fn settle_all(self: &Arc<Self>, (place, others): (Placed, Vec<Seated>), kind: StartKind) {
+        self.settle(place, kind);
+        for (instance, waiter) in others {
+            self.settle(Place::Waiter(instance, waiter), kind);
+        }
+    }
+
     /// Carries out where an instance goes. No lock is held: the lease of a waiter that left comes back through here.
-    fn settle(self: &Arc<Self>, place: Place<Instance, oneshot::Sender<Handed>>, kind: StartKind) {
+    fn settle(self: &Arc<Self>, place: Placed, kind: StartKind) {
         match place {
             Place::Waiter(instance, waiter) => {
                 let lease = Lease::new(self.clone(), instance, kind);
@@ -276,21 +296,34 @@ impl VersionPool {
         expired
     }
 
-    /// Sets what configuration and windows ask for together, and what the windows do.
-    pub(crate) fn ask(&self, asked: Asked, windows: Asked) {
-        self.books.lock().ask(asked, windows);
+    /// Sets what configuration and windows ask for together, what the windows do, and whether the version is live: one
+    /// that is not is kept for `keep_alive`, as what the function's policy learned is not about it.
+    pub(crate) fn ask(&self, asked: Asked, windows: Asked, is_live: bool) {
+        let time = (!is_live).then(|| self.version.config.keep_alive.duration());
+        {
+            let mut books = self.books.lock();
+            books.keep_at_most(time);
+            books.ask(asked, windows);
+        }
         self.metrics.provisioned(asked.provisioned);
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.books
-            .lock()
-            .state
-            .next_expiry(|idle| idle.instance.until)
+        self.books.lock().next_expiry()
     }
 
-    pub(crate) fn oldest_idle(&self) -> Option<Instant> {
-        self.books.lock().state.oldest_idle()
+    /// Since when the instance that would be evicted has been idle. For a start that only fills a floor, what another
+    /// floor holds, or its own, is not to go: they would take turns for ever.
+    pub(crate) fn evictable(&self, only_spare: bool) -> Option<Instant> {
+        let books = self.books.lock();
+        let spares = !only_spare || books.state.spare() > 0;
+        books.state.oldest_idle().filter(|_| spares)
+    }
+
+    /// Whether nobody waits for its starts, and no provisioned instance is missing.
+    pub(crate) fn only_fills_up(&self) -> bool {
+        let state = &self.books.lock().state;
+        state.waiting() == 0 && state.is_provisioned()
     }
 
     pub(crate) fn evict(&self) -> Option<Instance> {
@@ -406,8 +439,13 @@ impl VersionPool {
 
     /// What was measured of this version, to be kept when the pool goes.
     pub(crate) fn summary(&self) -> Measured {
+        let (pace, called) = {
+            let books = self.books.lock();
+            (books.state.pace(), books.is_called())
+        };
         Measured {
-            pace: self.books.lock().state.pace(),
+            pace,
+            called,
             cost: self.cost.load(Ordering::Relaxed),
             footprint: *self.footprint.lock(),
         }
@@ -437,15 +475,22 @@ impl VersionPool {
 
 type Placed = Place<Instance, oneshot::Sender<Handed>>;
 
-/// Takes note of where an instance goes, and of the starts that the queue needs if it is retired.
-fn note_place(books: &mut Books, place: Placed, now: Instant) -> (Placed, usize) {
+type Seated = (Instance, oneshot::Sender<Handed>);
+
+/// Takes note of where an instance goes and of who else finds a place in it, and of the starts that the queue needs.
+fn note_place(books: &mut Books, place: Placed, now: Instant) -> ((Placed, Vec<Seated>), usize) {
+    let mut others = Vec::new();
     let more = match &place {
         Place::Waiter(instance, _) => {
             books.lend(instance, now);
+            while let Some((instance, waiter)) = books.state.seat() {
+                books.lend(&instance, now);
+                others.push((instance, waiter));
+            }
             0
         }
-        Place::Idle => 0,
-        Place::Retire(_) => books.state.missing_after_retire(),
+        // Somebody may wait still: the instance may serve no more than it does.
+        Place::Idle | Place::Retire(_) => books.state.missing_after_retire(),
     };
-    (place, more)
+    ((place, others), more)
 }

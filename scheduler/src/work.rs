@@ -130,7 +130,7 @@ impl Inner {
             };
             let Some(pool) = pool else { return Ok(()) };
             pool.promote();
-            pool.ask(asked, windows);
+            pool.ask(asked, windows, true);
             if !self.draining.load(Ordering::Relaxed) {
                 pool.refill(Instant::now());
             }

@@ -34,6 +34,7 @@ mod policies;
 mod readme;
 mod scale_to_zero;
 mod scaling;
+mod shared_instances;
 mod status;
 mod templates;
 mod top;

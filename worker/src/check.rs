@@ -36,16 +36,11 @@ impl ArtifactCheck for WasmCheck {
         let loaded = self.templates.get(version).await?;
         let kind = Templates::describe(&loaded.template.kind);
         let wanted = version.config.instance_concurrency;
-        if wanted.get() > 1 {
-            let why = if kind.contains("0.3") {
-                "this version of fnctl runs one request at a time in each instance of it"
-            } else {
-                "only a WASI 0.3 component can serve several requests at once"
-            };
+        if wanted.get() > 1 && !loaded.template.kind.can_share() {
             return Err(Failure::new(
                 ErrorKind::InvalidConfig,
                 format!(
-                    "instance_concurrency: {wanted} is not possible for a {kind}: {why}; set it to 1, and raise concurrency for more instances"
+                    "instance_concurrency: {wanted} is not possible for a {kind}: only a WASI 0.3 component can serve several requests at once; set it to 1, and raise concurrency for more instances"
                 ),
             ));
         }

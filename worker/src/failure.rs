@@ -1,7 +1,7 @@
 //! Turns what Wasmtime says into the platform's error kinds.
 
 use crate::state::GuestState;
-use fnctl_core::{ErrorKind, Failure};
+use fnctl_core::{ErrorKind, Failure, RequestId};
 use wasmtime::Trap;
 
 /// Raised by the epoch callback when the guest's CPU time is used up.
@@ -9,12 +9,24 @@ use wasmtime::Trap;
 #[error("the CPU time limit is used up")]
 pub(crate) struct CpuExceeded;
 
+/// Raised by the epoch callback when a request that should have ended holds up the others of its instance.
+#[derive(Debug, thiserror::Error)]
+#[error("request {0} went on computing after it should have ended")]
+pub(crate) struct Overdue(pub(crate) RequestId);
+
 /// Why a running guest failed.
 pub(crate) fn run_failure(error: &wasmtime::Error, guest: &GuestState) -> Failure {
     if error.downcast_ref::<CpuExceeded>().is_some() {
         return Failure::new(
             ErrorKind::CpuExceeded,
             "the function used more CPU time than its limit; raise cpu or do less work",
+        )
+        .because(format!("{error:#}"));
+    }
+    if error.downcast_ref::<Overdue>().is_some() {
+        return Failure::new(
+            ErrorKind::Trap,
+            "another request of this instance went on computing past its deadline, and the instance was ended",
         )
         .because(format!("{error:#}"));
     }
@@ -36,6 +48,21 @@ pub(crate) fn run_failure(error: &wasmtime::Error, guest: &GuestState) -> Failur
         format!("{what}; its log lines carry this request id"),
     )
     .because(format!("{error:#}"))
+}
+
+/// What is told to each of `calls` requests that an instance died with.
+pub(crate) fn died_with(failure: Failure, calls: usize) -> Failure {
+    if calls < 2 {
+        return failure;
+    }
+    let message = format!(
+        "the instance died while it served {calls} requests, and all of them failed; it cannot be told which was the cause: {}",
+        failure.message
+    );
+    Failure {
+        message: message.into(),
+        ..failure
+    }
 }
 
 /// Why a sandbox could not be made.

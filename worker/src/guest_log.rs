@@ -6,6 +6,7 @@ use fnctl_core::ids::RequestId;
 use fnctl_core::log::{LogLevel, LogLine, LogSink, LogSource, now_ms};
 use fnctl_core::version::VersionKey;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -55,11 +56,38 @@ pub(crate) struct GuestLog(Arc<Mutex<LogState>>);
 struct LogState {
     sink: Arc<dyn LogSink>,
     version: VersionKey,
-    request: Option<RequestId>,
     limit: u64,
+    /// Whose lines are written now: a request's by its number, or nobody's.
+    turn: Option<u64>,
+    account: Account,
+    /// Of a guest that serves several requests at once: those whose turn it is not.
+    others: BTreeMap<Option<u64>, Account>,
+}
+
+/// What one invocation has written.
+struct Account {
+    request: Option<RequestId>,
     left: u64,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+}
+
+impl Account {
+    const fn new(request: Option<RequestId>, left: u64) -> Self {
+        Self {
+            request,
+            left,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        }
+    }
+
+    fn buffer(&mut self, stream: Stream) -> &mut Vec<u8> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
 }
 
 impl GuestLog {
@@ -67,11 +95,10 @@ impl GuestLog {
         let state = LogState {
             sink,
             version,
-            request: None,
             limit,
-            left: limit,
-            stdout: Vec::new(),
-            stderr: Vec::new(),
+            turn: None,
+            account: Account::new(None, limit),
+            others: BTreeMap::new(),
         };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -85,25 +112,56 @@ impl GuestLog {
     /// From now on the lines belong to this invocation, which has the whole limit to itself.
     pub(crate) fn begin(&self, request: &RequestId) {
         let mut state = self.0.lock();
-        state.request = Some(request.clone());
-        state.left = state.limit;
+        state.account.request = Some(request.clone());
+        state.account.left = state.limit;
+    }
+
+    /// One of several requests begins; it has the whole limit to itself, and so have lines that are nobody's.
+    pub(crate) fn open(&self, key: u64, request: &RequestId) {
+        let state = &mut *self.0.lock();
+        let account = Account::new(Some(request.clone()), state.limit);
+        state.others.insert(Some(key), account);
+        match state.others.get_mut(&None) {
+            Some(nobodys) => nobodys.left = state.limit,
+            None if state.turn.is_none() => state.account.left = state.limit,
+            None => {}
+        }
+    }
+
+    /// From now on the lines belong to the request that was opened with this key, or to nobody.
+    pub(crate) fn turn(&self, key: Option<u64>) {
+        self.0.lock().turn(key);
+    }
+
+    /// Whose turn it is.
+    fn whose(&self) -> Option<u64> {
+        self.0.lock().turn
+    }
+
+    /// Writes out the lines of a request that have no end yet.
+    pub(crate) fn flush(&self, key: u64) {
+        let mut state = self.0.lock();
+        let before = state.turn;
+        state.turn(Some(key));
+        state.end();
+        state.turn(before);
+    }
+
+    /// A request that was opened is forgotten.
+    pub(crate) fn forget(&self, key: u64) {
+        self.0.lock().others.remove(&Some(key));
     }
 
     /// Writes out lines that have no end yet.
     pub(crate) fn end(&self) {
-        let mut state = self.0.lock();
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let rest = std::mem::take(state.buffer(stream));
-            if !rest.is_empty() {
-                state.output(stream, &rest);
-            }
-        }
+        self.0.lock().end();
     }
 
     pub(crate) fn stream(&self, stream: Stream) -> LogStream {
         LogStream {
             log: self.clone(),
             stream,
+            owner: Owner::InTurn,
         }
     }
 
@@ -116,15 +174,15 @@ impl GuestLog {
     /// A line of `wasi:logging`. It counts towards the limit, and its line ends do not make it several.
     pub(crate) fn levelled(&self, level: LogLevel, context: &str, message: &str) {
         let mut state = self.0.lock();
-        if state.left == 0 {
+        if state.account.left == 0 {
             return;
         }
         let context = cut(context, MAX_CONTEXT);
-        let allowed = usize::try_from(state.left).unwrap_or(usize::MAX);
+        let allowed = usize::try_from(state.account.left).unwrap_or(usize::MAX);
         let message = cut(message, MAX_LINE.min(allowed));
         // At least one byte each, or empty lines would be free.
         let cost = (context.len() + message.len()).max(1) as u64;
-        state.left = state.left.saturating_sub(cost);
+        state.account.left = state.account.left.saturating_sub(cost);
         state.line(level, LogSource::Logging, context, message);
         state.note_cut();
     }
@@ -135,27 +193,40 @@ impl GuestLog {
 }
 
 impl LogState {
-    fn buffer(&mut self, stream: Stream) -> &mut Vec<u8> {
-        match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
+    fn turn(&mut self, key: Option<u64>) {
+        if self.turn == key {
+            return;
+        }
+        let next = self.others.remove(&key);
+        let next = next.unwrap_or_else(|| Account::new(None, self.limit));
+        let before = std::mem::replace(&mut self.account, next);
+        let key = std::mem::replace(&mut self.turn, key);
+        self.others.insert(key, before);
+    }
+
+    fn end(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(self.account.buffer(stream));
+            if !rest.is_empty() {
+                self.output(stream, &rest);
+            }
         }
     }
 
     fn write(&mut self, stream: Stream, bytes: &[u8]) {
-        if self.left == 0 {
+        if self.account.left == 0 {
             return;
         }
-        let allowed = usize::try_from(self.left)
+        let allowed = usize::try_from(self.account.left)
             .unwrap_or(usize::MAX)
             .min(bytes.len());
-        self.left -= allowed as u64;
+        self.account.left -= allowed as u64;
         for piece in bytes
             .get(..allowed)
             .unwrap_or_default()
             .split_inclusive(|byte| *byte == b'\n')
         {
-            let mut buffer = std::mem::take(self.buffer(stream));
+            let mut buffer = std::mem::take(self.account.buffer(stream));
             for part in piece.chunks(MAX_LINE) {
                 buffer.extend_from_slice(part);
                 if buffer.ends_with(b"\n") || buffer.len() >= MAX_LINE {
@@ -163,14 +234,14 @@ impl LogState {
                     buffer.clear();
                 }
             }
-            *self.buffer(stream) = buffer;
+            *self.account.buffer(stream) = buffer;
         }
         self.note_cut();
     }
 
     /// Says once, when the limit is met, that nothing more will come.
     fn note_cut(&self) {
-        if self.left == 0 {
+        if self.account.left == 0 {
             let text = format!(
                 "the output of this invocation is cut off after log_bytes ({} bytes)",
                 self.limit
@@ -189,7 +260,7 @@ impl LogState {
         let shown = text.replace(['\n', '\r'], "\\n");
         tracing::info!(
             target: "guest", function = %self.version.function, version = self.version.number.0,
-            request_id = self.request.as_ref().map(RequestId::as_str), stream = source.as_str(),
+            request_id = self.account.request.as_ref().map(RequestId::as_str), stream = source.as_str(),
             level = level.as_str(), "{shown}"
         );
         self.sink.write(LogLine {
@@ -198,7 +269,7 @@ impl LogState {
             source,
             function: self.version.function.clone(),
             version: self.version.number,
-            request_id: self.request.clone(),
+            request_id: self.account.request.clone(),
             context: context.to_owned(),
             text: text.to_owned(),
             report: None,
@@ -211,6 +282,31 @@ impl LogState {
 pub(crate) struct LogStream {
     log: GuestLog,
     stream: Stream,
+    owner: Owner,
+}
+
+/// Whose lines a handle writes.
+#[derive(Debug, Clone, Copy)]
+enum Owner {
+    /// Those of whoever's turn it is.
+    InTurn,
+    /// Those of whoever's turn it was when the handle was made; it is written to at any time.
+    Fixed(Option<u64>),
+}
+
+impl LogStream {
+    fn write_now(&self, bytes: &[u8]) {
+        match self.owner {
+            Owner::InTurn => self.log.write(self.stream, bytes),
+            Owner::Fixed(owner) => {
+                let mut state = self.log.0.lock();
+                let before = state.turn;
+                state.turn(owner);
+                state.write(self.stream, bytes);
+                state.turn(before);
+            }
+        }
+    }
 }
 
 impl IsTerminal for LogStream {
@@ -221,7 +317,10 @@ impl IsTerminal for LogStream {
 
 impl StdoutStream for LogStream {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
+        Box::new(Self {
+            owner: Owner::Fixed(self.log.whose()),
+            ..self.clone()
+        })
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
@@ -236,7 +335,7 @@ impl Pollable for LogStream {
 
 impl OutputStream for LogStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.log.write(self.stream, &bytes);
+        self.write_now(&bytes);
         Ok(())
     }
 
@@ -255,7 +354,7 @@ impl AsyncWrite for LogStream {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        self.log.write(self.stream, bytes);
+        self.write_now(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 

@@ -4,6 +4,7 @@
 //! the `InferenceHost` port. Invariants: compilation and deserialisation never run on an async thread; a guest can
 //! spin, trap, allocate or flood without harming anyone else; a sandbox that failed is never handed back as usable.
 
+mod attribution;
 mod cache;
 mod check;
 mod config;
@@ -17,6 +18,7 @@ mod machine;
 mod nn;
 mod outgoing;
 mod sandbox;
+mod sharing;
 mod state;
 mod template;
 mod templates;
@@ -204,7 +206,7 @@ impl Worker {
                 let since = Instant::now();
                 sandbox.init(component, deadline).await?;
                 phases.init = since.elapsed();
-                Box::new(sandbox)
+                sandbox.into_sandbox()
             }
         };
         Ok(Created { sandbox, phases })

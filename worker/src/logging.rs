@@ -1,8 +1,10 @@
 //! `wasi:logging@0.1.0-draft`, the WIT of WebAssembly/wasi-logging, for components.
 
 use crate::guest_log::GuestLog;
+use crate::sharing::attributed;
 use crate::state::ComponentState;
 use fnctl_core::log::LogLevel;
+use wasmtime::StoreContextMut;
 use wasmtime::component::{HasData, Linker};
 
 #[allow(
@@ -31,6 +33,22 @@ impl HasData for HasLog {
 /// Adds the interface.
 pub(crate) fn add_to_linker(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
     logging::add_to_linker::<_, HasLog>(linker, |state| &mut state.guest.log)
+}
+
+/// Adds a `log` that asks which request it is called for.
+pub(crate) fn add_attributed(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
+    linker
+        .instance("wasi:logging/logging@0.1.0-draft")?
+        .func_wrap(
+            "log",
+            |mut store: StoreContextMut<'_, ComponentState>,
+             (level, context, message): (logging::Level, String, String)| {
+                attributed(&mut store, |store| {
+                    let log = &mut store.data_mut().guest.log;
+                    logging::Host::log(log, level, context, message);
+                })
+            },
+        )
 }
 
 impl logging::Host for GuestLog {

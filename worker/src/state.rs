@@ -6,7 +6,9 @@ use crate::guest_log::{GuestLog, Stream};
 use crate::limits::SandboxLimits;
 use crate::nn::NnContext;
 use crate::outgoing::AllowedHosts;
+use crate::sharing::{self, Sharing};
 use fnctl_core::Invocation;
+use fnctl_core::trace::Trace;
 use fnctl_core::version::Version;
 use std::time::Duration;
 use wasmtime::component::ResourceTable;
@@ -24,6 +26,8 @@ pub(crate) struct GuestState {
     max_ticks: u32,
     /// Counts instead of the ticks while an async guest runs.
     pub(crate) meter: Option<CpuMeter>,
+    /// The requests of a guest that serves several at once.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 impl GuestState {
@@ -36,6 +40,7 @@ impl GuestState {
             ticks: 0,
             max_ticks: u32::try_from(ticks).unwrap_or(u32::MAX).max(1),
             meter: None,
+            sharing: None,
         }
     }
 
@@ -89,7 +94,10 @@ pub(crate) fn arm<T: Guest + Send>(store: &mut Store<T>, memory: usize) {
     store.set_hostcall_fuel(memory.clamp(1 << 20, 128 << 20));
     store.limiter(|state| &mut state.guest().limits);
     store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(|mut store| store.data_mut().guest().tick());
+    store.epoch_deadline_callback(|mut store| {
+        sharing::check_overdue(&mut store)?;
+        store.data_mut().guest().tick()
+    });
 }
 
 /// WASI as every guest has it: no files, no sockets, no arguments, its own environment, output to the log.
@@ -140,7 +148,12 @@ impl ComponentState {
     /// From now on what the guest does belongs to this invocation.
     pub(crate) fn begin(&mut self, invocation: &Invocation) {
         self.guest.begin(invocation);
-        self.outgoing.begin(invocation.trace.clone());
+        self.begin_outgoing(invocation.trace.clone());
+    }
+
+    /// From now on outgoing calls belong to this trace.
+    pub(crate) fn begin_outgoing(&mut self, trace: Trace) {
+        self.outgoing.begin(trace);
     }
 }
 

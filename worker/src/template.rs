@@ -27,6 +27,16 @@ pub(crate) enum TemplateKind {
     Command(Arc<wasmtime::InstancePre<CommandState>>),
 }
 
+impl TemplateKind {
+    /// Whether one instance can serve several requests at once: only what is called asynchronously can.
+    pub(crate) const fn can_share(&self) -> bool {
+        match self {
+            Self::Component(component) => matches!(component.handler, HandlerIndices::P3(_)),
+            Self::Command(_) => false,
+        }
+    }
+}
+
 /// A linked component.
 pub(crate) struct ComponentTemplate {
     pub(crate) pre: InstancePre<ComponentState>,
@@ -114,6 +124,9 @@ impl Linkers {
             }
             crate::nn::wit::add_to_linker(&mut component)?;
             crate::logging::add_to_linker(&mut component)?;
+            if concurrency == Concurrency::With {
+                crate::attribution::add_to_linker(&mut component)?;
+            }
             let mut command = wasmtime::Linker::new(engine);
             wasmtime_wasi::p1::add_to_linker_async(&mut command, CommandState::wasi)?;
             crate::nn::witx::add_to_linker(&mut command)?;

@@ -165,9 +165,9 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "scheduler.memory",
-        "Most memory of instances and models together, as it was measured; idle instances make room. 0B = no limit.",
+        "Most memory of instances and models together, as it was measured; idle instances make room. auto = three quarters of the machine's memory or of the cgroup's limit, whichever is less; 0B = no limit.",
         scheduler.memory,
-        parsed::<ByteSize>
+        parsed::<fnctl_scheduler::MemoryLimit>
     ),
     setting!(
         "scheduler.max_tracked_versions",

@@ -90,6 +90,45 @@ fn a_panic_that_nobody_planned() {
     });
 }
 
+#[test]
+fn a_pass_that_is_never_given_back() {
+    noticed("passes", |platform| {
+        for lane in platform.scheduler.inner.lanes() {
+            platform
+                .scheduler
+                .inner
+                .node
+                .running
+                .force(&lane.flows.running);
+        }
+    });
+}
+
+#[test]
+fn a_reservation_that_nobody_deployed() {
+    noticed("reserved", |platform| {
+        let node = &platform.scheduler.inner.node;
+        node.reserve(&"nobody".parse().unwrap(), Some(1));
+    });
+}
+
+#[test]
+fn memory_that_nobody_has() {
+    noticed("memory", |platform| {
+        let budget = &platform.scheduler.inner.node.memory;
+        std::mem::forget(budget.take(1));
+    });
+}
+
+#[test]
+fn an_eviction_that_is_counted_and_not_made() {
+    noticed("counted", |platform| {
+        if let Some(pool) = pools(platform).first() {
+            pool.metrics.evicted(1);
+        }
+    });
+}
+
 /// Whatever a rerun would do in another way shows in the trace's hash.
 #[test]
 fn an_event_that_comes_in_another_order() {

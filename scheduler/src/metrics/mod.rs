@@ -126,6 +126,15 @@ impl Metrics {
         }
     }
 
+    /// Idle instances that were let go, for all reasons.
+    #[cfg(test)]
+    pub(crate) fn all_gone(&self) -> u64 {
+        ["keep_alive", "policy", "demoted", "node_full"]
+            .map(|reason| self.0.evictions.with_label_values(&[reason]).get())
+            .iter()
+            .sum()
+    }
+
     /// What all functions share, told when somebody asks.
     pub(crate) fn register_node(registry: &Registry, node: &Arc<Node>) -> prometheus::Result<()> {
         type Read = fn(&Node) -> usize;

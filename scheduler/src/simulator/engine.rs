@@ -85,6 +85,8 @@ struct Warm {
     used: bool,
 }
 
+impl crate::seats::Shareable for Warm {}
+
 /// An invocation that waits or runs.
 #[derive(Debug, Clone, Copy)]
 struct Work {

@@ -211,8 +211,10 @@ proptest! {
                     }
                 }
                 PoolOperation::Retire(index) if index < busy.len() => {
-                    busy.remove(index);
-                    starting += usize::from(state.retired());
+                    let (instance, _) = busy.remove(index);
+                    let (gone, more) = state.retire(instance);
+                    prop_assert_eq!(gone, instance);
+                    starting += more;
                 }
                 PoolOperation::Expire => {
                     for instance in state.expire(now, |idle| idle.since + Duration::from_secs(5)) {

@@ -266,7 +266,7 @@ async fn memory_is_admitted_by_what_was_measured_and_idle_ones_make_room() {
         memory: 4 * MIB,
         ..Plan::default()
     });
-    let scheduler = scheduler_with(&plan, |config| config.memory = ByteSize::mib(17));
+    let scheduler = scheduler_with(&plan, |config| config.memory = ByteSize::mib(17).into());
     // Declared as 128 MiB each: by that not one would fit.
     let (a, b) = (version_of("a", |_| {}), version_of("b", |_| {}));
     for _ in 0..2 {

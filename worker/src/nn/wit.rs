@@ -1,10 +1,12 @@
 //! `wasi:nn@0.2.0-rc-2024-10-28`, the WIT of WebAssembly/wasi-nn, for components.
 
 use super::{HeldTensor, ModelLease, NnContext, check_target};
+use crate::sharing::{begin_turn, end_turn};
 use crate::state::ComponentState;
 use bytes::Bytes;
 use fnctl_core::inference::{self, InferenceError, InferenceErrorKind};
 use std::sync::Arc;
+use wasmtime::StoreContextMut;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
 #[allow(
@@ -65,16 +67,59 @@ impl HasData for HasNn {
 
 /// Adds all four interfaces.
 pub(crate) fn add_to_linker(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
-    fn view(state: &mut ComponentState) -> NnView<'_> {
-        NnView {
-            nn: &mut state.guest.nn,
-            table: &mut state.table,
-        }
-    }
     graph::add_to_linker::<_, HasNn>(linker, view)?;
     tensor::add_to_linker::<_, HasNn>(linker, view)?;
     contexts::add_to_linker::<_, HasNn>(linker, view)?;
     errors::add_to_linker::<_, HasNn>(linker, view)
+}
+
+/// Adds the functions that wait for a model again, asking which request they are called for.
+pub(crate) fn add_attributed(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
+    type Builders = Vec<graph::GraphBuilder>;
+    type Named = Vec<contexts::NamedTensor>;
+    linker
+        .instance("wasi:nn/graph@0.2.0-rc-2024-10-28")?
+        .func_wrap_async(
+            "load",
+            |mut store: StoreContextMut<'_, ComponentState>,
+             (builders, encoding, target): (
+                Builders,
+                graph::GraphEncoding,
+                graph::ExecutionTarget,
+            )| {
+                Box::new(async move {
+                    begin_turn(&mut store)?;
+                    let mut nn = view(store.data_mut());
+                    let loaded = graph::Host::load(&mut nn, builders, encoding, target).await;
+                    end_turn(&mut store);
+                    Ok((loaded?,))
+                })
+            },
+        )?;
+    linker
+        .instance("wasi:nn/inference@0.2.0-rc-2024-10-28")?
+        .func_wrap_async(
+            "[method]graph-execution-context.compute",
+            |mut store: StoreContextMut<'_, ComponentState>,
+             (context, inputs): (Resource<ExecutionContext>, Named)| {
+                Box::new(async move {
+                    begin_turn(&mut store)?;
+                    let mut nn = view(store.data_mut());
+                    let computed =
+                        contexts::HostGraphExecutionContext::compute(&mut nn, context, inputs)
+                            .await;
+                    end_turn(&mut store);
+                    Ok((computed?,))
+                })
+            },
+        )
+}
+
+fn view(state: &mut ComponentState) -> NnView<'_> {
+    NnView {
+        nn: &mut state.guest.nn,
+        table: &mut state.table,
+    }
 }
 
 type Answer<T> = wasmtime::Result<Result<Resource<T>, Resource<HostError>>>;

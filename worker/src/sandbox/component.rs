@@ -1,5 +1,6 @@
 //! A sandbox of a `wasi:http` component, 0.2 or 0.3: one store, one instance, one request after another.
 
+use super::shared::SharedSandbox;
 use super::{BodyFate, GuestBody, RunBounds, Stopped, bounded, p2, p3};
 use crate::cpu::CpuMeter;
 use crate::failure::{self, run_failure, start_failure};
@@ -45,6 +46,20 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    pub(super) fn new(reply: &ReplySender, fate: &BodyFate, limit: u64) -> Self {
+        Self {
+            reply: reply.clone(),
+            fate: fate.clone(),
+            limit,
+            refused: Arc::default(),
+        }
+    }
+
+    /// Why the guest answered with an error of its own, if it did.
+    pub(super) fn refused(&self) -> Option<Failure> {
+        self.refused.get().cloned()
+    }
+
     /// Answers. Dropping the body drops `gone`.
     pub(super) fn send<E: std::fmt::Debug>(
         &self,
@@ -162,6 +177,20 @@ impl ComponentSandbox {
         }
     }
 
+    /// The sandbox as its version asks for it: for one request at a time, or for several.
+    pub(crate) fn into_sandbox(self) -> Box<dyn Sandbox> {
+        let wanted = self.version.config.instance_concurrency.get();
+        match self.handler {
+            Handler::P3(service) if wanted > 1 => Box::new(SharedSandbox::new(
+                self.store,
+                service,
+                self.template,
+                self.version,
+            )),
+            _ => Box::new(self),
+        }
+    }
+
     async fn serve(
         &mut self,
         invocation: Invocation,
@@ -174,12 +203,7 @@ impl ComponentSandbox {
         self.cpu = invocation.is_observed().then_some(Duration::ZERO);
 
         let config = &self.version.config;
-        let answer = Answer {
-            reply: reply.clone(),
-            fate: fate.clone(),
-            limit: config.response_body.bytes(),
-            refused: Arc::default(),
-        };
+        let answer = Answer::new(reply, fate, config.response_body.bytes());
         let (store, request, cpu) = (&mut self.store, invocation.request, self.cpu.as_mut());
         let running = self.template.engine.running();
         let outcome = match &self.handler {
@@ -196,7 +220,7 @@ impl ComponentSandbox {
         drop(running);
         match outcome {
             // It returned, but its caller got an error: that is a failure, to be counted and told in the log.
-            Ok(Ok(())) => answer.refused.get().cloned().map_or(Ok(()), Err),
+            Ok(Ok(())) => answer.refused().map_or(Ok(()), Err),
             Ok(failed) => failed,
             // Nobody reads on, because there was too much to read.
             Err(Stopped::Cancelled) if fate.was_too_large() => Err(failure::response_too_large()),

@@ -5,6 +5,7 @@ pub(crate) mod command;
 pub(crate) mod component;
 mod p2;
 mod p3;
+mod shared;
 
 use crate::failure;
 use bytes::Bytes;

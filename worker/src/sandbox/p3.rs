@@ -68,7 +68,10 @@ pub(super) async fn handle(
 }
 
 /// The request as the guest sees it. The host's name is no header there, it is the request's authority.
-fn incoming(state: &mut ComponentState, request: http::Request<Body>) -> Result<Request, Failure> {
+pub(super) fn incoming(
+    state: &mut ComponentState,
+    request: http::Request<Body>,
+) -> Result<Request, Failure> {
     let (parts, body) = request.into_parts();
     let host = parts.headers.get(http::header::HOST);
     let authority = match (parts.uri.authority(), host) {

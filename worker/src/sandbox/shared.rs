@@ -1,0 +1,560 @@
+//! One instance of a WASI 0.3 component that serves several requests at once.
+//!
+//! The store is run by whichever of the requests in flight is polled: one of them leads, and its task drives the event
+//! loop for all; when it is done, the next leads. So nothing runs while nobody waits for an answer, and the time that the
+//! guest computes is time of an invocation, which the scheduler sees. Deadlines and callers that leave are watched by each
+//! request's own handle, outside of the event loop, which Wasmtime does not promise to poll.
+//!
+//! A request that is given up closes the instance for new ones: the guest cannot be made to forget it. Those in flight
+//! may finish. A trap ends them all.
+
+use super::component::Answer;
+use super::{BodyFate, RunBounds, Stopped, bounded, p3};
+use crate::cpu::CpuMeter;
+use crate::failure::{self, died_with, run_failure};
+use crate::guest_log::GuestLog;
+use crate::sharing::{Call, Sharing};
+use crate::state::{self, ComponentState};
+use crate::template::Template;
+use async_trait::async_trait;
+use fnctl_core::ports::Sandbox;
+use fnctl_core::version::Version;
+use fnctl_core::{Body, Failure, Invocation, ReplySender, RunEnd, RunReport};
+use futures::stream::{FuturesUnordered, StreamExt};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::Accessor;
+use wasmtime::{AsContextMut, Store};
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p3::bindings::Service;
+
+/// How long a guest has to end by itself when its reader leaves in the middle of a body, which it is told by the body's
+/// stream. If it does, nothing is wrong with the instance.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// A handle of the instance; each runs one invocation at a time.
+pub(crate) struct SharedSandbox(Arc<Shared>);
+
+struct Shared {
+    crew: Arc<Crew>,
+    /// The store's event loop; nothing while it is polled, and once the instance has died.
+    driver: Mutex<Option<Driver>>,
+    /// Wakes whoever leads.
+    waker: Waker,
+    template: Arc<Template>,
+    version: Arc<Version>,
+    log: GuestLog,
+}
+
+type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Those who wait for the instance, and what it is to do for them.
+struct Crew {
+    state: Mutex<CrewState>,
+    meter: CpuMeter,
+}
+
+#[derive(Default)]
+struct CrewState {
+    next: u64,
+    jobs: VecDeque<Job>,
+    seats: BTreeMap<u64, Waiting>,
+    leader: Option<u64>,
+    /// Seats without an outcome.
+    unfinished: usize,
+    /// Nobody is in flight, and the guest has nothing left to do.
+    quiet: bool,
+    /// Takes nobody new.
+    closed: bool,
+    /// Linear memory when it was last looked at.
+    memory: u64,
+}
+
+/// What is known of a request in flight.
+struct Waiting {
+    waker: Option<Waker>,
+    outcome: Option<Result<(), Failure>>,
+    fate: BodyFate,
+}
+
+/// A request on its way into the guest.
+struct Job {
+    call: Arc<Call>,
+    request: http::Request<Body>,
+    answer: Answer,
+}
+
+impl SharedSandbox {
+    /// Takes over a store with a started and initialised instance.
+    pub(crate) fn new(
+        mut store: Store<ComponentState>,
+        service: Service,
+        template: Arc<Template>,
+        version: Arc<Version>,
+    ) -> Self {
+        let meter = CpuMeter::shared(version.config.cpu.duration());
+        state::begin_cpu(&mut store);
+        let guest = &mut store.data_mut().guest;
+        guest.meter = Some(meter.clone());
+        guest.sharing = Some(Sharing::default());
+        let log = guest.log.clone();
+        let crew = Arc::new(Crew {
+            state: Mutex::new(CrewState {
+                memory: guest.limits.memory as u64,
+                ..CrewState::default()
+            }),
+            meter: meter.clone(),
+        });
+        let driver = drive(store, service, crew.clone(), template.clone());
+        Self(Arc::new(Shared {
+            waker: Waker::from(crew.clone()),
+            crew,
+            driver: Mutex::new(Some(Box::pin(async move { meter.measure(driver).await }))),
+            template,
+            version,
+            log,
+        }))
+    }
+}
+
+/// Runs the event loop until the guest fails, and tells everybody.
+async fn drive(
+    store: Store<ComponentState>,
+    service: Service,
+    crew: Arc<Crew>,
+    template: Arc<Template>,
+) {
+    // The store goes before the template.
+    let _template = template;
+    let mut store = store;
+    let ended = store
+        .run_concurrent(async |accessor| serve_all(accessor, &service, &crew).await)
+        .await;
+    let error = match ended {
+        Ok(error) | Err(error) => error,
+    };
+    let guest = &store.data().guest;
+    // Before the store goes, and with it the bodies' other ends.
+    let memory = guest.limits.memory as u64;
+    crew.die(&run_failure(&error, guest), Some(memory));
+}
+
+/// Serves whoever comes; returns why it cannot go on.
+async fn serve_all(
+    accessor: &Accessor<ComponentState>,
+    service: &Service,
+    crew: &Crew,
+) -> wasmtime::Error {
+    let mut calls = FuturesUnordered::new();
+    poll_fn(|ctx| {
+        accessor.with(|mut store| {
+            if let Some(sharing) = &mut store.data_mut().guest.sharing {
+                sharing.goes_round();
+            }
+        });
+        loop {
+            match calls.poll_next_unpin(ctx) {
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(error),
+                Poll::Ready(Some(Ok(()))) => continue,
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+            match crew.next_job() {
+                Some(job) => calls.push(Box::pin(serve(accessor, service, crew, job))),
+                None => break,
+            }
+        }
+        if crew.may_be_quiet() && accessor.poll_no_interesting_tasks(ctx).is_ready() {
+            crew.is_quiet();
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Calls the handler, and returns when its answer is read or given up. An error is the end of the instance.
+async fn serve(
+    accessor: &Accessor<ComponentState>,
+    service: &Service,
+    crew: &Crew,
+    job: Job,
+) -> wasmtime::Result<()> {
+    let Job {
+        call,
+        request,
+        answer,
+    } = job;
+    let key = call.key;
+    let handler = service.wasi_http_handler();
+    let begun = accessor.with(|mut store| {
+        let request = match p3::incoming(store.data_mut(), request) {
+            Ok(request) => request,
+            Err(failure) => return wasmtime::error::Ok(Err(failure)),
+        };
+        let request = store.data_mut().http().table.push(request)?;
+        let begun = handler
+            .func_handle()
+            .start_call_concurrent(store.as_context_mut(), (request,))?;
+        store.data_mut().enter_call(begun.task(), call);
+        Ok(Ok(begun))
+    })?;
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(failure) => {
+            crew.finished(key, Err(failure), None);
+            return Ok(());
+        }
+    };
+    let task = begun.task();
+    let (answered,) = handler
+        .func_handle()
+        .finish_call_concurrent(accessor, begun)
+        .await?;
+    let gone = CancellationToken::new();
+    let result = match answered {
+        Ok(response) => {
+            // What the guest may wait for: that its body was taken.
+            let taken = gone.clone();
+            let taken = async move {
+                taken.cancelled().await;
+                Ok(())
+            };
+            accessor.with(|mut store| {
+                let response = store.data_mut().http().table.delete(response)?;
+                let converted = response.into_http(store, taken);
+                wasmtime::error::Ok(converted.map_err(|error| format!("{error:#}")))
+            })?
+        }
+        Err(code) => Err(format!("{code:?}")),
+    };
+    answer.send(result, Some(gone.clone().drop_guard()));
+    gone.cancelled().await;
+    let (memory, met_limit) = accessor.with(|mut store| {
+        let state = store.data_mut();
+        state.leave_call(task);
+        (state.guest.limits.memory as u64, state.guest.met_limit())
+    });
+    let outcome = match (answer.refused(), met_limit) {
+        (Some(refused), _) => Err(refused),
+        // It may have lost the work of an allocator that gave up half-way.
+        (None, true) => Err(failure::over_limit()),
+        (None, false) => Ok(()),
+    };
+    crew.finished(key, outcome, Some(memory));
+    Ok(())
+}
+
+impl Crew {
+    fn next_job(&self) -> Option<Job> {
+        self.state.lock().jobs.pop_front()
+    }
+
+    /// Whether the guest may be done with everything: nobody is in flight.
+    fn may_be_quiet(&self) -> bool {
+        let state = self.state.lock();
+        state.unfinished == 0 && !state.quiet
+    }
+
+    fn is_quiet(&self) {
+        let mut state = self.state.lock();
+        state.quiet = true;
+        let wakers = state.wake_finished();
+        drop(state);
+        wake_all(wakers);
+    }
+
+    fn finished(&self, key: u64, outcome: Result<(), Failure>, memory: Option<u64>) {
+        let mut state = self.state.lock();
+        if let Some(memory) = memory {
+            state.memory = memory;
+        }
+        state.finish(key, outcome);
+        let wakers = state.wake_finished();
+        drop(state);
+        wake_all(wakers);
+    }
+
+    /// The instance is gone: whoever is in flight fails.
+    fn die(&self, failure: &Failure, memory: Option<u64>) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.memory = memory.unwrap_or(state.memory);
+        let keys: Vec<u64> = state.seats.keys().copied().collect();
+        let failure = died_with(failure.clone(), state.unfinished);
+        for key in keys {
+            if let Some(seat) = state.seats.get(&key)
+                && seat.outcome.is_none()
+            {
+                seat.fate.run_failed();
+                state.finish(key, Err(failure.clone()));
+            }
+        }
+        let jobs = std::mem::take(&mut state.jobs);
+        let wakers = state.wake_finished();
+        drop(state);
+        drop(jobs);
+        wake_all(wakers);
+    }
+}
+
+impl CrewState {
+    fn finish(&mut self, key: u64, outcome: Result<(), Failure>) {
+        if let Some(seat) = self.seats.get_mut(&key)
+            && seat.outcome.is_none()
+        {
+            self.closed |= outcome.is_err();
+            seat.outcome = Some(outcome);
+            self.unfinished -= 1;
+        }
+    }
+
+    /// Those who have their outcome look whether they may go.
+    fn wake_finished(&mut self) -> Vec<Waker> {
+        let finished = self.seats.values_mut();
+        finished
+            .filter(|seat| seat.outcome.is_some())
+            .filter_map(|seat| seat.waker.take())
+            .collect()
+    }
+
+    /// What came of a request, once it may go: the last one in flight stays for what the guest does after its answers.
+    fn outcome(&self, key: u64) -> Poll<Result<(), Failure>> {
+        match self.seats.get(&key).and_then(|seat| seat.outcome.clone()) {
+            Some(Err(failure)) => Poll::Ready(Err(failure)),
+            Some(Ok(())) if self.closed || self.quiet || self.unfinished > 0 => Poll::Ready(Ok(())),
+            Some(Ok(())) | None => Poll::Pending,
+        }
+    }
+}
+
+fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
+impl Wake for Crew {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let waker = {
+            let state = self.state.lock();
+            let leader = state.leader.and_then(|leader| state.seats.get(&leader));
+            leader.and_then(|leader| leader.waker.clone())
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The place of a request in flight; left when dropped.
+struct Seat {
+    shared: Arc<Shared>,
+    key: u64,
+    call: Arc<Call>,
+}
+
+impl Shared {
+    /// Lets a request in, or gives it back if nobody may come any more.
+    fn begin(
+        self: &Arc<Self>,
+        invocation: Invocation,
+        reply: &ReplySender,
+        fate: &BodyFate,
+    ) -> Result<Seat, Box<Invocation>> {
+        let limit = self.version.config.response_body.bytes();
+        let mut state = self.crew.state.lock();
+        if state.closed {
+            return Err(Box::new(invocation));
+        }
+        let key = state.next;
+        state.next += 1;
+        let call = Arc::new(Call::new(key, &invocation));
+        state.jobs.push_back(Job {
+            call: call.clone(),
+            request: invocation.request,
+            answer: Answer::new(reply, fate, limit),
+        });
+        let seat = Waiting {
+            waker: None,
+            outcome: None,
+            fate: fate.clone(),
+        };
+        state.seats.insert(key, seat);
+        state.unfinished += 1;
+        state.quiet = false;
+        // Whoever stayed for what is done after the answers may go: there is somebody else now.
+        let wakers = state.wake_finished();
+        drop(state);
+        self.crew.meter.begin();
+        wake_all(wakers);
+        self.crew.wake_by_ref();
+        Ok(Seat {
+            shared: self.clone(),
+            key,
+            call,
+        })
+    }
+
+    /// Polls the guest for everybody.
+    fn drive(&self, ctx: &Context<'_>) {
+        let Some(mut slot) = self.driver.try_lock() else {
+            // The one who led before is just leaving.
+            ctx.waker().wake_by_ref();
+            return;
+        };
+        let Some(mut driver) = slot.take() else {
+            return;
+        };
+        let guard = DiesOnPanic(&self.crew);
+        let polled = driver.as_mut().poll(&mut Context::from_waker(&self.waker));
+        std::mem::forget(guard);
+        if polled.is_pending() {
+            *slot = Some(driver);
+        }
+    }
+}
+
+/// A host function panicked: nobody shall wait for what it left.
+struct DiesOnPanic<'a>(&'a Crew);
+
+impl Drop for DiesOnPanic<'_> {
+    fn drop(&mut self) {
+        self.0.die(
+            &Failure::internal("the run of a shared instance panicked"),
+            None,
+        );
+    }
+}
+
+impl Seat {
+    fn poll(&self, ctx: &Context<'_>) -> Poll<Result<(), Failure>> {
+        let crew = &self.shared.crew;
+        let leads = {
+            let mut state = crew.state.lock();
+            if let Some(seat) = state.seats.get_mut(&self.key)
+                && !seat
+                    .waker
+                    .as_ref()
+                    .is_some_and(|waker| waker.will_wake(ctx.waker()))
+            {
+                seat.waker = Some(ctx.waker().clone());
+            }
+            *state.leader.get_or_insert(self.key) == self.key
+        };
+        if leads {
+            self.shared.drive(ctx);
+            // Its waker may have been taken to tell it of what it has just done.
+            let mut state = crew.state.lock();
+            if let Some(seat) = state.seats.get_mut(&self.key) {
+                seat.waker.get_or_insert_with(|| ctx.waker().clone());
+            }
+        }
+        crew.state.lock().outcome(self.key)
+    }
+
+    /// The request is given up: nobody new comes, as the guest goes on with it.
+    fn give_up(&self) {
+        self.call.give_up();
+        self.shared.crew.state.lock().closed = true;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let crew = &self.shared.crew;
+        crew.meter.end();
+        let mut state = crew.state.lock();
+        let left = state.seats.remove(&self.key);
+        if left.is_some_and(|seat| seat.outcome.is_none()) {
+            // The run was dropped in the middle.
+            self.call.give_up();
+            state.closed = true;
+            state.unfinished -= 1;
+        }
+        let mut wakers = state.wake_finished();
+        if state.leader == Some(self.key) {
+            state.leader = state.seats.keys().next().copied();
+            let next = state.leader.and_then(|next| state.seats.get(&next));
+            wakers.extend(next.and_then(|next| next.waker.clone()));
+        }
+        drop(state);
+        wake_all(wakers);
+    }
+}
+
+#[async_trait]
+impl Sandbox for SharedSandbox {
+    async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport {
+        let shared = &self.0;
+        let fate = BodyFate::default();
+        let bounds = RunBounds::of(&invocation);
+        let seat = match shared.begin(invocation, &reply, &fate) {
+            Ok(seat) => seat,
+            Err(invocation) => {
+                return RunReport {
+                    end: RunEnd::Unbegun(invocation),
+                    memory: 0,
+                    cpu: None,
+                    inference: Duration::ZERO,
+                    computes: 0,
+                };
+            }
+        };
+        let running = shared.template.engine.running();
+        let mut done = poll_fn(|ctx| seat.poll(ctx));
+        let mut outcome = bounded(&mut done, bounds.deadline, &bounds.cancelled).await;
+        if matches!(outcome, Err(Stopped::Cancelled)) && reply.is_sent() {
+            let until = bounds.deadline.min(Instant::now() + FAREWELL);
+            let ended = tokio::time::timeout_at(until, done).await;
+            outcome = ended.map_err(|_| Stopped::Cancelled);
+        }
+        let outcome = match outcome {
+            // Nobody reads on, because there was too much to read.
+            Ok(Ok(())) | Err(Stopped::Cancelled) if fate.was_too_large() => {
+                Err(failure::response_too_large())
+            }
+            Ok(done) => done,
+            Err(stopped) => {
+                seat.give_up();
+                Err(stopped.failure(shared.version.config.timeout.duration()))
+            }
+        };
+        drop(running);
+        let end = match outcome {
+            Ok(()) => {
+                fate.run_ended();
+                RunEnd::Completed
+            }
+            Err(failure) => {
+                fate.run_failed();
+                reply.send(Err(failure.clone()));
+                RunEnd::Failed(failure)
+            }
+        };
+        shared.log.flush(seat.key);
+        let (inference, computes) = seat.call.inference();
+        let memory = shared.crew.state.lock().memory;
+        RunReport {
+            end,
+            memory,
+            // The guest's time is not known by request.
+            cpu: None,
+            inference,
+            computes,
+        }
+    }
+
+    fn share(&self) -> Option<Box<dyn Sandbox>> {
+        Some(Box::new(Self(self.0.clone())))
+    }
+}
