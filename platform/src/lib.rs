@@ -6,6 +6,7 @@ mod housekeeping;
 pub mod machine;
 mod metrics;
 pub mod settings;
+pub mod threads;
 pub mod token_file;
 pub mod traces;
 
