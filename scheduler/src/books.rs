@@ -5,7 +5,7 @@
 use crate::autoscaler::{Autoscaler, Decision, Rules};
 use crate::instance::Instance;
 use crate::pool::{Idle, PoolState};
-use crate::slots::Slotted;
+use crate::seats::Shareable;
 use crate::version_pool::Handed;
 use fnctl_core::ids::{InstanceId, VersionNumber};
 use fnctl_core::ports::InstanceStatus;
@@ -62,7 +62,7 @@ impl Books {
             Isolation::Request => Some(NonZeroU32::MIN),
             Isolation::Instance => config.max_uses,
         });
-        state.set_slots(config.instance_concurrency.get() as usize);
+        state.set_seats(config.instance_concurrency.get() as usize);
         Self {
             state,
             busy: Vec::new(),
@@ -233,12 +233,12 @@ impl Books {
                 expires_in_ms,
             }
         });
-        let slots = self.state.slots();
+        let seats = self.state.seats();
         let by_instance = self.busy.iter().enumerate().filter_map(|(at, first)| {
             let same = |busy: &&Busy| busy.id == first.id;
             let of = self.busy.get(at..)?.iter().filter(same);
             // Each instance once, where its first lease stands.
-            let is_first = slots == 1 || !self.busy.get(..at)?.iter().any(|busy| same(&busy));
+            let is_first = seats == 1 || !self.busy.get(..at)?.iter().any(|busy| same(&busy));
             is_first.then(|| (of.clone().count(), of.map(|busy| busy.since).min(), first))
         });
         let busy = by_instance.map(|(leases, since, first)| InstanceStatus {
@@ -247,7 +247,7 @@ impl Books {
             state: "busy",
             uses: first.uses,
             idle_ms: None,
-            why: busy_because(leases, slots, now, since.unwrap_or(now)),
+            why: busy_because(leases, seats, now, since.unwrap_or(now)),
             expires_in_ms: None,
         });
         let waiting = self.state.waiting();
@@ -287,10 +287,10 @@ impl Books {
 }
 
 /// Why an instance is busy, for people.
-fn busy_because(leases: usize, slots: usize, now: Instant, since: Instant) -> String {
+fn busy_because(leases: usize, seats: usize, now: Instant, since: Instant) -> String {
     let seconds = now.saturating_duration_since(since).as_secs_f64();
-    match slots {
+    match seats {
         1 => format!("busy for {seconds:.1}s"),
-        _ => format!("busy with {leases} of {slots} for {seconds:.1}s"),
+        _ => format!("busy with {leases} of {seats} for {seconds:.1}s"),
     }
 }

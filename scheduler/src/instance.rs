@@ -1,7 +1,7 @@
 //! Instances: sandboxes with an id, within the node's slots.
 
 use crate::memory::{Budget, Share};
-use crate::slots::Slotted;
+use crate::seats::Shareable;
 use fnctl_core::ids::InstanceId;
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ports::{Sandbox, SandboxFactory};
@@ -58,7 +58,7 @@ impl Instance {
     }
 }
 
-impl Slotted for Instance {
+impl Shareable for Instance {
     fn id(&self) -> u64 {
         self.id.0
     }

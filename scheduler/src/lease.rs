@@ -1,4 +1,4 @@
-//! A lease: the right to use an instance, or a slot of one, for one invocation. Dropped, it gives the instance back.
+//! A lease: the right to use an instance, or a seat in one, for one invocation. Dropped, it gives the instance back.
 
 use crate::instance::Instance;
 use crate::version_pool::VersionPool;

@@ -2,7 +2,7 @@
 //!
 //! Knows sandboxes only as the `SandboxFactory` port, so all of it is tested with fake sandboxes on a paused clock.
 //! Decisions are pure ([`limit`], [`pool`]); this file and `lane` carry them out. Invariants: an instance is never both
-//! leased and idle, and has no more leases than slots; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
+//! leased and idle, and has no more leases than seats; permits out = invocations in flight; every wait is bounded; nothing is created, run or dropped while
 //! a lock is held.
 
 pub mod admission;
@@ -32,9 +32,9 @@ pub mod policy;
 pub mod pool;
 pub mod reserved;
 mod running;
+pub mod seats;
 pub mod service_rate;
 pub mod simulator;
-pub mod slots;
 #[cfg(test)]
 mod tests;
 mod version_pool;

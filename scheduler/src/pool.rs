@@ -3,8 +3,8 @@
 //!
 //! `S` is an instance, or a handle of one that serves several callers at once; `W` is a waiting caller. Every method takes `now` where it matters and does nothing but decide.
 
+use crate::seats::{Back, Seats, Shareable};
 use crate::service_rate::{Demand, Pace, starts};
-use crate::slots::{Back, Slots, Slotted};
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub enum Take<S> {
 pub enum Place<S, W> {
     /// To this waiter; it stays busy.
     Waiter(S, W),
-    /// It became idle, or a slot of it did.
+    /// It became idle, or a seat in it did.
     Idle,
     /// Nobody may use it again; ask [`PoolState::missing_after_retire`] what the queue needs now.
     Retire(S),
@@ -55,7 +55,7 @@ pub struct PoolState<S, W> {
     busy: usize,
     /// Callers that use them.
     leased: usize,
-    slots: Slots<S>,
+    seats: Seats<S>,
     starting: usize,
     waiting: VecDeque<(u64, W)>,
     next: u64,
@@ -83,7 +83,7 @@ impl<S, W> Default for PoolState<S, W> {
             idle: Vec::new(),
             busy: 0,
             leased: 0,
-            slots: Slots::new(),
+            seats: Seats::new(),
             starting: 0,
             waiting: VecDeque::new(),
             next: 0,
@@ -101,14 +101,14 @@ impl<S, W> Default for PoolState<S, W> {
     }
 }
 
-impl<S: Slotted, W> PoolState<S, W> {
-    /// Takes a free slot of an instance that is in use, or an idle instance, or queues the caller. No more instances are being started than the queue needs by what
+impl<S: Shareable, W> PoolState<S, W> {
+    /// Takes a free seat in an instance that is in use, or an idle instance, or queues the caller. No more instances are being started than the queue needs by what
     /// was measured, and never more than callers wait.
     pub fn take(&mut self, waiter: impl FnOnce() -> W) -> Take<S> {
         if self.closed {
             return Take::Closed;
         }
-        if let Some(handle) = self.slots.take(self.uses) {
+        if let Some(handle) = self.seats.take(self.uses) {
             self.leased += 1;
             return Take::Warm(handle);
         }
@@ -129,23 +129,23 @@ impl<S: Slotted, W> PoolState<S, W> {
     fn lend(&mut self, instance: S) -> S {
         self.busy += 1;
         self.leased += 1;
-        self.slots.open(instance)
+        self.seats.open(instance)
     }
 
-    /// A free slot for the one who waits longest. To be asked, until there is none, whenever an instance found its
+    /// A free seat for the one who waits longest. To be asked, until there is none, whenever an instance found its
     /// place with a waiting caller: it may have room for more.
     pub fn seat(&mut self) -> Option<(S, W)> {
         if self.waiting.is_empty() || self.closed {
             return None;
         }
-        let handle = self.slots.take(self.uses)?;
+        let handle = self.seats.take(self.uses)?;
         self.leased += 1;
         self.waiting.pop_front().map(|(_, waiter)| (handle, waiter))
     }
 
-    /// Instances that would do for those who wait, if each had one slot of it.
+    /// Instances that would do for those who wait, if each had one seat in it.
     fn for_waiting(&self) -> usize {
-        self.waiting.len().div_ceil(self.slots.each())
+        self.waiting.len().div_ceil(self.seats.each())
     }
 
     /// Instances that the queue needs on top of those being started, as far as there may be more.
@@ -160,9 +160,9 @@ impl<S: Slotted, W> PoolState<S, W> {
         // Those behind make the queue longer, but nobody is here to take an instance for them yet.
         let demand = Demand {
             waiting: waiting + self.behind,
-            busy: self.busy.saturating_sub(self.slots.retired()),
+            busy: self.busy.saturating_sub(self.seats.retired()),
             starting: self.starting,
-            slots: self.slots.each(),
+            seats: self.seats.each(),
             uses: self.uses,
         };
         starts(&demand, &self.pace)
@@ -287,19 +287,19 @@ impl<S: Slotted, W> PoolState<S, W> {
         self.waiting.drain(..).map(|(_, waiter)| waiter).collect()
     }
 
-    /// A caller is done with an instance: it, or the slot, is free again.
+    /// A caller is done with an instance: it, or the seat, is free again.
     pub fn released(&mut self, instance: S, generation: u64, now: Instant) -> Place<S, W> {
         self.moves();
         let usable = !self.closed && generation == self.generation;
         if usable
             && !self.waiting.is_empty()
-            && self.slots.pass_on(&instance, self.uses)
+            && self.seats.pass_on(&instance, self.uses)
             && let Some((_, waiter)) = self.waiting.pop_front()
         {
             return Place::Waiter(instance, waiter);
         }
         self.leased = self.leased.saturating_sub(1);
-        match self.slots.give_back(instance, !usable) {
+        match self.seats.give_back(instance, !usable) {
             Back::Whole(instance) => {
                 self.busy = self.busy.saturating_sub(1);
                 self.place(instance, generation, now)
@@ -318,7 +318,7 @@ impl<S: Slotted, W> PoolState<S, W> {
     pub fn retire(&mut self, instance: S) -> (S, usize) {
         self.moves();
         self.leased = self.leased.saturating_sub(1);
-        let gone = match self.slots.give_back(instance, true) {
+        let gone = match self.seats.give_back(instance, true) {
             Back::Whole(instance) | Back::Retired(instance) => {
                 self.busy = self.busy.saturating_sub(1);
                 instance
@@ -397,7 +397,7 @@ impl<S: Slotted, W> PoolState<S, W> {
     /// are free. Instances started later are kept again.
     pub fn demote(&mut self) -> Vec<S> {
         self.generation += 1;
-        self.slots.retire_all();
+        self.seats.retire_all();
         self.idle.drain(..).map(|idle| idle.instance).collect()
     }
 
@@ -441,8 +441,8 @@ impl<S: Slotted, W> PoolState<S, W> {
     }
 
     /// How many callers one instance serves at the same time. To be set before there is any.
-    pub fn set_slots(&mut self, each: usize) {
-        self.slots.set_each(each);
+    pub fn set_seats(&mut self, each: usize) {
+        self.seats.set_each(each);
     }
 
     /// Instances that must be started so that as many exist as are provisioned; they are counted as starting.
@@ -506,8 +506,8 @@ impl<S: Slotted, W> PoolState<S, W> {
     }
 
     /// How many callers one instance serves at the same time.
-    pub fn slots(&self) -> usize {
-        self.slots.each()
+    pub fn seats(&self) -> usize {
+        self.seats.each()
     }
 
     /// Instances being started.

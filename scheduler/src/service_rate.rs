@@ -46,12 +46,12 @@ pub struct Pace {
 pub struct Demand {
     /// Callers that wait.
     pub waiting: usize,
-    /// Instances that serve others, every slot of them.
+    /// Instances that serve others, every seat of them.
     pub busy: usize,
     /// Instances that are on their way.
     pub starting: usize,
     /// Callers that one instance serves at the same time.
-    pub slots: usize,
+    pub seats: usize,
     /// Callers that one instance may serve in its life, if that is limited.
     pub uses: Option<NonZeroU32>,
 }
@@ -63,17 +63,17 @@ pub struct Demand {
 /// the start time after its own. So a herd of a hundred on a function that takes a millisecond and starts in a hundred
 /// gets one instance; on one that takes a second it gets a hundred. Nothing measured yet: one for each.
 ///
-/// Of an instance that serves several at once each slot counts as one of those that serve: the same hundred get seven
-/// instances of sixteen slots where they would get a hundred of one.
+/// Of an instance that serves several at once each seat counts as one of those that serve: the same hundred get seven
+/// instances of sixteen seats where they would get a hundred of one.
 ///
-/// With `uses` limited, a busy instance has used as many of them as it has slots, and with a limit of one a start is
+/// With `uses` limited, a busy instance has used as many of them as it has seats, and with a limit of one a start is
 /// needed for each caller however fast it is served.
 pub fn starts(demand: &Demand, pace: &Pace) -> usize {
     let Demand {
         waiting,
         busy,
         starting,
-        slots,
+        seats,
         uses,
     } = *demand;
     if waiting == 0 {
@@ -81,9 +81,9 @@ pub fn starts(demand: &Demand, pace: &Pace) -> usize {
     }
     let least = usize::from(busy + starting == 0);
     let (Some(service), Some(start)) = (pace.service.get(), pace.start.get()) else {
-        let slots = uses.map_or(slots, |uses| slots.min(uses.get() as usize));
+        let seats = uses.map_or(seats, |uses| seats.min(uses.get() as usize));
         return waiting
-            .div_ceil(slots.max(1))
+            .div_ceil(seats.max(1))
             .saturating_sub(starting)
             .max(least);
     };
@@ -95,13 +95,13 @@ pub fn starts(demand: &Demand, pace: &Pace) -> usize {
     )]
     let wanted = {
         // Callers served by one instance while another starts.
-        let slots = slots.max(1) as f64;
-        let served = slots * start.as_secs_f64() / service.as_secs_f64().max(1e-9);
+        let seats = seats.max(1) as f64;
+        let served = seats * start.as_secs_f64() / service.as_secs_f64().max(1e-9);
         let uses = uses.map_or(f64::INFINITY, |uses| f64::from(uses.get()));
-        let by_busy = served.min((uses - slots).max(0.0));
+        let by_busy = served.min((uses - seats).max(0.0));
         let left = (waiting as f64 - busy as f64 * by_busy).max(0.0);
-        let by_slots = left / slots.min(uses);
-        (left / served.min(uses).max(1e-9)).min(by_slots).ceil() as usize
+        let by_seats = left / seats.min(uses);
+        (left / served.min(uses).max(1e-9)).min(by_seats).ceil() as usize
     };
     wanted.saturating_sub(starting).max(least)
 }
@@ -115,7 +115,7 @@ mod tests {
             waiting,
             busy,
             starting,
-            slots: 1,
+            seats: 1,
             uses: None,
         }
     }
@@ -177,28 +177,28 @@ mod tests {
     }
 
     #[test]
-    fn every_slot_of_an_instance_counts() {
+    fn every_seat_of_an_instance_counts() {
         for (waiting, busy, starting, service, uses, expected) in [
-            // Nothing is served twice within a start: as many instances as their slots need.
+            // Nothing is served twice within a start: as many instances as their seats need.
             (100, 0, 0, 1000, None, 7),
             (100, 0, 3, 1000, None, 4),
-            // In the time of a start each slot serves ten.
+            // In the time of a start each seat serves ten.
             (320, 0, 0, 10, None, 2),
             (320, 1, 0, 10, None, 1),
             (320, 2, 0, 10, None, 0),
-            // It may serve no more than four, slots or not.
+            // It may serve no more than four, seats or not.
             (8, 0, 0, 1000, Some(4), 2),
             (8, 3, 0, 10, Some(4), 2),
         ] {
             let demand = Demand {
-                slots: 16,
+                seats: 16,
                 uses: uses.and_then(NonZeroU32::new),
                 ..demand(waiting, busy, starting)
             };
             assert_eq!(starts(&demand, &pace(service, 100)), expected, "{demand:?}");
         }
         let unknown = Demand {
-            slots: 16,
+            seats: 16,
             ..demand(33, 0, 1)
         };
         assert_eq!(starts(&unknown, &Pace::default()), 2);

@@ -5,7 +5,7 @@ mod fake;
 mod models;
 mod overload;
 mod scaling;
-mod slots;
+mod seats;
 
 use crate::{Clock, Config, Scheduler};
 use fake::{Plan, factory, invocation, version, version_with};

@@ -7,13 +7,13 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-/// A platform with the probe, of which one instance serves `slots` requests at once.
+/// A platform with the probe, of which one instance serves `seats` requests at once.
 async fn platform_with(
-    slots: u32,
+    seats: u32,
     configure: impl FnOnce(Deployment) -> Deployment,
 ) -> TestPlatform {
     let platform = TestPlatform::start().await;
-    let probe = Deployment::new("probe", probe3()).with("instance_concurrency", slots);
+    let probe = Deployment::new("probe", probe3()).with("instance_concurrency", seats);
     platform.deploy(configure(probe)).await;
     platform
 }
@@ -78,7 +78,7 @@ async fn eight_requests_that_wait_share_one_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_instances_are_started_than_the_slots_need() {
+async fn no_more_instances_are_started_than_the_seats_need() {
     let platform = platform_with(4, |probe| probe).await;
     let calls: Vec<_> = (0..12).map(|_| call(&platform, "sleep?1500")).collect();
     busy_with(&platform, "busy with 4 of 4").await;

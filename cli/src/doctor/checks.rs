@@ -383,12 +383,12 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn there(gib: u64, whose: &'static str) -> Option<Memory> {
+    fn has(gib: u64, whose: &'static str) -> Option<Memory> {
         let bytes = gib * GIB;
         Some(Memory { bytes, whose })
     }
 
-    fn at(gib: u64) -> MemoryLimit {
+    fn limited(gib: u64) -> MemoryLimit {
         ByteSize(gib * GIB).into()
     }
 
@@ -486,21 +486,17 @@ mod tests {
                 "worker.max_instances",
             ),
             (
-                memory(
-                    there(8, "this machine"),
-                    ByteSize(4 * GIB),
-                    MemoryLimit::Auto,
-                ),
+                memory(has(8, "this machine"), ByteSize(4 * GIB), MemoryLimit::Auto),
                 Level::Ok,
                 "",
             ),
             (
-                memory(there(1, "cgroup"), ByteSize(4 * GIB), MemoryLimit::Auto),
+                memory(has(1, "cgroup"), ByteSize(4 * GIB), MemoryLimit::Auto),
                 Level::Warn,
                 "768MiB",
             ),
             (
-                memory(there(8, "cgroup"), ByteSize(4 * GIB), at(9)),
+                memory(has(8, "cgroup"), ByteSize(4 * GIB), limited(9)),
                 Level::Warn,
                 "scheduler.memory to auto",
             ),

@@ -85,7 +85,7 @@ struct Warm {
     used: bool,
 }
 
-impl crate::slots::Slotted for Warm {}
+impl crate::seats::Shareable for Warm {}
 
 /// An invocation that waits or runs.
 #[derive(Debug, Clone, Copy)]

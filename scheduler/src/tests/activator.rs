@@ -7,7 +7,7 @@
 
 use super::fake::{invocation, version_with};
 use super::settle;
-use crate::service_rate::{Pace, starts};
+use crate::service_rate::{Demand, Pace, starts};
 use crate::{Config, Scheduler};
 use async_trait::async_trait;
 use fnctl_core::invocation::{ColdStart, StartKind};
@@ -151,7 +151,14 @@ struct Model {
 impl Model {
     fn needs(&self) -> usize {
         let (waiting, starting) = (self.waiting.len(), self.starting.len());
-        starts(waiting, self.busy.len(), starting, &self.pace, None)
+        let demand = Demand {
+            waiting,
+            busy: self.busy.len(),
+            starting,
+            seats: 1,
+            uses: None,
+        };
+        starts(&demand, &self.pace)
             .min(waiting.saturating_sub(starting))
     }
 

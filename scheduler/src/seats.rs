@@ -1,13 +1,13 @@
-//! The slots of instances that serve several callers at once, as a pure state: which instance has a free one, and who may
+//! The seats of instances that serve several callers at once, as a pure state: which instance has a free one, and who may
 //! still use it.
 //!
-//! An instance of one slot is handed over whole and never shows here. One of several stays here while anybody uses it;
-//! its users have handles of it. Free slots of the instance that is used most go first, so that the others can go idle.
+//! An instance of one seat is handed over whole and never shows here. One of several stays here while anybody uses it;
+//! its users have handles of it. Free seats of the instance that is used most go first, so that the others can go idle.
 
 use std::num::NonZeroU32;
 
 /// An instance of which there may be several handles. What is not said is that of one that serves one caller at a time.
-pub trait Slotted: Sized {
+pub trait Shareable: Sized {
     /// Which instance it is.
     fn id(&self) -> u64 {
         0
@@ -35,14 +35,14 @@ struct Open<S> {
     retired: bool,
 }
 
-/// The busy instances that have several slots.
+/// The busy instances that have several seats.
 #[derive(Debug)]
-pub(crate) struct Slots<S> {
+pub(crate) struct Seats<S> {
     each: usize,
     open: Vec<Open<S>>,
 }
 
-/// What became of a slot that was given back.
+/// What became of a seat that was given back.
 #[derive(Debug)]
 pub(crate) enum Back<S> {
     /// The whole instance is free.
@@ -53,7 +53,7 @@ pub(crate) enum Back<S> {
     Others(S),
 }
 
-impl<S> Slots<S> {
+impl<S> Seats<S> {
     pub(crate) const fn new() -> Self {
         Self {
             each: 1,
@@ -83,7 +83,7 @@ impl<S> Slots<S> {
     }
 }
 
-impl<S: Slotted> Slots<S> {
+impl<S: Shareable> Seats<S> {
     /// The first caller of an instance begins: the handle is for them.
     pub(crate) fn open(&mut self, instance: S) -> S {
         let handle = match self.each {
@@ -103,7 +103,7 @@ impl<S: Slotted> Slots<S> {
         handle
     }
 
-    /// A handle of the most used instance with a free slot. `uses` is how many callers one serves in its life.
+    /// A handle of the most used instance with a free seat. `uses` is how many callers one serves in its life.
     pub(crate) fn take(&mut self, uses: Option<NonZeroU32>) -> Option<S> {
         let each = self.each;
         let open = self
@@ -117,7 +117,7 @@ impl<S: Slotted> Slots<S> {
         Some(handle)
     }
 
-    /// Whether the slot of this handle may go to another caller at once; it is counted as lent again.
+    /// Whether the seat of this handle may go to another caller at once; it is counted as lent again.
     pub(crate) fn pass_on(&mut self, handle: &S, uses: Option<NonZeroU32>) -> bool {
         let Some(open) = self.find(handle).and_then(|at| self.open.get_mut(at)) else {
             return false;
@@ -164,4 +164,4 @@ impl<S> Open<S> {
 }
 
 #[cfg(test)]
-impl Slotted for u32 {}
+impl Shareable for u32 {}

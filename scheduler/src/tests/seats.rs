@@ -1,7 +1,7 @@
-//! The pool with instances of several slots against a naive model, under random operations.
+//! The pool with instances of several seats against a naive model, under random operations.
 
 use crate::pool::{Place, PoolState, Take};
-use crate::slots::Slotted;
+use crate::seats::Shareable;
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -17,7 +17,7 @@ struct Handle {
     uses: Rc<Cell<u64>>,
 }
 
-impl Slotted for Handle {
+impl Shareable for Handle {
     fn id(&self) -> u64 {
         self.id
     }
@@ -79,7 +79,7 @@ struct Known {
 
 struct Model {
     state: PoolState<Handle, u32>,
-    slots: usize,
+    seats: usize,
     uses: Option<u32>,
     now: Instant,
     instances: BTreeMap<u64, Known>,
@@ -92,13 +92,13 @@ struct Model {
 type Checked = Result<(), TestCaseError>;
 
 impl Model {
-    fn new(slots: usize, uses: Option<u32>) -> Self {
+    fn new(seats: usize, uses: Option<u32>) -> Self {
         let mut state = PoolState::default();
-        state.set_slots(slots);
+        state.set_seats(seats);
         state.set_uses(uses.and_then(NonZeroU32::new));
         Self {
             state,
-            slots,
+            seats,
             uses,
             now: Instant::now(),
             instances: BTreeMap::new(),
@@ -109,7 +109,7 @@ impl Model {
         }
     }
 
-    /// A caller was given a slot.
+    /// A caller was given a seat.
     fn leased(&mut self, handle: Handle) -> Checked {
         let generation = self.state.generation();
         let known = self.instances.get_mut(&handle.id);
@@ -117,7 +117,7 @@ impl Model {
         let Some(known) = known else { return Ok(()) };
         prop_assert!(
             !known.retired,
-            "a slot of a retired instance was handed out"
+            "a seat of a retired instance was handed out"
         );
         prop_assert_eq!(
             known.generation,
@@ -125,7 +125,7 @@ impl Model {
             "of one that was to be let go of"
         );
         known.leases += 1;
-        prop_assert!(known.leases <= self.slots, "more leases than slots");
+        prop_assert!(known.leases <= self.seats, "more leases than seats");
         let most = self.uses.map_or(u64::MAX, u64::from);
         let begun = self
             .leases
@@ -182,7 +182,7 @@ impl Model {
                 // The most loaded one with room, so that the others can go idle.
                 let free = |known: &&Known| {
                     let usable = !known.retired && known.generation == generation;
-                    usable && known.leases > 0 && known.leases < self.slots
+                    usable && known.leases > 0 && known.leases < self.seats
                 };
                 let packed = self
                     .instances
@@ -200,7 +200,7 @@ impl Model {
                     }
                     Take::Queued { ticket, start } => {
                         if self.uses.is_none() {
-                            prop_assert!(packed.is_none(), "nobody waits while a slot is free");
+                            prop_assert!(packed.is_none(), "nobody waits while a seat is free");
                         }
                         prop_assert!(self.state.idle().is_empty());
                         self.waiting.push_back((ticket, caller));
@@ -348,15 +348,15 @@ impl Model {
 }
 
 proptest! {
-    /// Every lease has a slot of its own, of an instance that may still be used; the fullest instance is used first;
-    /// nobody waits while a slot is free.
+    /// Every lease has a seat of its own, of an instance that may still be used; the fullest instance is used first;
+    /// nobody waits while a seat is free.
     #[test]
-    fn the_pool_keeps_its_books_of_slots(
-        slots in 2usize..5,
+    fn the_pool_keeps_its_books_of_seats(
+        seats in 2usize..5,
         uses in prop::option::of(1u32..7),
         operations in prop::collection::vec(operation(), 0..300),
     ) {
-        let mut model = Model::new(slots, uses);
+        let mut model = Model::new(seats, uses);
         for operation in operations {
             model.carry_out(&operation)?;
             model.check()?;
