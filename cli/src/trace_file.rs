@@ -44,9 +44,13 @@ mod tests {
     #[test]
     fn days_follow_each_other_packed_or_not() {
         let folder = tempfile::tempdir().unwrap();
-        let plain = folder.path().join("invocations_per_function_md.anon.d01.csv");
+        let plain = folder
+            .path()
+            .join("invocations_per_function_md.anon.d01.csv");
         std::fs::write(&plain, day(3)).unwrap();
-        let packed = folder.path().join("invocations_per_function_md.anon.d02.csv.gz");
+        let packed = folder
+            .path()
+            .join("invocations_per_function_md.anon.d02.csv.gz");
         let mut file = flate2::write::GzEncoder::new(
             File::create(&packed).unwrap(),
             flate2::Compression::fast(),

@@ -4,10 +4,11 @@
 //! second it saves `cold` seconds of a caller's time. So it pays exactly while the chance per second of being called,
 //! the hazard at its age, is above `price * bytes / cold`. The price is one number for the whole platform, so memory goes
 //! where it saves most; it is set by `patience`: how long an instance of a typical function may wait for one call. The
-//! hazard comes from the function's own idle times, from functions of its kind ([`Book`]) while it has few, and from
-//! timers that were found in its arrivals; if asked for, also from the hour of the day. A plan is then the best sequence of warm and cold
-//! stretches, found exactly by dynamic programming over the bins of time. A guard compares with fixed keep-alives on the
-//! function's own past, and gives way to one that was clearly better.
+//! hazard comes from the function's own idle times, as finely as they allow ([`shape`]), from functions of its kind
+//! ([`Book`]) while it has few, and from timers that were found in its arrivals and are no luck; if asked for, also from
+//! the hour of the day. A plan is then the best sequence of warm and cold stretches, found exactly by dynamic programming
+//! over the bins of time. A guard compares with fixed keep-alives on the function's own past, and gives way to one that
+//! was clearly better.
 //!
 //! docs/policies.md has the reasons, the numbers and what each part is worth.
 
@@ -147,7 +148,8 @@ impl Adaptive {
         }
         self.guard
             .record(&self.planned, idle, self.price, params.start_price);
-        let explained = !params.no_periods && self.periods.arrived(now, f64::from(idle), self.usual());
+        let explained =
+            !params.no_periods && self.periods.arrived(now, f64::from(idle), self.usual());
         sample.ended = !explained;
         sample.context = u16::try_from(self.context()).ok()?;
         sample.first = (self.count == 0.0).then_some(worth);
@@ -232,6 +234,11 @@ impl Adaptive {
         size / (patience * cold)
     }
 
+    /// Whether its idle times neither are alike nor follow a timer.
+    fn is_irregular(&self) -> bool {
+        self.variance.max(0.0).sqrt() > IRREGULAR && !self.periods.is_believed(self.usual())
+    }
+
     /// The best plan for a level that goes idle now.
     pub(crate) fn plan(
         &mut self,
@@ -244,7 +251,7 @@ impl Adaptive {
         let price = Self::price(worth, params, book);
         let starts = Starts {
             due: params.start_price,
-            guessed: if self.variance.max(0.0).sqrt() > IRREGULAR {
+            guessed: if self.is_irregular() {
                 params.doubt
             } else {
                 params.start_price
@@ -349,7 +356,14 @@ impl Adaptive {
 
     /// Bytes it takes, on the heap and beside it.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.shaped.iter().map(|_| size_of::<[f32; BINS]>()).sum::<usize>() + self.upper.capacity() * size_of::<IdleTimes>() + self.periods.bytes()
+        size_of::<Self>()
+            + self
+                .shaped
+                .iter()
+                .map(|_| size_of::<[f32; BINS]>())
+                .sum::<usize>()
+            + self.upper.capacity() * size_of::<IdleTimes>()
+            + self.periods.bytes()
     }
 }
 
@@ -539,7 +553,15 @@ mod tests {
         hazards[bin(4.0)] = 1.0;
         let bridged = best(&hazards, &[], 1e-3, STARTS);
         assert_eq!(bridged.windows().len(), 1, "{bridged:?}");
-        let split = best(&hazards, &[], 0.2, Starts { due: 0.0001, guessed: 0.0001 });
+        let split = best(
+            &hazards,
+            &[],
+            0.2,
+            Starts {
+                due: 0.0001,
+                guessed: 0.0001,
+            },
+        );
         assert_eq!(split.windows().len(), 2, "{split:?}");
     }
 }

@@ -191,7 +191,7 @@ impl Periods {
                 .find(|first| (middle.since(**first) - distance).abs() <= allowed);
             let Some(first) = found else { continue };
             // Two equal distances are often chance; how often, the function's own past says.
-            let hits = 4.0 * (self.confirmed + 1.0) / (self.confirmed + self.refuted + 2.0) - 0.5;
+            let hits = 4.0 * (self.confirmed + 2.0) / (self.confirmed + self.refuted + 3.0) - 0.5;
             let period = Period {
                 new: true,
                 seconds: now.since(*first) / 2.0,
@@ -242,6 +242,12 @@ impl Periods {
         })
     }
 
+    /// Whether one of them is believed.
+    pub fn is_believed(&self, usual: f64) -> bool {
+        let mut followed = self.followed.iter();
+        followed.any(|period| period.surplus(usual) >= BELIEVED)
+    }
+
     /// The periods that are followed.
     pub fn followed(&self) -> &[Period] {
         &self.followed
@@ -273,7 +279,10 @@ mod tests {
             explained[6..].iter().all(|explained| *explained),
             "{explained:?}"
         );
-        let next = periods.expected(minutes(11 * 15 + 1), 900.0).next().unwrap();
+        let next = periods
+            .expected(minutes(11 * 15 + 1), 900.0)
+            .next()
+            .unwrap();
         assert!(
             next.from < 840.0 && next.to > 840.0 && next.to - next.from < 10.0,
             "{next:?}"
@@ -310,7 +319,54 @@ mod tests {
             periods.arrived(minutes(firing * 15), 900.0, 900.0);
         }
         periods.arrived(minutes(19 * 15 + 400), 24_000.0, 900.0);
-        let next = periods.expected(minutes(19 * 15 + 400), 900.0).next().unwrap();
+        let next = periods
+            .expected(minutes(19 * 15 + 400), 900.0)
+            .next()
+            .unwrap();
         assert!(next.chance < 0.75, "{next:?}");
+    }
+
+    /// Arrivals at random: now and then three are at equal distances, and what is found then is not believed.
+    #[test]
+    fn luck_is_no_timer() {
+        let mut periods = Periods::default();
+        let mut state = 5u64;
+        let mut random = move || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1u64 << 53) as f64
+        };
+        let (mut now, mut explained, mut promised) = (0.0, 0, 0.0);
+        for _ in 0..2000 {
+            let idle = -600.0 * (1.0 - random()).ln();
+            now += idle;
+            let at = Moment(0).after_seconds(now);
+            explained += u32::from(periods.arrived(at, idle, 337.0));
+            promised += periods
+                .expected(at, 337.0)
+                .map(|expected| expected.chance)
+                .fold(0.0f32, f32::max);
+        }
+        assert!(explained < 60, "{explained} of 2000 were explained");
+        assert!(promised < 500.0, "{promised} of 2000 were promised");
+    }
+
+    /// What is found twice counts once.
+    #[test]
+    fn a_timer_is_followed_once() {
+        let mut periods = Periods::default();
+        for firing in 0..60u64 {
+            // Late by up to five seconds, so that some firings look like a timer of their own.
+            let late = firing * 7 % 11 / 2;
+            let at = Moment((firing * 900 + late) * 1_000_000);
+            periods.arrived(at, 900.0, 900.0);
+        }
+        let same = periods
+            .followed()
+            .iter()
+            .filter(|period| (period.seconds - 900.0).abs() < 20.0)
+            .count();
+        assert_eq!(same, 1, "{:?}", periods.followed());
     }
 }

@@ -11,6 +11,8 @@ use super::hazard::{BINS, width};
 
 /// Stretches in the tree: bins are its leaves.
 const NODES: usize = 2 * LEAVES;
+/// The chance that a stretch is cut in two, before anything is seen.
+const CUT: f64 = 0.5;
 const LEAVES: usize = BINS.next_power_of_two();
 
 /// How much is known of a stretch under one guess.
@@ -71,7 +73,8 @@ fn under(
             }
             continue;
         }
-        let (Some(left), Some(right)) = (nodes.get(2 * at).copied(), nodes.get(2 * at + 1).copied())
+        let (Some(left), Some(right)) =
+            (nodes.get(2 * at).copied(), nodes.get(2 * at + 1).copied())
         else {
             continue;
         };
@@ -94,9 +97,13 @@ fn under(
     let mut sums = [(0.0f64, 1.0f64); NODES];
     let mut hazards = *guess;
     for at in 1..NODES {
-        let (Some((sum, open)), Some(node)) =
-            (sums.get(at / 2).copied().filter(|_| at > 1).or(Some((0.0, 1.0))), nodes.get(at))
-        else {
+        let (Some((sum, open)), Some(node)) = (
+            sums.get(at / 2)
+                .copied()
+                .filter(|_| at > 1)
+                .or(Some((0.0, 1.0))),
+            nodes.get(at),
+        ) else {
             continue;
         };
         let whole = if at >= LEAVES { 1.0 } else { node.whole };
@@ -114,9 +121,6 @@ fn under(
     let evidence = nodes.get(1).map_or(0.0, |root| root.evidence);
     (hazards, fit + evidence)
 }
-
-/// The chance that a stretch is cut in two, before anything is seen.
-const CUT: f64 = 0.5;
 
 /// Hazards per second from what was seen and what functions of its kind do.
 pub(super) fn hazards(
@@ -154,11 +158,83 @@ pub(super) fn hazards(
 /// Logarithm of the Gamma function for what is above zero (Stirling's series behind a recurrence), to 1e-7.
 fn ln_gamma(x: f64) -> f64 {
     let (x, below) = if x < 6.0 {
-        (x + 6.0, (x * (x + 1.0) * (x + 2.0) * (x + 3.0) * (x + 4.0) * (x + 5.0)).ln())
+        (
+            x + 6.0,
+            (x * (x + 1.0) * (x + 2.0) * (x + 3.0) * (x + 4.0) * (x + 5.0)).ln(),
+        )
     } else {
         (x, 0.0)
     };
     (x - 0.5) * x.ln() - x + 0.918_938_533_204_672_8 + 1.0 / (12.0 * x)
         - 1.0 / (360.0 * x * x * x)
         - below
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::adaptive::hazard::{IdleTimes, bin, edges};
+    use crate::policy::book::scale_free;
+
+    #[test]
+    fn the_gamma_function_by_hand() {
+        for (x, factorial) in [(1.0, 1.0f64), (5.0, 24.0), (11.0, 3_628_800.0)] {
+            assert!((ln_gamma(x) - factorial.ln()).abs() < 1e-6, "{x}");
+        }
+        // The square root of pi.
+        assert!((ln_gamma(0.5).exp() - 1.772_453_9).abs() < 1e-5);
+    }
+
+    /// Idle times of a Poisson process with a mean of ten minutes, by quantiles: no luck is in them.
+    fn random_calls(count: u16) -> IdleTimes {
+        let mut times = IdleTimes::default();
+        for nth in 0..count {
+            let part = (f32::from(nth) + 0.5) / f32::from(count);
+            times.record(bin(-600.0 * (1.0 - part).ln()), true, 1.0);
+        }
+        times
+    }
+
+    #[test]
+    fn few_idle_times_give_a_smooth_curve() {
+        let times = random_calls(25);
+        let smooth = times.shaped(&scale_free(), 1.0);
+        let coarse = times.hazards(&scale_free(), 0.2);
+        // How far the estimates are off between ten seconds and half an hour, as a factor.
+        let worst = |hazards: &[f32; BINS]| {
+            (bin(10.0)..=bin(1800.0))
+                .map(|at| (hazards[at] * 600.0).ln().abs())
+                .fold(0.0f32, f32::max)
+                .exp()
+        };
+        assert!(worst(&smooth) < 1.5, "{}", worst(&smooth));
+        assert!(worst(&coarse) > 2.0, "{}", worst(&coarse));
+    }
+
+    #[test]
+    fn many_idle_times_at_one_age_stand_out() {
+        let mut times = random_calls(40);
+        for _ in 0..40 {
+            times.record(bin(300.0), true, 1.0);
+        }
+        let hazards = times.shaped(&scale_free(), 1.0);
+        let (at, before) = (bin(300.0), bin(300.0) - 2);
+        assert!(
+            hazards[at] > 3.0 * hazards[before],
+            "{} and {}",
+            hazards[at],
+            hazards[before]
+        );
+        let width = edges()[at + 1] - edges()[at];
+        assert!(hazards[at] * width > 0.4, "{}", hazards[at] * width);
+    }
+
+    #[test]
+    fn nothing_seen_is_the_guess() {
+        let guess = scale_free();
+        let hazards = IdleTimes::default().shaped(&guess, 1.0);
+        for (own, guess) in hazards.iter().zip(guess) {
+            assert!((own / guess - 1.0).abs() < 1e-3);
+        }
+    }
 }
