@@ -6,7 +6,6 @@ mod housekeeping;
 pub mod machine;
 mod metrics;
 pub mod settings;
-pub mod threads;
 pub mod token_file;
 pub mod traces;
 
@@ -20,7 +19,7 @@ pub mod inference {
     pub use fnctl_inference::{Config, Inference, Process};
 }
 pub use fnctl_store::{PauseAt, WriteSteps};
-pub use fnctl_worker::probe_engine;
+pub use fnctl_worker::{answer_promptly, probe_engine};
 
 use fnctl_core::Failure;
 use fnctl_core::deploy::Deployer;

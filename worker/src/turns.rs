@@ -1,4 +1,4 @@
-//! How the system is to treat the threads that answer requests. Nothing here is needed for anything to work.
+//! How the system is to treat the threads that answer requests and run guests. Nothing here is needed for anything to work.
 
 /// For how long such a thread computes, in nanoseconds, before another gets a turn: the least that Linux allows.
 #[cfg(target_os = "linux")]
