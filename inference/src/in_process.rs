@@ -80,7 +80,7 @@ impl OnnxHost {
 impl Inner {
     fn observe(&self) {
         self.metrics
-            .observe(self.sessions.len(), allocator::live_bytes());
+            .observe(self.sessions.len(), [allocator::live_bytes()]);
     }
 
     /// Unloads idle sessions for what was refused, if that can help. Says whether it is worth another try.

@@ -5,6 +5,7 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 pub(crate) struct Metrics {
     sessions: IntGauge,
     bytes: IntGauge,
+    fullest: IntGauge,
     pub(crate) load_seconds: Histogram,
     pub(crate) compute_seconds: Histogram,
     pub(crate) unloads: IntCounterVec,
@@ -22,6 +23,10 @@ impl Metrics {
             bytes: IntGauge::new(
                 "fnctl_inference_memory_bytes",
                 "Bytes that ONNX Runtime has allocated for sessions and runs.",
+            )?,
+            fullest: IntGauge::new(
+                "fnctl_inference_fullest_host_bytes",
+                "Bytes that ONNX Runtime has allocated in the process where it has most; each may have inference.memory.",
             )?,
             load_seconds: histogram(
                 "fnctl_inference_load_seconds",
@@ -51,6 +56,7 @@ impl Metrics {
         };
         registry.register(Box::new(metrics.sessions.clone()))?;
         registry.register(Box::new(metrics.bytes.clone()))?;
+        registry.register(Box::new(metrics.fullest.clone()))?;
         registry.register(Box::new(metrics.load_seconds.clone()))?;
         registry.register(Box::new(metrics.compute_seconds.clone()))?;
         registry.register(Box::new(metrics.unloads.clone()))?;
@@ -63,9 +69,14 @@ impl Metrics {
         self.load_seconds.observe(took.as_secs_f64());
     }
 
-    pub(crate) fn observe(&self, sessions: usize, bytes: u64) {
+    /// Takes note of all sessions, of the bytes of each process that has some, and of none where there is no process.
+    pub(crate) fn observe(&self, sessions: usize, bytes: impl IntoIterator<Item = u64>) {
+        let (all, most) = bytes.into_iter().fold((0_u64, 0), |(all, most), one| {
+            (all.saturating_add(one), one.max(most))
+        });
         self.sessions
             .set(i64::try_from(sessions).unwrap_or(i64::MAX));
-        self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.bytes.set(i64::try_from(all).unwrap_or(i64::MAX));
+        self.fullest.set(i64::try_from(most).unwrap_or(i64::MAX));
     }
 }

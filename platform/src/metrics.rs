@@ -31,7 +31,7 @@ pub(crate) fn register_limits(registry: &Registry, config: &Config) -> prometheu
         ),
         (
             "fnctl_inference_memory_limit_bytes",
-            "Most bytes that ONNX Runtime may allocate (inference.memory).",
+            "Most bytes that ONNX Runtime may allocate in one process (inference.memory).",
             config.inference.memory.bytes(),
         ),
         (

@@ -64,12 +64,10 @@ impl Supervisor {
     pub(super) fn observe(&self, now: Instant) {
         let hosts = self.live_hosts();
         let spare = self.spare.lock().clone().filter(|spare| spare.is_alive());
-        let mut bytes = 0_u64;
         let mut resident = 0_u64;
         let mut silence = Duration::ZERO;
         let mut counts = HashMap::from([("shared", 0), ("dedicated", 0), ("alone", 0)]);
         for (group, host) in &hosts {
-            bytes = bytes.saturating_add(host.live_bytes());
             resident = resident.saturating_add(resident_bytes(host.pid));
             if !host.is_idle() {
                 silence = silence.max(host.silence(now));
@@ -83,6 +81,7 @@ impl Supervisor {
         for (kind, count) in counts {
             self.hosts.hosts.with_label_values(&[kind]).set(count);
         }
+        let bytes = hosts.iter().map(|(_, host)| host.live_bytes());
         self.metrics.observe(self.sessions.len(), bytes);
         self.hosts
             .resident
