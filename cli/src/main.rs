@@ -21,6 +21,7 @@ mod report;
 mod suggest;
 mod target;
 mod templates;
+mod trace_file;
 mod upload;
 mod watch;
 

@@ -207,7 +207,8 @@ impl Deployer {
             config: draft.config.clone(),
             created_ms: 0,
         });
-        self.invoker.can_reserve(&candidate)?;
+        // Until the end: of two deploys at the same time the second is to see what the first will have.
+        let _claim = self.invoker.claim(&candidate)?;
         reporter
             .finish(format!("{} artifact(s) verified", 1 + draft.models.len()))
             .await;
@@ -318,7 +319,7 @@ impl Deployer {
                 format!("'{name}' has no version {target}; see `fnctl versions {name}`"),
             )
         })?;
-        self.invoker.can_reserve(&version)?;
+        let _claim = self.invoker.claim(&version)?;
         self.functions
             .set_alias(name, &live_alias()?, Some(Alias::to(target)))
             .await?;
@@ -406,9 +407,9 @@ impl Deployer {
         let wanted = to
             .filter(|_| alias.as_str() == crate::version::LIVE)
             .and_then(|to| function.versions.get(&to.version));
-        if let Some(version) = wanted {
-            self.invoker.can_reserve(version)?;
-        }
+        let _claim = wanted
+            .map(|version| self.invoker.claim(version))
+            .transpose()?;
         self.functions.set_alias(name, alias, to).await?;
         // Another alias that moves leaves a version that nobody is sent to any more, and that may be provisioned.
         let live = self.function(name)?.live().map(|alias| alias.version);

@@ -28,11 +28,28 @@ pub trait Invoker: Send + Sync {
     /// Drops everything that is held for these versions; running invocations finish.
     fn retire(&self, versions: &[VersionKey]);
 
-    /// Whether the platform can keep what `version` reserves, if it becomes live now.
-    fn can_reserve(&self, version: &Version) -> Result<(), Failure>;
+    /// Claims what `version` reserves, for a version that is to become live: while the claim lives nobody else gets it.
+    /// To be kept until the version is activated, or will not be.
+    fn claim(&self, version: &Version) -> Result<Claim, Failure>;
 
     /// What runs now.
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus>;
+}
+
+/// A part of the platform that is kept free for a version; given back when dropped. What is behind it is the invoker's.
+pub struct Claim(#[allow(dead_code, reason = "it is there to be dropped")] Box<dyn Send + Sync>);
+
+impl Claim {
+    /// A claim that lives as long as `held`.
+    pub fn new(held: impl Send + Sync + 'static) -> Self {
+        Self(Box::new(held))
+    }
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Claim")
+    }
 }
 
 /// One instance, for `fnctl get`.

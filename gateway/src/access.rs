@@ -62,10 +62,13 @@ impl AccessLine {
 
 /// Ties the line to the response's body.
 pub(crate) fn logged(response: http::Response<Body>, line: AccessLine) -> http::Response<Body> {
-    if line.is_ordinary()
-        && !line.root.trace().is_sampled()
-        && !tracing::enabled!(target: "access", tracing::Level::DEBUG)
-    {
+    // `enabled!` asks once for each place of the code, so the level has to be written out.
+    let is_written = if line.is_ordinary() {
+        tracing::enabled!(target: "access", tracing::Level::DEBUG)
+    } else {
+        tracing::enabled!(target: "access", tracing::Level::INFO)
+    };
+    if !is_written && !line.root.trace().is_sampled() {
         return response;
     }
     let length = response

@@ -8,6 +8,7 @@
 //! and the graph itself is on the C++ heap. `inference.constant_folding = false` closes the first gap for models that are
 //! not trusted; only a process of its own closes both.
 
+use fnctl_core::inference::{InferenceError, InferenceErrorKind};
 use ort::sys::{OrtAllocator, OrtMemoryInfo};
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -56,7 +57,18 @@ impl Account {
     }
 }
 
+/// What was missing when an allocation was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Shortage {
+    /// Bytes by which it was over what the process may have. Less would not have helped; as much may not be enough.
+    pub(crate) missing: u64,
+    /// Bytes that the session would have held with it.
+    pub(crate) wanted: u64,
+}
+
 thread_local! {
+    /// The first refusal in the work that is charged on this thread.
+    static SHORTAGE: Cell<Option<Shortage>> = const { Cell::new(None) };
     /// Whom this thread allocates for. Worker threads of ONNX Runtime's pool allocate for nobody: that counts towards
     /// the budget only.
     static CURRENT: Cell<*const Account> = const { Cell::new(ptr::null()) };
@@ -70,8 +82,24 @@ pub(crate) fn charged<T>(account: &Arc<Account>, work: impl FnOnce() -> T) -> T 
             CURRENT.with(|current| current.set(self.0));
         }
     }
+    SHORTAGE.with(|shortage| shortage.set(None));
     let _restore = Restore(CURRENT.with(|current| current.replace(Arc::as_ptr(account))));
     work()
+}
+
+/// What was missing in the last [`charged`] work of this thread, if it was refused anything here. Threads of ONNX
+/// Runtime's own pool, and what does not go through this allocator, leave no trace.
+fn shortage() -> Option<Shortage> {
+    SHORTAGE.with(Cell::get)
+}
+
+/// The same for an error of that work; what is not known in detail is taken for `at_least` so many bytes.
+pub(crate) fn shortage_of(error: &InferenceError, at_least: u64) -> Option<Shortage> {
+    let unknown = Shortage {
+        missing: at_least,
+        wanted: 0,
+    };
+    (error.kind == InferenceErrorKind::TooLarge).then(|| shortage().unwrap_or(unknown))
 }
 
 struct Header {
@@ -147,6 +175,13 @@ unsafe extern "system-unwind" fn allocate(_this: *mut OrtAllocator, size: usize)
         // SAFETY: `CURRENT` is null or points into an `Arc` that `charged` borrows for as long as it is set.
         if let Some(account) = unsafe { account.as_ref() } {
             account.refused.store(true, Ordering::Relaxed);
+            let over = after.saturating_sub(BUDGET.load(Ordering::Relaxed));
+            let shortage = Shortage {
+                // Within the budget, and yet refused by the system: all of it is missing.
+                missing: if over == 0 { size as u64 } else { over },
+                wanted: account.live().saturating_add(size as u64),
+            };
+            SHORTAGE.with(|known| known.set(known.get().or(Some(shortage))));
         }
         let throw = THROW_BAD_ALLOC.load(Ordering::Relaxed);
         if throw != 0 {
@@ -203,8 +238,9 @@ unsafe extern "system" fn info(_this: *const OrtAllocator) -> *const OrtMemoryIn
 mod tests {
     use super::*;
 
-    #[test]
-    fn blocks_are_aligned_counted_and_given_back() {
+    #[tokio::test]
+    async fn blocks_are_aligned_counted_and_given_back() {
+        let _turn = crate::tests::turn_alone().await;
         let account = Arc::new(Account::default());
         let before = live_bytes();
         // SAFETY: allocate and free are called as ONNX Runtime does: free gets each block once.

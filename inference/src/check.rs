@@ -36,6 +36,7 @@ impl ArtifactCheck for ModelCheck {
 
     async fn check(&self, version: &Arc<Version>) -> Result<String, Failure> {
         if version.models.is_empty() {
+            self.host.forgive_function(&version.function);
             return Ok("no models".to_owned());
         }
         let mut trial = self.host.trial().await.map_err(|error| {
@@ -47,6 +48,9 @@ impl ArtifactCheck for ModelCheck {
         })?;
         let found = self.try_models(version, &mut trial).await;
         trial.end().await;
+        if found.is_ok() {
+            self.host.forgive_function(&version.function);
+        }
         found
     }
 }

@@ -81,9 +81,9 @@ pub struct Config {
     pub shared_memory: ByteSize,
     /// Most hosts besides the shared one.
     pub max_hosts: usize,
-    /// Proven deaths of hosts within ten minutes after which a model is quarantined.
+    /// Proven deaths of hosts after which a model is quarantined; each counts half as much every three hours.
     pub quarantine_after: u32,
-    /// How long a model is quarantined.
+    /// How long a model is quarantined the first time; twice as long each further time.
     pub quarantine: Period,
 }
 

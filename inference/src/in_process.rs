@@ -2,18 +2,22 @@
 //!
 //! A fault in native code ends the process here; see `host` for the way that survives it.
 
+use crate::allocator::Shortage;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::room::{self, Idle, Rights};
 use crate::runtime::Runtime;
 use crate::session::OnnxSession;
 use crate::sessions::{SessionKey, Sessions, Unclaimed};
 use crate::threads::ComputeThreads;
 use crate::{allocator, timed_out};
 use async_trait::async_trait;
+use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{
     Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, SessionId,
 };
 use fnctl_core::ports::InferenceHost;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::{OnceCell, Semaphore, oneshot};
 use tokio::time::Instant;
@@ -29,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) sessions: Sessions<OnnxSession>,
     threads: ComputeThreads,
     loads: Arc<Semaphore>,
+    rights: Mutex<Rights>,
     metrics: Arc<Metrics>,
 }
 
@@ -50,6 +55,7 @@ impl OnnxHost {
             threads,
             // Loading is bound by memory traffic: more at once would only make each slower.
             loads: Arc::new(Semaphore::new(config.parallel_loads)),
+            rights: Mutex::default(),
             metrics,
             config,
         }))
@@ -66,7 +72,7 @@ impl OnnxHost {
         let expired = self
             .0
             .sessions
-            .take_unused(|idle_since| now.saturating_duration_since(idle_since) >= ttl);
+            .take_unused(|_, idle_since| now.saturating_duration_since(idle_since) >= ttl);
         self.0.unload(expired, "ttl").await
     }
 }
@@ -75,6 +81,40 @@ impl Inner {
     fn observe(&self) {
         self.metrics
             .observe(self.sessions.len(), allocator::live_bytes());
+    }
+
+    /// Unloads idle sessions for what was refused, if that can help. Says whether it is worth another try.
+    async fn make_room(
+        &self,
+        function: Option<&FunctionName>,
+        shortage: Option<Shortage>,
+        round: u32,
+    ) -> bool {
+        let Some(shortage) = shortage else {
+            return false;
+        };
+        let now = Instant::now();
+        let others = function.is_none_or(|function| self.rights.lock().may(function, now));
+        let unused = self.sessions.unused().into_iter().map(|one| Idle {
+            id: one.id,
+            bytes: one.session.resident_bytes(),
+            own: one.owner.is_some() && one.owner.as_ref() == function,
+            since: one.since,
+        });
+        let budget = self.config.memory.bytes();
+        let chosen = match round <= room::ROUNDS {
+            true => room::choose(shortage, budget, others, unused.collect()),
+            false => Vec::new(),
+        };
+        let taken = self.sessions.take_unused(|id, _| chosen.contains(&id));
+        if self.unload(taken, "budget").await > 0 {
+            return true;
+        }
+        self.metrics.refused.inc();
+        if let Some(function) = function.filter(|_| round > 1) {
+            self.rights.lock().in_vain(function, now);
+        }
+        false
     }
 
     async fn unload(&self, expired: Vec<Arc<OnnxSession>>, reason: &'static str) -> usize {
@@ -113,21 +153,21 @@ impl Inner {
         // Never closed; how long a caller waits for its turn is bounded by the caller's deadline.
         let _permit = self.loads.clone().acquire_owned().await;
         let since = Instant::now();
-        let loaded = match runtime.load_session(request).await {
-            // Over the budget: give up what is resident but unused, and try once more.
-            Err(error) if error.kind == InferenceErrorKind::TooLarge => {
-                let unused = self.sessions.take_unused(|_| true);
-                if self.unload(unused, "budget").await == 0 {
-                    self.metrics.refused.inc();
-                    return Err(error);
+        let mut round = 0;
+        let loaded = loop {
+            match runtime.load_session(request).await {
+                Ok(loaded) => break loaded,
+                Err((error, shortage)) => {
+                    round += 1;
+                    if !self
+                        .make_room(Some(&request.function), shortage, round)
+                        .await
+                    {
+                        return Err(error);
+                    }
                 }
-                runtime
-                    .load_session(request)
-                    .await
-                    .inspect_err(|_| self.metrics.refused.inc())
             }
-            other => other,
-        }?;
+        };
         self.metrics
             .load_seconds
             .observe(since.elapsed().as_secs_f64());
@@ -183,7 +223,10 @@ impl InferenceHost for OnnxHost {
         inner.threads.submit(move || {
             // Nobody waits any more: the thread is worth more to the next one.
             if !tx.is_closed() {
-                let _ = tx.send(run.execute());
+                let _ = tx.send(run.execute().map_err(|error| {
+                    let lacking = allocator::shortage_of(&error, 1);
+                    (error, lacking)
+                }));
             }
         })?;
         let computed = tokio::time::timeout_at(request.deadline, rx).await;
@@ -191,16 +234,14 @@ impl InferenceHost for OnnxHost {
         match computed {
             Ok(Ok(computed)) => {
                 stop.disarm();
-                if computed
-                    .as_ref()
-                    .is_err_and(|error| error.kind == InferenceErrorKind::TooLarge)
-                {
-                    // The next one shall find the room that sessions without a use take.
-                    inner
-                        .unload(inner.sessions.take_unused(|_| true), "budget")
-                        .await;
+                match computed {
+                    Ok(computed) => Ok(computed),
+                    Err((error, shortage)) => {
+                        // The inputs are gone with the run. The next one shall find the room.
+                        inner.make_room(None, shortage, 1).await;
+                        Err(error)
+                    }
                 }
-                computed
             }
             Ok(Err(_gone)) => Err(InferenceError::new(
                 InferenceErrorKind::Runtime,

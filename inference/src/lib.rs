@@ -16,6 +16,7 @@ mod in_process;
 mod inputs;
 mod library;
 mod metrics;
+mod room;
 mod runtime;
 mod session;
 mod sessions;
@@ -153,6 +154,15 @@ impl Inference {
             #[cfg(target_os = "linux")]
             Kind::Host(host) => Trial::Host(host::Trial::start(&host.0).await?),
         })
+    }
+
+    /// A function was deployed: what its own models did before does not count any more.
+    fn forgive_function(&self, function: &FunctionName) {
+        match &self.0 {
+            Kind::InProcess(_) => {}
+            #[cfg(target_os = "linux")]
+            Kind::Host(host) => host.forgive_function(function),
+        }
     }
 
     /// A model was deployed: what it did before does not count any more.

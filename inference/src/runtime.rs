@@ -1,6 +1,6 @@
 //! The loaded library: one environment with one global thread pool and the budgeted allocator.
 
-use crate::allocator::{self, Account};
+use crate::allocator::{self, Account, Shortage};
 use crate::config::Config;
 use crate::library::{self, API_VERSION};
 use crate::session::OnnxSession;
@@ -93,19 +93,21 @@ impl Runtime {
     pub(crate) async fn load_session(
         &self,
         request: &LoadModel,
-    ) -> Result<OnnxSession, InferenceError> {
+    ) -> Result<OnnxSession, (InferenceError, Option<Shortage>)> {
         let environment = self.environment.clone();
         let source = request.source.clone();
         let (folding, folder) = (self.constant_folding, self.folder.clone());
         let task = tokio::task::spawn_blocking(move || {
-            verify(&source)?;
-            build(|| open(&environment, &source, folding, &folder))
+            let loaded = verify(&source)
+                .and_then(|()| build(|| open(&environment, &source, folding, &folder)));
+            loaded.map_err(|error| {
+                let lacking = allocator::shortage_of(&error, 1);
+                (error, lacking)
+            })
         });
         let loaded = task.await.unwrap_or_else(|panic| {
-            Err(InferenceError::new(
-                InferenceErrorKind::Runtime,
-                panic.to_string(),
-            ))
+            let error = InferenceError::new(InferenceErrorKind::Runtime, panic.to_string());
+            Err((error, None))
         });
         if let Ok(session) = &loaded {
             tracing::info!(function = %request.function, bytes = session.resident_bytes(), "model loaded");

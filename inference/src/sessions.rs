@@ -53,6 +53,15 @@ struct Entry<S> {
     usage: Mutex<Usage>,
 }
 
+/// A session without a use.
+pub(crate) struct Unused<S> {
+    pub(crate) id: SessionId,
+    /// Whose it is, if it is not shared.
+    pub(crate) owner: Option<FunctionName>,
+    pub(crate) session: Arc<S>,
+    pub(crate) since: Instant,
+}
+
 struct Usage {
     uses: usize,
     idle_since: Instant,
@@ -147,13 +156,29 @@ impl<S: Loaded> Sessions<S> {
         usage.idle_since = now;
     }
 
-    /// Takes out the sessions without a use whose idle time `expired` says yes to. They are unloaded by being dropped,
-    /// once the last run on them has ended.
-    pub(crate) fn take_unused(&self, expired: impl Fn(Instant) -> bool) -> Vec<Arc<S>> {
+    /// The sessions without a use, and since when.
+    pub(crate) fn unused(&self) -> Vec<Unused<S>> {
+        let by_key = self.by_key.lock();
+        let unused = by_key.iter().filter_map(|(key, entry)| {
+            let usage = entry.usage.lock();
+            let session = entry.cell.get().filter(|_| usage.uses == 0)?;
+            Some(Unused {
+                id: entry.id,
+                owner: key.owner.clone(),
+                session: session.clone(),
+                since: usage.idle_since,
+            })
+        });
+        unused.collect()
+    }
+
+    /// Takes out the sessions without a use that `expired` says yes to. They are unloaded by being dropped, once the last
+    /// run on them has ended.
+    pub(crate) fn take_unused(&self, expired: impl Fn(SessionId, Instant) -> bool) -> Vec<Arc<S>> {
         let mut taken = Vec::new();
         self.by_key.lock().retain(|_, entry| {
             let mut usage = entry.usage.lock();
-            if usage.uses > 0 || !expired(usage.idle_since) {
+            if usage.uses > 0 || !expired(entry.id, usage.idle_since) {
                 return true;
             }
             usage.gone = true;

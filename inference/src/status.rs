@@ -15,6 +15,10 @@ pub struct HostStatus {
     pub function: Option<FunctionName>,
     /// Models loaded in it.
     pub sessions: usize,
+    /// Inferences that are in it.
+    pub in_flight: usize,
+    /// Bytes of the shared memory that tensors take, besides small ones.
+    pub shared_bytes: u64,
     /// Its resident memory in bytes.
     pub resident_bytes: u64,
     /// What the system enforces upon it, measure by measure, as a sentence for people.

@@ -15,6 +15,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// One process has one ONNX Runtime: who counts or times what all of it does, is alone with it.
+static TURN: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
+
+/// A turn beside others.
+async fn turn() -> tokio::sync::RwLockReadGuard<'static, ()> {
+    TURN.read().await
+}
+
+/// A turn without others.
+pub(crate) async fn turn_alone() -> tokio::sync::RwLockWriteGuard<'static, ()> {
+    TURN.write().await
+}
+
 fn host() -> OnnxHost {
     let config = Config {
         session_ttl: fnctl_core::Period::secs(0),
@@ -71,6 +84,7 @@ const FRAUD: &str = "examples/fraud/models/fraud_mlp16.onnx";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_inferences_on_one_session_really_overlap() {
+    let _turn = turn_alone().await;
     let host = host();
     let loaded = load(&host, SQUEEZENET).await;
     let run = || {
@@ -95,6 +109,7 @@ async fn eight_inferences_on_one_session_really_overlap() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_loads_at_once_are_one_session_and_the_last_release_lets_it_go() {
+    let _turn = turn().await;
     let host = host();
     let loads: Vec<_> = (0..100)
         .map(|_| {
@@ -123,6 +138,7 @@ async fn a_hundred_loads_at_once_are_one_session_and_the_last_release_lets_it_go
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_gives_up_leaves_no_use_behind() {
+    let _turn = turn().await;
     let host = host();
     for _ in 0..20 {
         // On a quick machine it is there in time, and then it is the caller's to release.
@@ -144,6 +160,7 @@ async fn a_caller_that_gives_up_leaves_no_use_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_compute_stops_it() {
+    let _turn = turn_alone().await;
     let host = host();
     let loaded = load(&host, "tests/fixtures/models/light_vgg19.onnx").await;
     let run = || {
@@ -172,6 +189,7 @@ async fn dropping_a_compute_stops_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_model_are_an_error() {
+    let _turn = turn().await;
     let host = host();
     let fraud = std::fs::read(path(FRAUD)).unwrap();
     for bytes in [
@@ -188,6 +206,7 @@ async fn bytes_that_are_no_model_are_an_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_guest_brings_is_shared_within_its_function_only() {
+    let _turn = turn().await;
     let host = host();
     let fraud = std::fs::read(path(FRAUD)).unwrap();
     let a = host
@@ -237,6 +256,7 @@ fn model(graph: &[Vec<u8>]) -> Vec<u8> {
 /// ONNX Runtime hands an input's own memory back for such a graph; it must not be read after the input is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_output_that_is_an_input_is_a_copy() {
+    let _turn = turn().await;
     let node = [field(1, b"x"), field(2, b"y"), field(4, b"Neg")].concat();
     let graph = [
         field(1, &node),
@@ -307,6 +327,7 @@ pub(crate) fn model_with_external_data() -> Vec<u8> {
 /// External data of a model without a folder would be looked for in the process's working folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_brought_model_reads_no_file_of_the_platform() {
+    let _turn = turn().await;
     assert!(Path::new("Cargo.toml").exists());
     let error = host()
         .load(brought("test", model_with_external_data()))
@@ -331,6 +352,7 @@ fn inputs_know_their_own_bytes() {
 /// The numbers are those of `TensorProto.DataType` in onnx.proto.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_element_type_of_wasi_nn_goes_through_a_model_and_back() {
+    let _turn = turn().await;
     let host = host();
     for (ty, element) in [
         (TensorType::Fp32, 1),
@@ -377,6 +399,7 @@ async fn every_element_type_of_wasi_nn_goes_through_a_model_and_back() {
 /// Bool, string and the other integers have no word in wasi-nn: such an input cannot be given.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_type_without_a_word_in_wasi_nn_is_refused_at_load() {
+    let _turn = turn().await;
     let node = [field(1, b"x"), field(2, b"y"), field(4, b"Identity")].concat();
     let graph = [
         field(1, &node),

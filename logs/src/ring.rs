@@ -206,10 +206,6 @@ impl Ring {
         self.open = None;
     }
 
-    pub(crate) fn has_open_file(&self) -> bool {
-        self.open.is_some()
-    }
-
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }

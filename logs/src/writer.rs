@@ -6,7 +6,7 @@ use crate::ring::{Ring, Snapshot};
 use crate::{Queue, Shared};
 use fnctl_core::ids::{FunctionName, VersionNumber};
 use fnctl_core::log::{LogLevel, LogLine, LogQuery, LogSource, now_ms};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,6 +57,8 @@ struct Removed {
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     rings: HashMap<FunctionName, Ring>,
+    /// Those of the rings that may have their file open.
+    open: HashSet<FunctionName>,
     /// Lines of the running batch that are not yet written, by function.
     pending: HashMap<FunctionName, Vec<u8>>,
     followers: HashMap<FunctionName, Vec<Follower>>,
@@ -69,6 +71,7 @@ impl Writer {
         Self {
             shared,
             rings: HashMap::new(),
+            open: HashSet::new(),
             pending: HashMap::new(),
             followers: HashMap::new(),
             removed: HashMap::new(),
@@ -178,6 +181,7 @@ impl Writer {
                 grown = signed(ring.bytes()) - signed(before);
                 outcome
             });
+            self.open.insert(function.clone());
             self.shared.metrics.bytes.add(grown);
             // A JSON text holds no line end, so these are the lines.
             let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -189,14 +193,13 @@ impl Writer {
                 }
             }
         }
-        if self
-            .rings
-            .values()
-            .filter(|ring| ring.has_open_file())
-            .count()
-            > MAX_OPEN
-        {
-            self.rings.values_mut().for_each(Ring::close);
+        // By the few that were written to, not by all that there are: this is done for every batch.
+        if self.open.len() > MAX_OPEN {
+            for function in self.open.drain() {
+                if let Some(ring) = self.rings.get_mut(&function) {
+                    ring.close();
+                }
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 mod config;
 mod histories;
 mod housekeeping;
+pub mod machine;
 mod metrics;
 pub mod settings;
 pub mod token_file;
@@ -12,13 +13,13 @@ pub use config::Config;
 pub use fnctl_inference::{
     ServeError, cache_folder, probe_host, probe_library, serve as serve_inference,
 };
-pub use fnctl_scheduler::{policy, simulator};
+pub use fnctl_scheduler::{MemoryLimit, policy, simulator};
 /// Inference alone, for tests that need no whole platform.
 pub mod inference {
     pub use fnctl_inference::{Config, Inference, Process};
 }
 pub use fnctl_store::{PauseAt, WriteSteps};
-pub use fnctl_worker::probe_engine;
+pub use fnctl_worker::{answer_promptly, probe_engine};
 
 use fnctl_core::Failure;
 use fnctl_core::deploy::Deployer;
@@ -120,6 +121,7 @@ impl Platform {
                 })?;
             config.gateway.token = Some(token);
         }
+        config.scheduler.memory = machine::settle_here(config.scheduler.memory);
         let tasks = Tasks::default();
         let registry = Registry::new();
         metrics::register_process(&registry)?;

@@ -4,12 +4,15 @@
 //! which is a finding of its own (`Held`).
 
 use crate::Inner;
+use crate::gate::{Flow, Gate};
 use crate::version_pool::VersionPool;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::version::VersionKey;
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A lock was held while a sandbox was made, run or dropped; the text says which.
 #[derive(Debug)]
@@ -24,8 +27,31 @@ pub(crate) struct Audit {
     pub(crate) slots: usize,
     /// Panics of its tasks.
     pub(crate) panics: u64,
+    /// The gate of what is shared, and that of the processors.
+    pub(crate) gates: [GateAudit; 2],
+    /// Bytes of instances, and of sessions.
+    pub(crate) memory: [u64; 2],
+    /// Idle instances that were let go, as the metrics count them.
+    pub(crate) gone: u64,
     pub(crate) lanes: Vec<LaneAudit>,
     pub(crate) pools: Vec<PoolAudit>,
+}
+
+/// The counts of a gate.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct GateAudit {
+    pub(crate) inside: usize,
+    pub(crate) capacity: usize,
+    pub(crate) waiting: usize,
+}
+
+/// The counts of a function at a gate.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct FlowAudit {
+    pub(crate) inside: usize,
+    pub(crate) waiting: usize,
+    /// Passes that it was ever given.
+    pub(crate) given: usize,
 }
 
 /// The counts of a function.
@@ -36,6 +62,11 @@ pub(crate) struct LaneAudit {
     pub(crate) max_queue: usize,
     pub(crate) permits: usize,
     pub(crate) queued: usize,
+    /// For how long a permit is out, once that is known.
+    pub(crate) holds: Option<Duration>,
+    pub(crate) is_reserved: bool,
+    /// At the gates, in their order.
+    pub(crate) flows: [FlowAudit; 2],
 }
 
 /// The counts of a pool.
@@ -47,10 +78,17 @@ pub(crate) struct PoolAudit {
     pub(crate) closed: bool,
     /// Ids of the idle instances.
     pub(crate) idle: Vec<u64>,
+    /// Since when each of them is idle, and until when its function's policy keeps it.
+    pub(crate) kept: Vec<(Instant, Instant)>,
+    pub(crate) keep_alive: Duration,
     pub(crate) busy: usize,
     pub(crate) starting: usize,
     pub(crate) waiting: usize,
     pub(crate) provisioned: usize,
+    pub(crate) floor: usize,
+    /// Most instances, and bytes of memory of one, by its configuration.
+    pub(crate) max: usize,
+    pub(crate) memory: u64,
     /// What the gauges say: idle, busy, starting.
     pub(crate) gauges: [i64; 3],
 }
@@ -83,7 +121,22 @@ pub(crate) fn audit(inner: &Inner, functions: &[FunctionName]) -> Result<Audit, 
             continue;
         };
         let [limit, max_queue, permits, queued] = lane.limit.try_counts().ok_or(Held("a limit"))?;
+        let flow = |gate: &Gate, flow: &Flow| {
+            let [inside, waiting, given] = gate.try_counts(flow).ok_or(Held("a gate"))?;
+            Ok(FlowAudit {
+                inside,
+                waiting,
+                given,
+            })
+        };
+        let flows = [
+            flow(&inner.node.shared, lane.flows.shared())?,
+            flow(&inner.node.running, &lane.flows.running)?,
+        ];
         lanes.push(LaneAudit {
+            flows,
+            holds: lane.limit.try_holds().ok_or(Held("a limit"))?,
+            is_reserved: lane.is_reserved(),
             function: function.clone(),
             limit,
             max_queue,
@@ -106,14 +159,31 @@ pub(crate) fn audit(inner: &Inner, functions: &[FunctionName]) -> Result<Audit, 
             listed: listed.iter().any(|other| Arc::ptr_eq(other, &pool)),
             closed: state.is_closed(),
             idle: state.idle().iter().map(|idle| idle.instance.id.0).collect(),
+            kept: state
+                .idle()
+                .iter()
+                .map(|idle| (idle.since, idle.instance.until))
+                .collect(),
+            keep_alive: pool.version.config.keep_alive.duration(),
             busy: state.busy(),
             starting: state.starting(),
             waiting: state.waiting(),
             provisioned: state.provisioned(),
+            floor: state.floor(),
+            max: pool.version.config.most_instances(),
+            memory: pool.version.config.memory.bytes(),
             gauges: pool.metrics.gauges(),
         });
     }
+    let gate = |gate: &Gate| GateAudit {
+        inside: gate.fill().0,
+        capacity: gate.fill().1,
+        waiting: gate.waiting(),
+    };
     Ok(Audit {
+        gates: [gate(&inner.node.shared), gate(&inner.node.running)],
+        memory: inner.node.memory.parts(),
+        gone: inner.metrics.all_gone(),
         in_flight: inner.in_flight.load(Ordering::SeqCst),
         slots: inner.instances.count(),
         panics: inner.tasks.panics(),

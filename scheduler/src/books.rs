@@ -4,7 +4,7 @@
 
 use crate::autoscaler::{Autoscaler, Decision, Rules};
 use crate::instance::Instance;
-use crate::pool::PoolState;
+use crate::pool::{Idle, PoolState};
 use crate::seats::Shareable;
 use crate::version_pool::Handed;
 use fnctl_core::ids::{InstanceId, VersionNumber};
@@ -38,6 +38,8 @@ pub(crate) struct Books {
     /// What configuration and windows ask for now, and the part of it that windows ask for.
     asked: Asked,
     windows: Asked,
+    /// Of a version that is not live: its instances are kept for this long at most, whatever the function's policy says.
+    most_kept: Option<Duration>,
     scaler: Option<Autoscaler>,
     /// Load since the last look: concurrency times seconds.
     load: f64,
@@ -68,6 +70,7 @@ impl Books {
             evicted: None,
             asked: Asked::default(),
             windows: Asked::default(),
+            most_kept: None,
             scaler: Rules::of(config).map(|rules| Autoscaler::new(rules, now, 0)),
             load: 0.0,
             looked: now,
@@ -86,9 +89,30 @@ impl Books {
         self.noted = now;
     }
 
-    /// Somebody calls it.
+    /// Somebody calls it, or has called it since it is live.
     pub(crate) fn call(&mut self) {
         self.called = true;
+    }
+
+    pub(crate) fn is_called(&self) -> bool {
+        self.called
+    }
+
+    /// How long instances of the version are kept at most; nothing for the live one.
+    pub(crate) fn keep_at_most(&mut self, time: Option<Duration>) {
+        self.most_kept = time;
+    }
+
+    /// Until when an idle instance is kept.
+    fn until(most_kept: Option<Duration>, idle: &Idle<Instance>) -> Instant {
+        let until = idle.instance.until;
+        most_kept.map_or(until, |time| until.min(idle.since + time))
+    }
+
+    /// When the next instance could expire.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        let most_kept = self.most_kept;
+        self.state.next_expiry(|idle| Self::until(most_kept, idle))
     }
 
     /// An instance is leased.
@@ -151,7 +175,8 @@ impl Books {
             (self.load, self.looked) = (0.0, now);
         }
         self.set_floor();
-        let expired = self.state.expire(now, |idle| idle.instance.until);
+        let most_kept = self.most_kept;
+        let expired = self.state.expire(now, |idle| Self::until(most_kept, idle));
         let has_room = self
             .evicted
             .is_none_or(|at| now.saturating_duration_since(at) >= ROOM);
@@ -190,7 +215,7 @@ impl Books {
         let (total, spare) = (self.state.total(), self.state.spare());
         let idle = self.state.idle().iter().enumerate().map(|(index, idle)| {
             let for_ms = now.saturating_duration_since(idle.since);
-            let left = idle.instance.until.saturating_duration_since(now);
+            let left = Self::until(self.most_kept, idle).saturating_duration_since(now);
             // The longest idle go first; this many are there when all before it are gone.
             let (why, expires_in_ms) = if index < spare {
                 let why = format!("keep-alive, goes in {:.1}s", left.as_secs_f64());

@@ -9,13 +9,19 @@
     reason = "the numbers of a plan are small"
 )]
 
+mod callers;
 mod checks;
+mod deploys;
 mod drive;
 mod host;
+mod kept;
 mod notices;
 mod plan;
+mod quiet;
 mod sandboxes;
 mod seeds;
+mod shares;
+mod shrink;
 mod store;
 mod watched;
 mod world;

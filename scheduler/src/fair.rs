@@ -165,6 +165,12 @@ impl<K: Clone + Eq + Hash, W> FairQueue<K, W> {
         self.len
     }
 
+    /// Entries of one flow that wait.
+    #[cfg(test)]
+    pub(crate) fn len_of(&self, flow: &K) -> usize {
+        self.flows.get(flow).map_or(0, |flow| flow.entries.len())
+    }
+
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.len == 0

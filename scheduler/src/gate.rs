@@ -18,6 +18,9 @@ pub(crate) struct Flow {
     name: FunctionName,
     /// Passes it has.
     inside: AtomicUsize,
+    /// Passes that it was ever given.
+    #[cfg(test)]
+    given: AtomicUsize,
 }
 
 impl Flow {
@@ -25,6 +28,8 @@ impl Flow {
         Self {
             name,
             inside: AtomicUsize::new(0),
+            #[cfg(test)]
+            given: AtomicUsize::new(0),
         }
     }
 }
@@ -92,6 +97,8 @@ impl Gate {
     }
 
     fn pass(self: &Arc<Self>, flow: &Arc<Flow>) -> Pass {
+        #[cfg(test)]
+        flow.given.fetch_add(1, Ordering::SeqCst);
         Pass(Some((self.clone(), flow.clone())))
     }
 
@@ -224,6 +231,17 @@ impl Gate {
 
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Passes that a flow has, callers of it that wait, and passes it was ever given; nothing if the queue is locked.
+    #[cfg(test)]
+    pub(crate) fn try_counts(&self, flow: &Flow) -> Option<[usize; 3]> {
+        let waiting = self.queue.try_lock()?.len_of(&flow.name);
+        Some([
+            flow.inside.load(Ordering::SeqCst),
+            waiting,
+            flow.given.load(Ordering::SeqCst),
+        ])
     }
 }
 

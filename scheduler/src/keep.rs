@@ -1,11 +1,14 @@
 //! Keep-alive as it is lived: each function's history behind its lock, what is learned over all functions, and the clock
 //! that both share. Decisions are [`crate::policy`]'s.
 //!
-//! What a function teaches about others is gathered per function and put into the book when instances are reaped, so that
-//! no invocation waits for a lock that another function holds.
+//! What a function teaches about others is gathered per function and put into the book when instances are reaped, and the
+//! clock of evictions is a number that rises, so that no invocation waits for a lock that another function holds.
 
+use crate::ahead::Ahead;
 use crate::policy::greedy_dual::GreedyDual;
-use crate::policy::{Book, History, Moment, Plan, Sample, Spec, Worth, adaptive, histogram};
+use crate::policy::{
+    Book, History, Moment, Plan, Sample, Spec, Window, Worth, adaptive, histogram,
+};
 use crate::{Inner, Scheduler};
 use dashmap::DashMap;
 use fnctl_core::config::{FunctionConfig, KeepAlivePolicy};
@@ -16,7 +19,7 @@ use fnctl_core::version::Version;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
@@ -31,22 +34,46 @@ pub(crate) struct Keep {
     started: (Instant, Moment),
     usual: Spec,
     book: RwLock<Arc<Book>>,
-    node: Mutex<GreedyDual>,
+    /// The book of those whose policy reads none.
+    no_book: Book,
+    node: NodeClock,
+    ahead: Ahead,
+    /// Instances that were let go since the last look, and not by it.
+    gone: AtomicUsize,
     /// Histories from before the restart, until their functions are called.
     restored: Mutex<HashMap<FunctionName, History>>,
     functions: DashMap<FunctionName, Arc<FunctionKeep>>,
 }
 
+/// Greedy-dual's clock, as the bits of a float that is never negative: those are in the order of their floats.
+#[derive(Default)]
+struct NodeClock(AtomicU64);
+
+impl NodeClock {
+    fn now(&self) -> GreedyDual {
+        GreedyDual::at(f64::from_bits(self.0.load(Ordering::Relaxed)))
+    }
+
+    fn rise_to(&self, node: &GreedyDual) {
+        let bits = node.clock().max(0.0).to_bits();
+        self.0.fetch_max(bits, Ordering::Relaxed);
+    }
+}
+
 impl Keep {
-    pub(crate) fn new(usual: Spec) -> Self {
-        let since = SystemTime::now()
+    /// `now` is the time of day.
+    pub(crate) fn new(usual: Spec, now: SystemTime) -> Self {
+        let since = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         Self {
             started: (Instant::now(), Moment(0).after(since)),
             usual,
             book: RwLock::new(Arc::new(Book::new(0))),
-            node: Mutex::default(),
+            no_book: Book::new(0),
+            node: NodeClock::default(),
+            ahead: Ahead::default(),
+            gone: AtomicUsize::new(0),
             restored: Mutex::default(),
             functions: DashMap::new(),
         }
@@ -57,8 +84,15 @@ impl Keep {
         moment.after(now.saturating_duration_since(instant))
     }
 
-    fn book(&self) -> Arc<Book> {
-        self.book.read().clone()
+    /// Does something with what is learned over all functions, if a policy reads it.
+    fn with_book<R>(&self, spec: &Spec, read: impl FnOnce(&Book) -> R) -> R {
+        match spec {
+            Spec::Adaptive(_) => {
+                let book = self.book.read().clone();
+                read(&book)
+            }
+            Spec::Fixed(_) | Spec::Histogram(_) | Spec::GreedyDual => read(&self.no_book),
+        }
     }
 
     /// The policy of a function.
@@ -102,14 +136,17 @@ impl Keep {
         history.restarted();
         Arc::new(FunctionKeep {
             keep: self.clone(),
+            name: function.clone(),
             state: Mutex::new(State {
+                ahead_until: None,
                 spec,
                 history,
                 measured: false,
                 plan: Plan::default(),
                 idle_from: Moment(0),
+                served: 0.0,
+                queued: None,
                 version: None,
-                ahead_until: None,
                 samples: Vec::new(),
             }),
         })
@@ -125,12 +162,58 @@ impl Keep {
         all
     }
 
-    /// When the next instance is to be started ahead.
+    /// Instances that went between two looks, since this was asked last.
+    pub(crate) fn gone(&self) -> usize {
+        self.gone.swap(0, Ordering::Relaxed)
+    }
+
+    fn named(&self, function: &FunctionName) -> Option<Arc<FunctionKeep>> {
+        self.functions
+            .get(function)
+            .map(|kept| kept.value().clone())
+    }
+
+    /// When a function is to be looked at next, to start an instance of it ahead.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let entries = self.functions.iter();
-        entries
-            .filter_map(|entry| entry.value().next_due(now))
-            .min()
+        let moment = self.moment(now);
+        let next = self.ahead.next()?;
+        Some(now + Duration::from_micros(next.0.saturating_sub(moment.0)))
+    }
+
+    /// A function's lane is gone: of a policy that learns nothing there is nothing to keep when nobody holds it.
+    pub(crate) fn leaves(&self, function: &FunctionName) {
+        self.ahead.leaves(function);
+    }
+
+    /// Lets go of what is not worth keeping of those that have left. `is_back` says who has a lane again.
+    fn let_go(&self, is_back: impl Fn(&FunctionName) -> bool) {
+        for function in self.ahead.left() {
+            let gone = self.functions.remove_if(&function, |_, kept| {
+                Arc::strong_count(kept) == 1 && !kept.learns()
+            });
+            // Somebody holds it still. Whoever has a lane again leaves with that.
+            let held = gone.is_none() && self.named(&function).is_some_and(|kept| !kept.learns());
+            if held && !is_back(&function) {
+                self.ahead.leaves(&function);
+            }
+        }
+    }
+
+    /// Versions of idle functions of which there is to be an instance from then on.
+    #[cfg(test)]
+    pub(crate) fn ahead(&self, now: Instant) -> Vec<(fnctl_core::version::VersionKey, Instant)> {
+        let moment = self.moment(now);
+        self.all()
+            .into_iter()
+            .filter_map(|(_, kept)| {
+                let state = kept.state.lock();
+                let window = state.window(moment)?;
+                let from = state.idle_from.after_seconds(f64::from(window.from));
+                let due = now + Duration::from_micros(from.0.saturating_sub(moment.0));
+                let idle = state.history.in_flight() == 0;
+                Some((state.version.as_ref()?.key(), due)).filter(|_| idle)
+            })
+            .collect()
     }
 
     /// Puts what functions taught into the book.
@@ -170,23 +253,44 @@ impl Keep {
     }
 }
 
+/// What every invocation looks at stands first.
+#[repr(C)]
 struct State {
+    /// Until when the instance that is being started ahead is kept.
+    ahead_until: Option<Moment>,
     spec: Spec,
     history: History,
     /// Whether cold cost and size were measured, or are assumed.
     measured: bool,
     plan: Plan,
     idle_from: Moment,
+    /// Windows of the plan that end before this age, in seconds, were started for.
+    served: f32,
+    /// When [`Ahead`] will have it looked at.
+    queued: Option<Moment>,
     /// The version whose instance went idle last, which is the one to start ahead.
     version: Option<Arc<Version>>,
-    /// Until when the instance that is being started ahead is kept.
-    ahead_until: Option<Moment>,
     samples: Vec<Sample>,
+}
+
+impl State {
+    fn set_plan(&mut self, plan: Plan) {
+        self.plan = plan;
+        self.served = 0.0;
+    }
+
+    /// The first window that is not over and not served, its ends counted from when it went idle.
+    fn window(&self, now: Moment) -> Option<Window> {
+        #[allow(clippy::cast_possible_truncation, reason = "seconds, not exact")]
+        let age = now.since(self.idle_from) as f32;
+        self.plan.ahead(age.max(self.served))
+    }
 }
 
 /// What is kept of one function.
 pub(crate) struct FunctionKeep {
     keep: Arc<Keep>,
+    name: FunctionName,
     state: Mutex<State>,
 }
 
@@ -216,19 +320,28 @@ impl FunctionKeep {
                 state.history = history;
             }
             state.spec = spec;
-            state.plan = Plan::default();
+            state.set_plan(Plan::default());
         }
     }
 
     /// An invocation begins.
     pub(crate) fn arrived(self: &Arc<Self>, now: Instant) -> Counted {
-        let (moment, book) = (self.keep.moment(now), self.keep.book());
+        let moment = self.keep.moment(now);
         let mut state = self.state.lock();
         let spec = state.spec;
-        let sample = state.history.arrived(moment, &spec, &book);
-        state.plan = Plan::default();
-        if state.samples.len() < MOST_SAMPLES {
-            state.samples.extend(sample);
+        let sample = self
+            .keep
+            .with_book(&spec, |book| state.history.arrived(moment, &spec, book));
+        if !state.plan.windows().is_empty() {
+            state.set_plan(Plan::default());
+        }
+        if let Some(sample) = sample
+            && state.samples.len() < MOST_SAMPLES
+        {
+            if state.samples.is_empty() {
+                self.keep.ahead.teaches(&self.name);
+            }
+            state.samples.push(sample);
         }
         drop(state);
         Counted(self.clone())
@@ -238,7 +351,7 @@ impl FunctionKeep {
     pub(crate) fn used(&self) {
         let mut state = self.state.lock();
         let worth = state.history.worth;
-        let node = *self.keep.node.lock();
+        let node = self.keep.node.now();
         node.used(&mut state.history.standing, worth);
     }
 
@@ -250,12 +363,11 @@ impl FunctionKeep {
     /// An instance was evicted; `last` says that it was the only one.
     pub(crate) fn evicted(&self, last: bool) {
         let mut state = self.state.lock();
-        self.keep
-            .node
-            .lock()
-            .evicted(&mut state.history.standing, last);
+        let mut node = self.keep.node.now();
+        node.evicted(&mut state.history.standing, last);
+        self.keep.node.rise_to(&node);
         if last {
-            state.plan = Plan::default();
+            state.set_plan(Plan::default());
         }
     }
 
@@ -289,58 +401,95 @@ impl FunctionKeep {
 
     /// Until when an instance is kept that goes idle now.
     pub(crate) fn idle(&self, version: &Arc<Version>, now: Instant) -> Instant {
-        let (moment, book) = (self.keep.moment(now), self.keep.book());
         let keep_alive = version.config.keep_alive.duration();
         let mut state = self.state.lock();
         if let Some(until) = state.ahead_until.take() {
+            let moment = self.keep.moment(now);
             return now + Duration::from_micros(until.0.saturating_sub(moment.0));
         }
         let spec = state.spec;
-        let plan = state.history.plan(moment, keep_alive, &spec, &book);
-        if state.history.in_flight() == 0 {
-            state.plan = plan;
-            state.idle_from = moment;
-            state.version = Some(version.clone());
+        if let Spec::Fixed(time) = spec {
+            // Nothing is started ahead. To the nanosecond; a plan is in seconds.
+            return now + time.unwrap_or(keep_alive);
         }
-        match spec {
-            // To the nanosecond; a plan is in seconds.
-            Spec::Fixed(time) => now + time.unwrap_or(keep_alive),
-            _ => now + plan.keep(),
+        let moment = self.keep.moment(now);
+        let plan = self.keep.with_book(&spec, |book| {
+            state.history.plan(moment, keep_alive, &spec, book)
+        });
+        if state.history.in_flight() == 0 {
+            state.set_plan(plan);
+            state.idle_from = moment;
+            if !state
+                .version
+                .as_ref()
+                .is_some_and(|known| Arc::ptr_eq(known, version))
+            {
+                state.version = Some(version.clone());
+            }
+            self.look_again(&mut state, moment);
+        }
+        now + plan.keep()
+    }
+
+    /// Has it looked at when the next window of its plan begins.
+    fn look_again(&self, state: &mut State, now: Moment) {
+        let Some(window) = state.window(now) else {
+            return;
+        };
+        let at = state
+            .idle_from
+            .after_seconds(f64::from(window.from))
+            .max(now);
+        if state.queued.is_none_or(|queued| at < queued) {
+            state.queued = Some(at);
+            self.keep.ahead.start_at(at, &self.name);
         }
     }
 
-    /// The version to start an instance of, if the plan wants one warm now. Asked only while there is none.
+    /// The version to start an instance of, if the plan wants one warm now. For a window it is said once.
     pub(crate) fn due(&self, now: Instant) -> Option<Arc<Version>> {
         let moment = self.keep.moment(now);
         let mut state = self.state.lock();
-        if state.history.in_flight() > 0 || state.ahead_until.is_some() {
+        // It comes through here for the time that it was queued for, or for an earlier one that was superseded.
+        state.queued = state.queued.filter(|queued| *queued > moment);
+        if state.history.in_flight() > 0 {
+            // It will be planned anew when it goes idle.
             return None;
         }
-        #[allow(clippy::cast_possible_truncation, reason = "seconds, not exact")]
-        let age = moment.since(state.idle_from) as f32;
-        let window = state.plan.ahead(age).filter(|window| window.from <= age)?;
+        let window = state.window(moment)?;
+        let from = state.idle_from.after_seconds(f64::from(window.from));
+        let until = state.idle_from.after_seconds(f64::from(window.to));
+        let begins = from <= moment;
+        if begins {
+            state.served = window.to;
+        }
+        self.look_again(&mut state, moment);
+        if !begins || state.ahead_until.is_some() {
+            return None;
+        }
         let version = state.version.clone()?;
-        state.ahead_until = Some(state.idle_from.after_seconds(f64::from(window.to)));
+        state.ahead_until = Some(until);
         Some(version)
     }
 
-    /// When the next instance is to be started ahead.
-    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let moment = self.keep.moment(now);
-        let state = self.state.lock();
-        #[allow(clippy::cast_possible_truncation, reason = "seconds, not exact")]
-        let age = moment.since(state.idle_from) as f32;
-        let window = state.plan.ahead(age)?;
-        let from = state.idle_from.after_seconds(f64::from(window.from));
-        Some(now + Duration::from_micros(from.0.saturating_sub(moment.0)))
+    /// There is an instance already where one was to be started ahead.
+    pub(crate) fn not_needed(&self) {
+        self.state.lock().ahead_until = None;
     }
 
     /// A start ahead came to nothing, or its version is not live any more: nothing is planned.
     pub(crate) fn cancel(&self) {
         let mut state = self.state.lock();
-        state.plan = Plan::default();
+        state.set_plan(Plan::default());
         state.ahead_until = None;
         state.version = None;
+    }
+
+    /// Instances of it went without a look.
+    pub(crate) fn let_go(&self, count: usize) {
+        if count > 0 {
+            self.keep.gone.fetch_add(count, Ordering::Relaxed);
+        }
     }
 
     /// Whether its policy learns from its past.
@@ -393,18 +542,25 @@ impl Inner {
     /// Puts what functions taught into the book, and starts an instance of each that is at zero and whose policy wants
     /// one warm now.
     pub(crate) fn look_ahead(self: &Arc<Self>, now: Instant) {
-        // Of a policy that learns nothing there is nothing to keep when nobody holds it.
-        self.keep
-            .functions
-            .retain(|_, kept| kept.learns() || Arc::strong_count(kept) > 1);
-        let mut taught = Vec::new();
-        let may_start = !self.draining.load(Ordering::Relaxed);
-        for (_, kept) in self.keep.all() {
-            taught.append(&mut kept.taught());
-            if may_start && let Some(version) = kept.due(now) {
-                let started = self.live.is_live(&version) && self.pool_of(&version).1.start_ahead();
-                if !started {
-                    kept.cancel();
+        let keep = &self.keep;
+        keep.let_go(|function| self.lanes.contains_key(function));
+        let kept = |function: &FunctionName| keep.named(function);
+        let taught: Vec<_> = keep
+            .ahead
+            .taught()
+            .iter()
+            .filter_map(kept)
+            .flat_map(|kept| kept.taught())
+            .collect();
+        if !self.draining.load(Ordering::Relaxed) {
+            let due = keep.ahead.due(keep.moment(now));
+            for kept in due.iter().filter_map(kept) {
+                if let Some(version) = kept.due(now) {
+                    if !self.live.is_live(&version) {
+                        kept.cancel();
+                    } else if !self.pool_of(&version).1.start_ahead() {
+                        kept.not_needed();
+                    }
                 }
             }
         }
@@ -412,12 +568,12 @@ impl Inner {
     }
 
     /// Retires an idle instance of the function of lowest greedy-dual priority, to make room on a full node; of equals
-    /// the one that has been idle longest.
-    pub(crate) fn evict_idle(&self) -> bool {
+    /// the one that has been idle longest. `only_spare` leaves those that a floor holds.
+    pub(crate) fn evict_idle(&self, only_spare: bool) -> bool {
         let pools: Vec<_> = self.lanes().iter().flat_map(|lane| lane.pools()).collect();
         let lowest = pools
             .iter()
-            .filter_map(|pool| Some((pool.keep.priority(), pool.oldest_idle()?, pool)))
+            .filter_map(|pool| Some((pool.keep.priority(), pool.evictable(only_spare)?, pool)))
             .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         lowest.is_some_and(|(_, _, pool)| {
             let evicted = pool.evict();

@@ -110,15 +110,20 @@ impl Live {
         (base.max(windows), windows)
     }
 
-    /// The live versions that are to have provisioned instances now.
-    pub(crate) fn provisioned(&self) -> Vec<Arc<Version>> {
+    /// The live versions that are to have instances now although nobody calls them: provisioned ones, or the minimum of
+    /// one that was called before and went to zero.
+    pub(crate) fn wanted(&self) -> Vec<Arc<Version>> {
         let mut names: Vec<_> = self.kept.lock().keys().cloned().collect();
         // What happens to them happens in an order that can be repeated.
         names.sort_unstable();
         names
             .iter()
             .filter_map(|name| self.of(name))
-            .filter(|version| self.asked(version).0.provisioned > 0)
+            .filter(|version| {
+                let (asked, _) = self.asked(version);
+                asked.provisioned > 0
+                    || (asked.min_instances > 0 && self.recall(version).is_called())
+            })
             .collect()
     }
 }

@@ -166,6 +166,11 @@ impl Lane {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.is_reserved.load(Ordering::Relaxed)
+    }
+
     /// Callers that wait for a permit.
     pub(crate) fn queued(&self) -> usize {
         self.limit.queued()

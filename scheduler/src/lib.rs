@@ -6,6 +6,7 @@
 //! a lock is held.
 
 pub mod admission;
+mod ahead;
 #[cfg(test)]
 mod audit;
 pub mod autoscaler;
@@ -39,14 +40,14 @@ mod tests;
 mod version_pool;
 mod work;
 
-pub use config::{Clock, Config};
+pub use config::{Clock, Config, MemoryLimit};
 
 use async_trait::async_trait;
 use dashmap::DashMap;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::{ColdStart, StartKind, Unanswered};
 use fnctl_core::log::LogSink;
-use fnctl_core::ports::{InstanceStatus, Invoker, SandboxFactory};
+use fnctl_core::ports::{Claim, InstanceStatus, Invoker, SandboxFactory};
 use fnctl_core::record::Recorder;
 use fnctl_core::schedule::Asked;
 use fnctl_core::task::Tasks;
@@ -111,7 +112,7 @@ impl Scheduler {
             inner: Arc::new(Inner {
                 instances: Arc::new(instances),
                 node,
-                keep: Arc::new(Keep::new(config.keep_alive_policy)),
+                keep: Arc::new(Keep::new(config.keep_alive_policy, config.clock.now())),
                 recorder: Recorder::new(config.trace_size),
                 live: Live::new(config.clock),
                 lanes: DashMap::new(),
@@ -126,20 +127,20 @@ impl Scheduler {
     }
 
     /// Retires the instances whose keep-alive has passed at `now`, and starts those that are missing: provisioned ones,
-    /// a function's minimum, what the autoscaler wants. Returns how many were retired.
+    /// a function's minimum, what the autoscaler wants. Returns how many were retired since the last time.
     pub fn reap(&self, now: Instant) -> usize {
         let inner = &self.inner;
         let may_start = !inner.draining.load(Ordering::Relaxed);
         if may_start {
-            for version in inner.live.provisioned() {
+            for version in inner.live.wanted() {
                 inner.pool_of(&version);
             }
         }
-        let mut reaped = 0;
+        let mut reaped = inner.keep.gone();
         for lane in inner.lanes() {
             for pool in lane.pools() {
                 let (asked, windows) = inner.live.asked(&pool.version);
-                pool.ask(asked, windows);
+                pool.ask(asked, windows, inner.live.is_live(&pool.version));
                 let expired = pool.look(now, may_start);
                 reaped += expired.len();
                 pool.metrics.reaped(expired.len(), lane.keep.reason());
@@ -153,10 +154,16 @@ impl Scheduler {
             }
         }
         // Under the lock of its place in the map nobody can look a lane up while it closes.
-        inner.lanes.retain(|_, lane| !lane.close_if_unused());
+        inner.lanes.retain(|function, lane| {
+            let closed = lane.close_if_unused();
+            if closed {
+                inner.keep.leaves(function);
+            }
+            !closed
+        });
         let memory = &inner.node.memory;
         // When the sessions alone are too much, instances are not what is to go.
-        while memory.is_over() && memory.could_fit(0) && inner.evict_idle() {
+        while memory.is_over() && memory.could_fit(0) && inner.evict_idle(false) {
             reaped += 1;
         }
         inner.look_ahead(now);
@@ -307,7 +314,7 @@ impl Inner {
             let this = Arc::downgrade(self);
             VersionPool::new(
                 version.clone(),
-                Arc::new(self.metrics.of(&version.key())),
+                self.metrics.of(&version.key()),
                 self.live.recall(version),
                 lane.keep.clone(),
                 move |pool| {
@@ -325,7 +332,7 @@ impl Inner {
         self.tasks.spawn("start-instance", async move {
             // Whatever becomes of this task, the start that the pool has counted comes to an end.
             let mut counted = CountedStart(Some(pool.clone()));
-            let evict = || this.evict_idle();
+            let evict = || this.evict_idle(pool.only_fills_up());
             let expected = pool.expected_memory();
             let outcome = this.instances.start(&pool.version, expected, evict).await;
             counted.0 = None;
@@ -529,14 +536,19 @@ impl Invoker for Scheduler {
                 inner.keep.forget(&key.function);
                 inner.recorder.forget(&key.function);
             }
-            inner
+            let closed = inner
                 .lanes
                 .remove_if(&key.function, |_, lane| lane.close_if_unused());
+            if closed.is_some() {
+                inner.keep.leaves(&key.function);
+            }
         }
     }
 
-    fn can_reserve(&self, version: &Version) -> Result<(), Failure> {
-        self.inner.node.allows(&version.function, &version.config)
+    fn claim(&self, version: &Version) -> Result<Claim, Failure> {
+        let node = &self.inner.node;
+        node.claim(&version.function, &version.config)
+            .map(Claim::new)
     }
 
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {
@@ -560,7 +572,7 @@ impl Scheduler {
                 lane.keep.cancel();
             }
             if let Some(pool) = lane.and_then(|lane| lane.existing(key.number)) {
-                pool.ask(Asked::default(), Asked::default());
+                pool.ask(Asked::default(), Asked::default(), false);
                 let idle = pool.demote();
                 pool.metrics.reaped(idle.len(), "demoted");
                 drop(idle);

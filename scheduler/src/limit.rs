@@ -327,6 +327,12 @@ impl ConcurrencyLimit {
         ])
     }
 
+    /// For how long a permit is out, if that is known well enough; nothing if the lock is held.
+    #[cfg(test)]
+    pub(crate) fn try_holds(&self) -> Option<Option<Duration>> {
+        Some(self.0.limited.try_lock()?.holds.settled())
+    }
+
     /// Callers waiting.
     pub(crate) fn queued(&self) -> usize {
         self.0.queued.load(Ordering::Relaxed)

@@ -88,6 +88,15 @@ impl Budget {
             .saturating_add(self.sessions.load(Ordering::Relaxed))
     }
 
+    /// Bytes of instances, and of sessions.
+    #[cfg(test)]
+    pub(crate) fn parts(&self) -> [u64; 2] {
+        [
+            self.instances.load(Ordering::Relaxed),
+            self.sessions.load(Ordering::Relaxed),
+        ]
+    }
+
     /// The limit in bytes; 0 = none.
     pub fn limit(&self) -> u64 {
         self.limit

@@ -17,7 +17,21 @@ pub(crate) struct Node {
     /// The processors.
     pub(crate) running: Arc<Gate>,
     pub(crate) memory: Arc<Budget>,
-    reservations: Mutex<Reservations>,
+    reservations: Arc<Mutex<Reservations>>,
+}
+
+/// A part that is kept free for a version that is to become live.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    reservations: Arc<Mutex<Reservations>>,
+    function: FunctionName,
+    part: Option<usize>,
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        self.reservations.lock().unclaim(&self.function, self.part);
+    }
 }
 
 /// What an invocation has of the node for as long as it is in flight.
@@ -35,7 +49,7 @@ impl Node {
             shared: Arc::new(Gate::new(config.max_concurrency, First::InTurn)),
             running: Arc::new(Gate::new(config.max_running, First::Always)),
             memory: Arc::new(Budget::new(config.memory.bytes())),
-            reservations: Mutex::new(Reservations::new(config.max_concurrency)),
+            reservations: Arc::new(Mutex::new(Reservations::new(config.max_concurrency))),
         }
     }
 
@@ -70,15 +84,16 @@ impl Node {
         })
     }
 
-    /// Whether a configuration's reservation leaves enough for the others.
-    pub(crate) fn allows(
+    /// Claims a configuration's reservation, if it leaves enough for the others.
+    pub(crate) fn claim(
         &self,
         function: &FunctionName,
         config: &FunctionConfig,
-    ) -> Result<(), Failure> {
+    ) -> Result<Claimed, Failure> {
         let part = config.reserved_concurrency.map(|part| part as usize);
-        let reservations = self.reservations.lock();
-        reservations.allows(function, part).map_err(|too_much| {
+        let mut reservations = self.reservations.lock();
+        let claimed = reservations.claim(function, part);
+        claimed.map_err(|too_much| {
             Failure::new(
                 ErrorKind::InvalidConfig,
                 format!(
@@ -87,6 +102,11 @@ impl Node {
                     reservations.least_shared()
                 ),
             )
+        })?;
+        Ok(Claimed {
+            reservations: self.reservations.clone(),
+            function: function.clone(),
+            part,
         })
     }
 
@@ -107,6 +127,12 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
+    /// Its flow at the gate of what is shared.
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Flow {
+        &self.shared
+    }
+
     pub(crate) fn new(function: &FunctionName) -> Self {
         Self {
             shared: Arc::new(Flow::new(function.clone())),

@@ -1,5 +1,6 @@
 //! The scheduler with fake sandboxes on a paused clock, and its pure states against naive models.
 
+mod activator;
 mod fake;
 mod models;
 mod overload;

@@ -35,12 +35,21 @@ pub(crate) struct Measured {
     pace: Pace,
     cost: u64,
     footprint: Footprint,
+    /// Whether it was called since it is live.
+    called: bool,
+}
+
+impl Measured {
+    /// Whether the version was called since it is live.
+    pub(crate) fn is_called(&self) -> bool {
+        self.called
+    }
 }
 
 /// The pool of one version.
 pub(crate) struct VersionPool {
     pub(crate) version: Arc<Version>,
-    pub(crate) metrics: Arc<VersionMetrics>,
+    pub(crate) metrics: VersionMetrics,
     pub(crate) books: Mutex<Books>,
     /// Processor time of an invocation on average, in microseconds.
     cost: AtomicU64,
@@ -90,13 +99,16 @@ impl VersionPool {
     /// An empty pool; `start` carries out the starts it decides on.
     pub(crate) fn new(
         version: Arc<Version>,
-        metrics: Arc<VersionMetrics>,
+        metrics: VersionMetrics,
         measured: Measured,
         keep: Arc<FunctionKeep>,
         start: impl Fn(Arc<VersionPool>) + Send + Sync + 'static,
     ) -> Self {
         let mut books = Books::new(&version.config, Instant::now());
         books.state.set_pace(measured.pace);
+        if measured.called {
+            books.call();
+        }
         Self {
             books: Mutex::new(books),
             version,
@@ -224,7 +236,8 @@ impl VersionPool {
         } else {
             StartKind::Warm
         };
-        instance.until = self.keep.idle(&self.version, Instant::now());
+        let until = self.keep.idle(&self.version, Instant::now());
+        instance.until = until;
         let (place, more) = self.change(|books, now| {
             books.end_lease(&instance, now);
             let generation = instance.generation;
@@ -233,6 +246,18 @@ impl VersionPool {
         });
         self.settle_all(place, kind);
         self.start_more(more);
+        self.let_go(until);
+    }
+
+    /// Instances that are not kept at all go at once, not at the next look: until then as many would be there as were
+    /// used meanwhile. `until` is that of one that was just given back.
+    fn let_go(&self, until: Instant) {
+        if until > Instant::now() {
+            return;
+        }
+        let gone = self.change(|books, now| books.state.expire(now, |idle| idle.instance.until));
+        self.metrics.reaped(gone.len(), self.keep.reason());
+        self.keep.let_go(gone.len());
     }
 
     fn settle_all(self: &Arc<Self>, (place, others): (Placed, Vec<Seated>), kind: StartKind) {
@@ -271,21 +296,34 @@ impl VersionPool {
         expired
     }
 
-    /// Sets what configuration and windows ask for together, and what the windows do.
-    pub(crate) fn ask(&self, asked: Asked, windows: Asked) {
-        self.books.lock().ask(asked, windows);
+    /// Sets what configuration and windows ask for together, what the windows do, and whether the version is live: one
+    /// that is not is kept for `keep_alive`, as what the function's policy learned is not about it.
+    pub(crate) fn ask(&self, asked: Asked, windows: Asked, is_live: bool) {
+        let time = (!is_live).then(|| self.version.config.keep_alive.duration());
+        {
+            let mut books = self.books.lock();
+            books.keep_at_most(time);
+            books.ask(asked, windows);
+        }
         self.metrics.provisioned(asked.provisioned);
     }
 
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.books
-            .lock()
-            .state
-            .next_expiry(|idle| idle.instance.until)
+        self.books.lock().next_expiry()
     }
 
-    pub(crate) fn oldest_idle(&self) -> Option<Instant> {
-        self.books.lock().state.oldest_idle()
+    /// Since when the instance that would be evicted has been idle. For a start that only fills a floor, what another
+    /// floor holds, or its own, is not to go: they would take turns for ever.
+    pub(crate) fn evictable(&self, only_spare: bool) -> Option<Instant> {
+        let books = self.books.lock();
+        let spares = !only_spare || books.state.spare() > 0;
+        books.state.oldest_idle().filter(|_| spares)
+    }
+
+    /// Whether nobody waits for its starts, and no provisioned instance is missing.
+    pub(crate) fn only_fills_up(&self) -> bool {
+        let state = &self.books.lock().state;
+        state.waiting() == 0 && state.is_provisioned()
     }
 
     pub(crate) fn evict(&self) -> Option<Instance> {
@@ -401,8 +439,13 @@ impl VersionPool {
 
     /// What was measured of this version, to be kept when the pool goes.
     pub(crate) fn summary(&self) -> Measured {
+        let (pace, called) = {
+            let books = self.books.lock();
+            (books.state.pace(), books.is_called())
+        };
         Measured {
-            pace: self.books.lock().state.pace(),
+            pace,
+            called,
             cost: self.cost.load(Ordering::Relaxed),
             footprint: *self.footprint.lock(),
         }

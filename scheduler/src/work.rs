@@ -34,7 +34,8 @@ impl Inner {
     /// Runs an invocation on its lease to the end, then gives lease and permit back. Tries once more elsewhere if the
     /// guest had not begun.
     pub(crate) async fn run(self: Arc<Self>, mut work: Work) {
-        let metrics = work.lease.pool().metrics.clone();
+        let pool = work.lease.pool().clone();
+        let metrics = &pool.metrics;
         let key = work.lease.pool().version.key();
         let deadline = work.invocation.deadline;
         let trace = work.invocation.trace.clone();
@@ -141,7 +142,7 @@ impl Inner {
             };
             let Some(pool) = pool else { return Ok(()) };
             pool.promote();
-            pool.ask(asked, windows);
+            pool.ask(asked, windows, true);
             if !self.draining.load(Ordering::Relaxed) {
                 pool.refill(Instant::now());
             }

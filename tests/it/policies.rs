@@ -90,6 +90,82 @@ async fn policies_are_simulated_on_a_generated_trace() {
     );
 }
 
+/// A small trace without timers: what the policies promise, by the numbers of the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_are_compared_at_equal_memory() {
+    let arguments = [
+        "policy",
+        "compare",
+        "--seed",
+        "3",
+        "--functions",
+        "60",
+        "--hours",
+        "48",
+        "--mix",
+        "no-timers",
+    ];
+    let output = fnctl(
+        "http://127.0.0.1:9",
+        &[arguments.as_slice(), &["--json"]].concat(),
+    )
+    .await;
+    assert!(
+        stderr(&output).contains("seed 3: ") && stderr(&output).contains("simulating"),
+        "{}",
+        stderr(&output)
+    );
+    let rows = json(&stdout(&output));
+    let rows = rows.as_array().unwrap();
+    let number = |row: &Value, key: &str| {
+        row[key]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{key} in {row}"))
+    };
+    let all = rows.iter().find(|row| row["class"] == "all").unwrap();
+    let histogram = number(all, "histogram_to_fixed_10m");
+    let adaptive = number(all, "adaptive_to_histogram");
+    let both = number(all, "adaptive_to_fixed_10m");
+    assert!(histogram < 1.0 && adaptive < 0.9 && both < 0.6, "{all}");
+    assert!((histogram * adaptive - both).abs() < 0.005, "{all}");
+    assert!(number(all, "adaptive_to_best_fixed") < 1.0, "{all}");
+    // Classes are parts of the whole, by rate and by trigger.
+    for key in ["functions", "fixed_10m_cold_starts", "idle_gb_hours"] {
+        let sum = |by_rate: bool| -> f64 {
+            rows.iter()
+                .filter(|row| row["class"] != "all")
+                .filter(|row| row["class"].as_str().unwrap().starts_with("called") == by_rate)
+                .map(|row| number(row, key))
+                .sum()
+        };
+        for by_rate in [true, false] {
+            assert!(
+                (sum(by_rate) - number(all, key)).abs() < 1.0,
+                "{key}: {} of {all}",
+                sum(by_rate)
+            );
+        }
+    }
+    assert!(rows.iter().all(|row| row["class"] != "timer"));
+    let table = stdout(&fnctl("http://127.0.0.1:9", &arguments).await);
+    assert!(
+        table.contains("ADAPTIVE/HISTOGRAM") && table.contains("called 6 to 60/h"),
+        "{table}"
+    );
+    // Only the adaptive policy has variants.
+    let output = fnctl(
+        "http://127.0.0.1:9",
+        &["policy", "compare", "--adaptive", "histogram"],
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("--adaptive histogram is not the adaptive policy"),
+        "{}",
+        stderr(&output)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_trace_or_policy_is_named() {
     let folder = tempfile::tempdir().unwrap();

@@ -14,7 +14,8 @@ pub struct Config {
     pub max_memory: ByteSize,
     /// Wall time between two epoch ticks: the step of CPU limits and of yielding.
     pub epoch_tick: Period,
-    /// Bytes of a linear memory that stay resident when its slot is free, for the next sandbox.
+    /// Bytes from the beginning of a linear memory that stay resident when its slot is free, for the next sandbox. They
+    /// stay for each slot that was ever used, and are cleared whether or not the guest touched them.
     pub keep_resident: ByteSize,
     /// How long an unused template stays in memory.
     pub template_ttl: Period,
@@ -27,7 +28,7 @@ impl Default for Config {
             max_instances: 1_000,
             max_memory: ByteSize::mib(1024),
             epoch_tick: Period(std::time::Duration::from_millis(2)),
-            keep_resident: ByteSize::kib(256),
+            keep_resident: ByteSize(0),
             template_ttl: Period::secs(600),
         }
     }

@@ -92,7 +92,11 @@ fn look(app: &App, args: &DoctorArgs) -> Vec<Finding> {
     findings.extend([
         checks::address_space(&engine, facts::address_space(), facts::overcommit()),
         checks::open_files(soft, hard, config.gateway.max_connections),
-        checks::memory(facts::memory(), config.inference.memory),
+        checks::memory(
+            fnctl_platform::machine::memory(),
+            config.inference.memory,
+            config.scheduler.memory,
+        ),
         checks::data(data, &facts::data_folder(data)),
         checks::disk(data, facts::free_space(data)),
         checks::cache(cache.as_deref(), &cache_writable),

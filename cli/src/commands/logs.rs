@@ -11,6 +11,7 @@ use fnctl_core::FunctionName;
 use fnctl_core::log::{LogLevel, LogLine, LogSource, now_ms};
 use fnctl_core::units::Period;
 use jiff::Timestamp;
+use std::fmt::{self, Display};
 use std::time::{Duration, Instant};
 
 /// Lines shown where nothing else says how many.
@@ -173,12 +174,23 @@ fn since_ms(text: &str, now_ms: u64) -> anyhow::Result<u64> {
     }
 }
 
+/// Milliseconds since 1970 as people read them.
+struct Moment(u64);
+
+impl Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let timestamp = i64::try_from(self.0)
+            .ok()
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        match timestamp {
+            Some(timestamp) => write!(f, "{timestamp:.3}"),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
 /// One line for people: when, how serious, which version and invocation, and the text.
 pub(crate) fn write(page: &mut Page, line: &LogLine) {
-    let time = i64::try_from(line.time_ms)
-        .ok()
-        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
-        .map_or_else(|| line.time_ms.to_string(), |time| format!("{time:.3}"));
     let level = match line.level {
         LogLevel::Trace | LogLevel::Debug => Tone::Dim,
         LogLevel::Info => Tone::Plain,
@@ -186,24 +198,23 @@ pub(crate) fn write(page: &mut Page, line: &LogLine) {
         LogLevel::Error | LogLevel::Critical => Tone::Bad,
     };
     let from = line.request_id.as_ref().map_or("-", |id| id.as_str());
-    let context = if line.context.is_empty() {
-        String::new()
-    } else {
-        format!("{}: ", line.context)
-    };
     let text = match line.source {
-        LogSource::Platform => (
-            format!("[{}] {}", line.source.as_str(), line.text),
-            Tone::Dim,
-        ),
-        _ => (format!("{context}{}", line.text), Tone::Plain),
+        LogSource::Platform => Tone::Dim,
+        _ => Tone::Plain,
     };
-    page.pieces([
-        (time, Tone::Dim),
-        (format!(" {:<8}", line.level.as_str()), level),
-        (format!(" v{} {from} ", line.version), Tone::Dim),
-        text,
-    ]);
+    // There may be many lines: each piece is written where it belongs, and none is a string before.
+    let before: &dyn Display = match line.source {
+        LogSource::Platform => &format_args!("[{}] ", line.source.as_str()),
+        _ if line.context.is_empty() => &"",
+        _ => &format_args!("{}: ", line.context),
+    };
+    let pieces: [(&dyn Display, Tone); 4] = [
+        (&Moment(line.time_ms), Tone::Dim),
+        (&format_args!(" {:<8}", line.level.as_str()), level),
+        (&format_args!(" v{} {from} ", line.version), Tone::Dim),
+        (&format_args!("{before}{}", line.text), text),
+    ];
+    page.pieces(pieces);
 }
 
 #[cfg(test)]

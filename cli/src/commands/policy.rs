@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::exit::usage;
 use crate::output::{Table, Tone};
 use crate::policy_plot;
+use crate::trace_file::read;
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use fnctl_core::units::{ByteSize, Period};
@@ -14,7 +15,7 @@ use fnctl_platform::simulator::trace::{Trace, Trigger};
 use fnctl_platform::simulator::{Band, Outcome, Settings, Spread, simulate};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub(crate) struct PolicyArgs {
 enum Action {
     /// Replay a trace under each policy: cold starts, added latency, idle memory, evictions.
     #[command(
-        after_help = "A policy is fixed:TIME, histogram, adaptive or greedy-dual; docs/policies.md has their parameters.\nTraces: the Azure Functions 2019 invocation counts (day files in order), or timestamp,function,duration.\n\nExamples:\n  fnctl policy simulate --trace T.csv --policy fixed:60s --policy histogram --policy adaptive\n  fnctl policy simulate --trace T.csv --policy adaptive:20m --json\n  fnctl policy simulate --trace d01.csv --trace d02.csv --policy fixed:10m --plot out.svg\n  fnctl policy simulate --trace T.csv --policy greedy-dual --node-memory 8GiB"
+        after_help = "A policy is fixed:TIME, histogram, adaptive or greedy-dual; docs/policies.md has their parameters.\nTraces: the Azure Functions 2019 invocation counts (day files in order), or timestamp,function,duration.\n\nExamples:\n  fnctl policy simulate --trace T.csv --policy fixed:60s --policy histogram --policy adaptive\n  fnctl policy simulate --trace T.csv --policy adaptive:20m --json\n  fnctl policy simulate --trace d01.csv.gz --trace d02.csv.gz --policy fixed:10m --plot out.svg\n  fnctl policy simulate --trace T.csv --policy greedy-dual --node-memory 8GiB"
     )]
     Simulate(SimulateArgs),
     /// Compare policies at equal idle memory, by class of function.
@@ -69,7 +70,7 @@ struct World {
 
 #[derive(Args, Debug)]
 struct SimulateArgs {
-    /// A trace; several are read one behind the other.
+    /// A trace, packed with gzip or not; several are read one behind the other: consecutive days.
     #[arg(long, value_name = "FILE", required = true)]
     trace: Vec<PathBuf>,
     /// A policy; may be repeated.
@@ -87,7 +88,7 @@ struct SimulateArgs {
 
 #[derive(Args, Debug)]
 struct CompareArgs {
-    /// A trace; several are read one behind the other. Without one, traces are generated.
+    /// A trace, packed with gzip or not; several are consecutive days. Without one, traces are generated.
     #[arg(long, value_name = "FILE")]
     trace: Vec<PathBuf>,
     /// Seeds of generated traces; with --trace, of what differs between functions.
@@ -227,17 +228,6 @@ fn specs(names: &[String]) -> anyhow::Result<Vec<Spec>> {
                 .map_err(|error: fnctl_platform::policy::SpecError| usage(error.to_string()))
         })
         .collect()
-}
-
-fn read(paths: &[PathBuf], seed: u64) -> anyhow::Result<Trace> {
-    let mut trace = Trace::new(seed);
-    for path in paths {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        trace
-            .read(BufReader::with_capacity(1 << 20, file))
-            .with_context(|| format!("{} is no trace", path.display()))?;
-    }
-    Ok(trace)
 }
 
 fn threads() -> usize {
@@ -401,6 +391,15 @@ fn compare(app: &App, args: &CompareArgs) -> anyhow::Result<()> {
         } else {
             read(&args.trace, *seed)?
         };
+        app.out.note(format!(
+            "seed {seed}: {} invocations of {} functions over {:.0} hours; simulating {} policies",
+            trace.invocations(),
+            trace.functions().len(),
+            trace.seconds() / 3600.0,
+            1 + Family::Fixed.members(&plain).len()
+                + Family::Histogram.members(&plain).len()
+                + Family::Adaptive.members(&plain).len() * bases.len()
+        ));
         let settings = args.world.settings(*seed);
         let threads = threads();
         reference.add(&ten, &trace, &settings, threads);
@@ -419,11 +418,6 @@ fn compare(app: &App, args: &CompareArgs) -> anyhow::Result<()> {
                 threads,
             );
         }
-        app.out.note(format!(
-            "seed {seed}: {} invocations of {} functions",
-            trace.invocations(),
-            trace.functions().len()
-        ));
     }
     let ten = reference
         .members()

@@ -17,6 +17,7 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> anyhow::Result<()> {
     crash_test_hook(&mut config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .on_thread_start(fnctl_platform::answer_promptly)
         .build()
         .context("the runtime cannot start")?;
     let finished = runtime.block_on(serve(app, config))?;

@@ -3,6 +3,8 @@
 use super::{Finding, Level};
 use crate::build::Missing;
 use fnctl_core::units::ByteSize;
+use fnctl_platform::MemoryLimit;
+use fnctl_platform::machine::{self, Memory};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -212,12 +214,29 @@ pub(crate) fn address_space(
 }
 
 /// The memory that this process may use, in bytes, against what models may take.
-pub(crate) fn memory(limit: Option<(u64, &'static str)>, models: ByteSize) -> Finding {
+pub(crate) fn memory(limit: Option<Memory>, models: ByteSize, together: MemoryLimit) -> Finding {
     const CHECK: &str = "memory";
-    let Some((limit, whose)) = limit else {
+    let Some(limit) = limit else {
         return Finding::ok(CHECK, format!("limit unknown; models may take {models}"));
     };
-    let found = format!("{} ({whose}); inference.memory is {models}", mib(limit));
+    let settled = match (together, machine::settle(together, Some(limit))) {
+        (MemoryLimit::Auto, MemoryLimit::At(size)) => format!("auto ({})", mib(size.bytes())),
+        (said, _) => said.to_string(),
+    };
+    let found = format!(
+        "{} ({}); scheduler.memory is {settled}, inference.memory is {models}",
+        mib(limit.bytes),
+        limit.whose
+    );
+    let limit = limit.bytes;
+    if together.bytes() >= limit {
+        return Finding::bad(
+            CHECK,
+            Level::Warn,
+            format!("{found}: the kernel would end the platform before idle instances make room"),
+            "set scheduler.memory to auto, or to less than there is",
+        );
+    }
     if models.bytes() < limit / 10 * 9 {
         return Finding::ok(CHECK, found);
     }
@@ -364,6 +383,15 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
+    fn has(gib: u64, whose: &'static str) -> Option<Memory> {
+        let bytes = gib * GIB;
+        Some(Memory { bytes, whose })
+    }
+
+    fn limited(gib: u64) -> MemoryLimit {
+        ByteSize(gib * GIB).into()
+    }
+
     fn missing() -> Result<String, Missing> {
         Err(Missing {
             what: "x".into(),
@@ -458,16 +486,25 @@ mod tests {
                 "worker.max_instances",
             ),
             (
-                memory(Some((8 * GIB, "this machine")), ByteSize(4 * GIB)),
+                memory(has(8, "this machine"), ByteSize(4 * GIB), MemoryLimit::Auto),
                 Level::Ok,
                 "",
             ),
             (
-                memory(Some((GIB, "cgroup")), ByteSize(4 * GIB)),
+                memory(has(1, "cgroup"), ByteSize(4 * GIB), MemoryLimit::Auto),
                 Level::Warn,
                 "768MiB",
             ),
-            (memory(None, ByteSize(4 * GIB)), Level::Ok, ""),
+            (
+                memory(has(8, "cgroup"), ByteSize(4 * GIB), limited(9)),
+                Level::Warn,
+                "scheduler.memory to auto",
+            ),
+            (
+                memory(None, ByteSize(4 * GIB), MemoryLimit::Auto),
+                Level::Ok,
+                "",
+            ),
             (data(path, &there(0o40_700)), Level::Ok, ""),
             (data(path, &there(0o40_755)), Level::Warn, "chmod o-rwx /d"),
             (

@@ -80,57 +80,6 @@ pub(crate) fn overcommit() -> Option<u32> {
         .ok()
 }
 
-/// The least of this process's memory limits in bytes, and whose it is.
-pub(crate) fn memory() -> Option<(u64, &'static str)> {
-    let cgroup = std::fs::read_to_string("/proc/self/cgroup")
-        .ok()
-        .and_then(|text| cgroup_limit(&text, |path| std::fs::read_to_string(path).ok()));
-    let machine = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| {
-            let total = text
-                .lines()
-                .find_map(|line| line.strip_prefix("MemTotal:"))?;
-            let kib: u64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
-            kib.checked_mul(1024)
-        });
-    [
-        cgroup.map(|bytes| (bytes, "cgroup")),
-        machine.map(|bytes| (bytes, "this machine")),
-    ]
-    .into_iter()
-    .flatten()
-    .min()
-}
-
-/// The least limit of a process's cgroup and those above it: version 2, or version 1's memory controller.
-fn cgroup_limit(membership: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
-    membership
-        .lines()
-        .filter_map(|line| {
-            let mut parts = line.splitn(3, ':');
-            let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-            match controllers {
-                "" => Some(("/sys/fs/cgroup", "memory.max", path)),
-                _ if controllers.split(',').any(|one| one == "memory") => {
-                    Some(("/sys/fs/cgroup/memory", "memory.limit_in_bytes", path))
-                }
-                _ => None,
-            }
-        })
-        .flat_map(|(root, file, path)| {
-            let inner = Path::new(path.trim_start_matches('/'));
-            inner
-                .ancestors()
-                .map(|folder| Path::new(root).join(folder).join(file))
-                .collect::<Vec<_>>()
-        })
-        .filter_map(|file| read(&file)?.trim().parse::<u64>().ok())
-        .min()
-        // Version 1 writes "no limit" as the largest multiple of a page.
-        .filter(|bytes| *bytes < 1 << 60)
-}
-
 /// The platform that commands talk to, what it says, and its clock.
 pub(crate) fn platform(app: &App) -> (String, Reach, Option<SystemTime>) {
     let target = match app.target() {
@@ -238,29 +187,6 @@ fn says(mut command: Command) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_least_cgroup_limit_counts() {
-        let files = |path: &Path| {
-            let text = match path.to_str()? {
-                "/sys/fs/cgroup/a/b/memory.max" => "max\n",
-                "/sys/fs/cgroup/a/memory.max" => "1000\n",
-                "/sys/fs/cgroup/memory/c/memory.limit_in_bytes" => "500",
-                "/sys/fs/cgroup/memory/memory.limit_in_bytes" => "9223372036854771712",
-                _ => return None,
-            };
-            Some(text.to_owned())
-        };
-        for (membership, expected) in [
-            ("0::/a/b\n", Some(1000)),
-            ("5:cpu:/x\n4:memory,hugetlb:/c\n", Some(500)),
-            ("4:memory:/elsewhere\n", None),
-            ("0::/\n", None),
-            ("nonsense", None),
-        ] {
-            assert_eq!(cgroup_limit(membership, files), expected, "{membership}");
-        }
-    }
 
     #[test]
     fn folders_and_ports_are_told_apart() {

@@ -127,14 +127,18 @@ impl Output {
         human: impl Fn(&mut Page, &T),
     ) -> anyhow::Result<()> {
         let mut text = String::new();
-        for value in values {
-            match self.format {
-                Format::Table => text += &self.page(|page| human(page, value)),
-                Format::Json => {
+        match self.format {
+            Format::Table => {
+                text = self.page(|page| values.iter().for_each(|value| human(page, value)));
+            }
+            Format::Json => {
+                for value in values {
                     text += &serde_json::to_string(value)?;
                     text.push('\n');
                 }
-                Format::Yaml => {
+            }
+            Format::Yaml => {
+                for value in values {
                     text += "---\n";
                     text += &yaml(value)?;
                 }

@@ -8,7 +8,7 @@ use comfy_table::{
     Attribute, Cell as TableCell, Color, ColumnConstraint, ContentArrangement, Table as Layout,
     Width, presets,
 };
-use std::fmt::Display;
+use std::fmt::{self, Display, Write};
 
 /// What a piece of text means; a colour where colours may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -173,7 +173,7 @@ impl Page {
     /// A plain line, or several.
     pub(crate) fn line(&mut self, text: impl Display) {
         for line in text.to_string().lines() {
-            self.text.push_str(&clean(line));
+            push(&mut self.text, line);
             self.text.push('\n');
         }
     }
@@ -181,12 +181,13 @@ impl Page {
     /// A line of pieces that mean something.
     pub(crate) fn pieces<T: Display>(&mut self, pieces: impl IntoIterator<Item = (T, Tone)>) {
         for (piece, tone) in pieces {
-            let piece = clean(&piece.to_string());
-            if self.terminal.colours && tone != Tone::Plain {
-                let style = tone.style();
-                self.text.push_str(&format!("{style}{piece}{style:#}"));
-            } else {
-                self.text.push_str(&piece);
+            let style = (self.terminal.colours && tone != Tone::Plain).then(|| tone.style());
+            if let Some(style) = style {
+                self.text.push_str(&style.to_string());
+            }
+            push(&mut self.text, piece);
+            if let Some(style) = style {
+                self.text.push_str(&format!("{style:#}"));
             }
         }
         self.text.push('\n');
@@ -230,14 +231,35 @@ impl Page {
     }
 }
 
-/// Text that cannot steer a terminal: control characters, also those of ISO 6429's upper half, and those that turn
+/// Writes text that cannot steer a terminal: control characters, also those of ISO 6429's upper half, and those that turn
 /// the direction of writing become spaces.
+struct Clean<'a>(&'a mut String);
+
+impl fmt::Write for Clean<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let steers = |c: char| {
+            c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        for (index, part) in text.split(steers).enumerate() {
+            if index > 0 {
+                self.0.push(' ');
+            }
+            self.0.push_str(part);
+        }
+        Ok(())
+    }
+}
+
 fn clean(text: &str) -> String {
-    let steers =
-        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars()
-        .map(|c| if steers(c) { ' ' } else { c })
-        .collect()
+    let mut cleaned = String::with_capacity(text.len());
+    push(&mut cleaned, text);
+    cleaned
+}
+
+/// Adds a value's text, cleaned.
+fn push(text: &mut String, value: impl Display) {
+    // A string takes everything, and what cannot be displayed is left out.
+    let _ = write!(Clean(text), "{value}");
 }
 
 #[cfg(test)]

@@ -27,6 +27,11 @@ impl Arena {
         self.free == [(0, self.size)]
     }
 
+    /// Bytes that are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.size - self.free.iter().map(|(_, length)| length).sum::<usize>()
+    }
+
     /// What a request of this length takes: whole pages.
     pub(crate) fn rounded(length: usize) -> Option<usize> {
         length.max(1).checked_next_multiple_of(PAGE)

@@ -24,6 +24,9 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// How much the host's threads give way: a third of the processor time of those that do not, where both want it.
+const NICE: i32 = 5;
+
 /// Why a host could not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -51,8 +54,8 @@ pub enum ServeError {
 pub(super) struct SlotState {
     /// The run inside ONNX Runtime, and what stops it.
     pub(super) running: Option<(u32, Stopper)>,
-    /// Outputs that had no room yet.
-    pub(super) held: Option<Computed>,
+    /// Outputs of a run that had no room yet.
+    pub(super) held: Option<(u32, Computed)>,
 }
 
 pub(super) struct Host {
@@ -88,6 +91,7 @@ pub fn serve() -> Result<(), ServeError> {
         .try_clone_to_owned()
         .map_err(ServeError::NoPlatform)?;
     use_one_heap();
+    give_way_to_answering();
     let mut buffer = Vec::new();
     let first = socket::receive::<Order>(&socket, &mut buffer).map_err(ServeError::NoPlatform)?;
     let Some((Order::Setup(setup), descriptors)) = first else {
@@ -133,6 +137,15 @@ pub fn serve() -> Result<(), ServeError> {
         loading: AtomicUsize::new(0),
     });
     host.obey(&setup, &mut buffer)
+}
+
+/// Every thread of the host gives way to whoever answers requests: a model that computes for milliseconds is not slower
+/// for that, and a request that needs some microseconds does not wait behind it.
+fn give_way_to_answering() {
+    // Before there is a second thread: each has a niceness of its own, and a new one inherits it.
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::debug!(%error, "the host computes at the platform's own priority");
+    }
 }
 
 /// Lets every thread allocate from the one heap that `malloc_trim` gives back whole. Of the heaps that the C library
@@ -222,6 +235,12 @@ impl Host {
                 // Dropping the stopper stops the run.
                 state.running = None;
             }
+            let unfetched = state.held.take_if(|(held, _)| *held == run);
+            drop(state);
+            if unfetched.is_some() {
+                drop(unfetched);
+                self.note();
+            }
         }
     }
 
@@ -231,6 +250,7 @@ impl Host {
                 session,
                 result: Err(InferenceError::new(InferenceErrorKind::Runtime, message)),
                 bytes: 0,
+                shortage: None,
             });
         };
         if self.loading.fetch_add(1, Ordering::Relaxed) >= most.max(1).saturating_mul(4) {
@@ -267,12 +287,14 @@ impl Host {
                     session,
                     result: Ok(info),
                     bytes,
+                    shortage: None,
                 }
             }
             Err(error) => {
                 purge_allocator();
                 Report::Loaded {
                     session,
+                    shortage: allocator::shortage_of(&error, length),
                     result: Err(error),
                     bytes: 0,
                 }
@@ -290,6 +312,7 @@ impl Host {
                     "the model has more inputs and outputs than can be told",
                 )),
                 bytes: 0,
+                shortage: None,
             });
         }
     }
@@ -309,6 +332,7 @@ impl Host {
                 let failed = Answer::Failed(
                     InferenceErrorKind::Unsupported,
                     "the model has more outputs than can be told".to_owned(),
+                    None,
                 );
                 let _ = super::protocol::encode(&failed, super::shared::MAX_MESSAGE, &mut message);
             }

@@ -3,6 +3,7 @@
 use super::child::Host;
 use super::protocol::{self, Answer, InputAt, OutputAt, Span, Submission};
 use super::shared::{Figure, SlotWord};
+use crate::allocator;
 use crate::inputs;
 use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind, Tensor};
 use std::panic::AssertUnwindSafe;
@@ -39,20 +40,22 @@ impl Host {
                 room,
             } => {
                 let outputs = self.run(slot, run, session, inputs)?;
-                self.deliver(slot, outputs, room)
+                self.deliver((slot, run), outputs, room)
             }
-            Submission::Deliver { room, .. } => {
+            Submission::Deliver { run, room } => {
                 let held = self
                     .slots
                     .get(slot as usize)
                     .and_then(|s| s.lock().held.take());
-                self.deliver(slot, held.ok_or_else(|| bad("no outputs are held"))?, room)
+                let (_, outputs) = held.ok_or_else(|| bad("no outputs are held"))?;
+                self.deliver((slot, run), outputs, room)
             }
         });
         done.unwrap_or_else(|error| {
+            let (kind, lacking) = (error.kind, allocator::shortage_of(&error, 1));
             let mut message = error.message;
             message.truncate(message.floor_char_boundary(2048));
-            Answer::Failed(error.kind, message)
+            Answer::Failed(kind, message, lacking)
         })
     }
 
@@ -109,7 +112,12 @@ impl Host {
     }
 
     /// Copies the outputs into the room, or keeps them until there is enough of it.
-    fn deliver(&self, slot: u32, outputs: Computed, room: Span) -> Result<Answer, InferenceError> {
+    fn deliver(
+        &self,
+        (slot, run): (u32, u32),
+        outputs: Computed,
+        room: Span,
+    ) -> Result<Answer, InferenceError> {
         let (mut offset, length) = range(room)?;
         let needed = outputs
             .iter()
@@ -117,7 +125,7 @@ impl Host {
             .sum::<usize>();
         if needed > length {
             if let Some(state) = self.slots.get(slot as usize) {
-                state.lock().held = Some(outputs);
+                state.lock().held = Some((run, outputs));
             }
             return Ok(Answer::NeedsRoom(needed as u64));
         }

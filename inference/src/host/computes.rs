@@ -8,10 +8,10 @@ use super::child_compute::ALIGNMENT;
 use super::protocol::{self, Answer, InputAt, OutputAt, Span, Submission};
 use super::rings::{Collector, Lie, Submitter};
 use super::shared::{INLINE, MAX_MESSAGE, Shared, SlotWord};
+use crate::allocator::Shortage;
 use crate::inputs::Resolved;
-use fnctl_core::inference::{
-    Computed, InferenceError, InferenceErrorKind, ModelInfo, SessionId, Tensor,
-};
+use crate::sessions::SessionKey;
+use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind, ModelInfo, Tensor};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +23,28 @@ use tokio::time::Instant;
 pub(crate) struct Gone;
 
 /// The outcome of something asked of a host.
-pub(crate) type Asked<T> = Result<Result<T, InferenceError>, Gone>;
+pub(crate) type Asked<T> = Result<Result<T, Refusal>, Gone>;
+
+/// Why a host that lives did not do what was asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) error: InferenceError,
+    /// What its memory lacked, as it says; none if less of other things in it would not help.
+    pub(crate) shortage: Option<Shortage>,
+}
+
+impl From<InferenceError> for Refusal {
+    fn from(error: InferenceError) -> Self {
+        Self {
+            error,
+            shortage: None,
+        }
+    }
+}
+
+fn refused<T>(kind: InferenceErrorKind, message: impl Into<String>) -> Asked<T> {
+    Ok(Err(InferenceError::new(kind, message).into()))
+}
 
 pub(crate) struct Computes {
     shared: Arc<Shared>,
@@ -52,7 +73,7 @@ struct State {
 
 struct Pending {
     run: u32,
-    session: SessionId,
+    key: Arc<SessionKey>,
     lease: Lease,
     answer: oneshot::Sender<Lease>,
     /// Since when nobody waits for it.
@@ -101,18 +122,33 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Tells the host that nobody fetches a run's outputs, unless they are fetched.
+struct Unfetched<'a> {
+    cancel: &'a (dyn Fn(u32, u32) + Sync),
+    slot: u32,
+    run: u32,
+}
+
+impl Drop for Unfetched<'_> {
+    fn drop(&mut self) {
+        (self.cancel)(self.slot, self.run);
+    }
+}
+
 /// A run that is in the host.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct InFlight {
     pub(crate) slot: u32,
     pub(crate) run: u32,
-    pub(crate) session: SessionId,
+    pub(crate) key: Arc<SessionKey>,
     pub(crate) cancelled: Option<Instant>,
 }
 
 /// What one compute needs to know about its model.
 pub(crate) struct Work<'a> {
-    pub(crate) session: SessionId,
+    /// What the host knows the session by.
+    pub(crate) session: u64,
+    pub(crate) key: &'a Arc<SessionKey>,
     pub(crate) info: &'a ModelInfo,
     /// Bytes that the last outputs took, so that there is room at once for the next.
     pub(crate) room: &'a AtomicUsize,
@@ -155,7 +191,7 @@ impl Computes {
             .map(|one| InFlight {
                 slot: one.lease.slot,
                 run: one.run,
-                session: one.session,
+                key: one.key.clone(),
                 cancelled: one.cancelled,
             })
             .collect()
@@ -183,6 +219,16 @@ impl Computes {
     pub(crate) fn is_idle(&self) -> bool {
         self.permits.available_permits() == self.shared.layout.slots as usize
             && self.waiting.load(Ordering::Relaxed) == 0
+    }
+
+    #[cfg(test)]
+    pub(crate) fn arena_for_tests(&self) -> parking_lot::MutexGuard<'_, Arena> {
+        self.arena.lock()
+    }
+
+    /// Bytes of the shared memory that are taken for tensors, besides the slots' own room.
+    pub(crate) fn taken(&self) -> u64 {
+        self.arena.lock().taken() as u64
     }
 
     /// Computes answered so far.
@@ -284,10 +330,10 @@ impl Computes {
             Err(_) => {
                 if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
                     self.waiting.fetch_sub(1, Ordering::Relaxed);
-                    return Ok(Err(InferenceError::new(
+                    return refused(
                         InferenceErrorKind::Runtime,
                         "too many inferences are waiting; try again",
-                    )));
+                    );
                 }
                 let _one_less = scopeguard(&self.waiting);
                 self.permits
@@ -313,13 +359,13 @@ impl Computes {
             return Ok(Ok(self.shared.layout.inline_offset(lease.slot)));
         }
         if length > self.shared.layout.heap {
-            return Ok(Err(InferenceError::new(
+            return refused(
                 InferenceErrorKind::TooLarge,
                 format!(
                     "inputs and outputs of {length} bytes do not fit inference.shared_memory ({} bytes); raise it",
                     self.shared.layout.heap
                 ),
-            )));
+            );
         }
         loop {
             // Registered before the look, so that what comes back in between is not missed.
@@ -348,10 +394,10 @@ impl Computes {
     ) -> Asked<(Lease, Answer)> {
         let mut bytes = Vec::new();
         if protocol::encode(message, MAX_MESSAGE, &mut bytes).is_err() {
-            return Ok(Err(InferenceError::new(
+            return refused(
                 InferenceErrorKind::Unsupported,
                 "the model has more inputs than an inference host takes; use inference.process = \"in-process\"",
-            )));
+            );
         }
         let slot = lease.slot;
         self.shared.write_message(slot, &bytes).map_err(|_| Gone)?;
@@ -365,7 +411,7 @@ impl Computes {
             if let Some(place) = state.pending.get_mut(slot as usize) {
                 *place = Some(Pending {
                     run,
-                    session: work.session,
+                    key: work.key.clone(),
                     lease,
                     answer,
                     cancelled: None,
@@ -435,7 +481,7 @@ impl Computes {
         let mut room = (offset, base + length - offset);
         let mut message = Submission::Compute {
             run,
-            session: work.session.0,
+            session: work.session,
             inputs,
             room: span(room.0, room.1),
         };
@@ -459,7 +505,13 @@ impl Computes {
                     if needed <= room.1 || matches!(message, Submission::Deliver { .. }) {
                         return Err(self.accuse(Lie("too little room, where there is enough")));
                     }
+                    let unfetched = Unfetched {
+                        cancel: work.cancel,
+                        slot: lease.slot,
+                        run,
+                    };
                     let base = try_asked!(self.place(&mut lease, needed).await);
+                    std::mem::forget(unfetched);
                     room = (base, needed);
                     run = self.next_run();
                     message = Submission::Deliver {
@@ -467,7 +519,10 @@ impl Computes {
                         room: span(base, needed),
                     };
                 }
-                Answer::Failed(kind, text) => return Ok(Err(InferenceError::new(kind, text))),
+                Answer::Failed(kind, text, shortage) => {
+                    let error = InferenceError::new(kind, text);
+                    return Ok(Err(Refusal { error, shortage }));
+                }
             }
         }
     }

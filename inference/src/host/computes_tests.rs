@@ -1,18 +1,27 @@
 //! Computes against hosts that lie: each is found out, and whoever waits is told that the host is gone.
 
-use super::computes::{Computes, Gone, Work};
+use super::computes::{Asked, Computes, Gone, Work};
 use super::protocol::{self, Answer, OutputAt, Span, Submission};
 use super::rings::{Answerer, Taker};
 use super::shared::{INLINE, Layout, MAX_MESSAGE, Shared};
 use crate::inputs::Resolved;
-use fnctl_core::inference::{
-    Computed, InferenceError, ModelInfo, Port, SessionId, Tensor, TensorType,
-};
+use crate::sessions::SessionKey;
+use fnctl_core::config::InferenceIsolation;
+use fnctl_core::ids::Digest;
+use fnctl_core::inference::{Computed, ModelInfo, Port, Tensor, TensorType};
 use rustix::event::EventfdFlags;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+fn key(session: u64) -> Arc<SessionKey> {
+    Arc::new(SessionKey {
+        digest: Digest::of(&session.to_le_bytes()),
+        owner: None,
+        isolation: InferenceIsolation::Shared,
+    })
+}
 
 fn port(name: &str) -> Port {
     Port {
@@ -67,15 +76,12 @@ fn inputs(length: u32) -> [Resolved; 1] {
 }
 
 /// One compute of three bytes in a host that behaves like this.
-async fn one(behaviour: Behaviour) -> (Result<Result<Computed, InferenceError>, Gone>, bool) {
+async fn one(behaviour: Behaviour) -> (Asked<Computed>, bool) {
     one_after(&AtomicUsize::new(0), behaviour).await
 }
 
 /// The same, after outputs that took `room` bytes.
-async fn one_after(
-    room: &AtomicUsize,
-    behaviour: Behaviour,
-) -> (Result<Result<Computed, InferenceError>, Gone>, bool) {
+async fn one_after(room: &AtomicUsize, behaviour: Behaviour) -> (Asked<Computed>, bool) {
     let layout = Layout::new(1, 1 << 20);
     let ours = Arc::new(Shared::create(layout).unwrap());
     let theirs = Shared::open(ours.descriptor().try_clone_to_owned().unwrap(), layout).unwrap();
@@ -99,7 +105,8 @@ async fn one_after(
     let (info, inputs) = (info(1), inputs(3));
     let cancel = |_, _| {};
     let work = Work {
-        session: SessionId(1),
+        session: 1,
+        key: &key(1),
         info: &info,
         room,
         inputs: &inputs,
@@ -241,7 +248,8 @@ async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
     // A host that takes nothing, and callers that give up.
     for session in 1..=4 {
         let work = Work {
-            session: SessionId(session),
+            session,
+            key: &key(session),
             info: &info,
             room: &room,
             inputs: &inputs,
@@ -255,7 +263,52 @@ async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
     runs.sort_by_key(|run| run.run);
     let excused: Vec<_> = runs
         .iter()
-        .map(|run| (run.session.0, run.cancelled == Some(later)))
+        .map(|run| (run.run, run.cancelled == Some(later)))
         .collect();
     assert_eq!(excused, [(1, false), (2, false), (3, true), (4, true)]);
+}
+
+/// A caller gives up while its outputs wait for room: the host hears of it, and keeps them no longer.
+#[tokio::test]
+async fn outputs_that_nobody_fetches_are_given_up() {
+    let layout = Layout::new(1, 1 << 20);
+    let ours = Arc::new(Shared::create(layout).unwrap());
+    let theirs = Shared::open(ours.descriptor().try_clone_to_owned().unwrap(), layout).unwrap();
+    let computes = Computes::new(ours, 4);
+    let (info, inputs, room) = (info(1), inputs(3), AtomicUsize::new(0));
+    let cancelled = parking_lot::Mutex::new(Vec::new());
+    let cancel = |slot, run| cancelled.lock().push((slot, run));
+    let work = Work {
+        session: 1,
+        key: &key(1),
+        info: &info,
+        room: &room,
+        inputs: &inputs,
+        cancel: &cancel,
+    };
+    // Somebody else has all of the heap.
+    let hog = computes.arena_for_tests().take(1 << 20).unwrap();
+    let run = computes.run(&work);
+    {
+        let mut run = std::pin::pin!(run);
+        assert!(futures::poll!(&mut run).is_pending());
+        let slot = Taker::default().take(&theirs);
+        let mut message = Vec::new();
+        protocol::encode(
+            &Answer::NeedsRoom(INLINE as u64 * 2),
+            MAX_MESSAGE,
+            &mut message,
+        )
+        .unwrap();
+        theirs.write_message(slot, &message).unwrap();
+        let signal = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        Answerer::default().push(&theirs, slot, signal.as_fd());
+        computes.collect();
+        assert!(futures::poll!(&mut run).is_pending(), "it waits for room");
+        assert!(cancelled.lock().is_empty());
+    }
+    assert_eq!(*cancelled.lock(), [(0, 1)]);
+    assert!(computes.is_idle());
+    computes.arena_for_tests().give_back(hog, 1 << 20);
+    assert_eq!(computes.taken(), 0);
 }

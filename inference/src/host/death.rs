@@ -1,6 +1,7 @@
 //! Why a host ended, and whose doing that was.
 
-use fnctl_core::inference::SessionId;
+use super::quarantine::Inhabitants;
+use crate::sessions::SessionKey;
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -91,10 +92,10 @@ fn name(signal: i32) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Death {
     pub(crate) reason: Reason,
-    /// Sessions that were loading or computing.
-    pub(crate) suspects: Vec<SessionId>,
-    /// Whether no other session was ever in this host, so that there is nobody else to blame.
-    pub(crate) alone: bool,
+    /// Models that were loading or computing.
+    pub(crate) suspects: Vec<SessionKey>,
+    /// Who was ever in this host.
+    pub(crate) inhabitants: Inhabitants,
     /// Computes it had answered.
     pub(crate) answered: u64,
 }

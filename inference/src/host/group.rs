@@ -2,6 +2,7 @@
 
 use super::backoff::Backoff;
 use super::process::HostProcess;
+use super::quarantine::Suspect;
 use crate::sessions::SessionKey;
 use fnctl_core::config::InferenceIsolation;
 use fnctl_core::ids::FunctionName;
@@ -17,8 +18,8 @@ pub(crate) enum GroupKey {
     Shared,
     /// One function's.
     Dedicated(FunctionName),
-    /// One model's, while it is suspected of killing hosts.
-    Alone(SessionKey),
+    /// A suspect's, while it may not be with the others.
+    Alone(Suspect),
 }
 
 impl GroupKey {
@@ -35,7 +36,7 @@ impl GroupKey {
         match self {
             Self::Shared => None,
             Self::Dedicated(function) => Some(function),
-            Self::Alone(key) => key.owner.as_ref(),
+            Self::Alone(who) => who.owner(),
         }
     }
 

@@ -13,13 +13,18 @@ mod computes;
 #[cfg(test)]
 mod computes_tests;
 mod death;
+mod fading;
 mod group;
 mod logs;
+mod making_room;
 mod metrics;
 mod model;
+mod placing;
 mod process;
 mod protocol;
 mod quarantine;
+#[cfg(test)]
+mod quarantine_tests;
 mod rings;
 mod shared;
 mod socket;

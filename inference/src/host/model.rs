@@ -1,7 +1,7 @@
 //! A model as the platform keeps it: what it is, and the descriptor from which any host can load it.
 
 use crate::sessions::{Loaded, SessionKey};
-use fnctl_core::ids::Digest;
+use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
     InferenceError, InferenceErrorKind, LoadModel, ModelInfo, ModelSource, SessionId,
 };
@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The bytes of a model: a file whose digest was checked, or sealed memory.
 #[derive(Debug, Clone)]
@@ -19,12 +19,48 @@ pub(crate) struct ModelFile {
     pub(crate) length: u64,
 }
 
-/// A session, wherever it is loaded at the moment.
-pub(crate) struct Model {
+/// What any host needs to load a session.
+#[derive(Debug)]
+pub(crate) struct Wanted {
     pub(crate) id: SessionId,
     pub(crate) key: SessionKey,
-    pub(crate) info: Arc<ModelInfo>,
+    /// On whose behalf it was loaded first.
+    pub(crate) function: FunctionName,
     pub(crate) file: ModelFile,
+    /// Set once, when nobody has a use of it any more: from then on no host loads it.
+    retired: AtomicBool,
+}
+
+impl Wanted {
+    pub(crate) fn new(
+        id: SessionId,
+        key: SessionKey,
+        function: FunctionName,
+        file: ModelFile,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            key,
+            function,
+            file,
+            retired: AtomicBool::new(false),
+        })
+    }
+
+    /// From now on no host loads it. Those that have it are told by who calls this.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+}
+
+/// A session, wherever it is loaded at the moment.
+pub(crate) struct Model {
+    pub(crate) wanted: Arc<Wanted>,
+    pub(crate) info: Arc<ModelInfo>,
     /// Bytes that its outputs took so far.
     pub(crate) room: AtomicUsize,
 }

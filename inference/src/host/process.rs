@@ -1,21 +1,24 @@
 //! One running host, as the platform sees it: its process, its control socket, its computes, and the watch over them.
 
-use super::computes::{Asked, Computes, Gone, Work};
+use super::computes::{Asked, Computes, Gone, Refusal, Work};
 use super::death::{self, Death, Reason};
+use super::model::Wanted;
 use super::protocol::{Order, Report, Setup, VERSION};
+use super::quarantine::Inhabitants;
 use super::shared::{Figure, Layout, Shared};
 use super::spawn::{self, Spawned};
 use super::watch::Guard;
 use super::{logs, socket};
 use crate::config::Config;
+use crate::sessions::SessionKey;
 use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind, ModelInfo, SessionId};
 use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -26,6 +29,10 @@ use tokio::time::Instant;
 const START: Duration = Duration::from_secs(20);
 /// How long an ended process may take to be gone.
 pub(super) const REAP: Duration = Duration::from_secs(5);
+/// How long the smallest model may load before its host counts as hung.
+const LOAD: Duration = Duration::from_secs(60);
+/// What a larger one has more: as slow a disk as anybody serves models from.
+const LOAD_BYTES_PER_SECOND: u64 = 16 << 20;
 /// A host that does not empty its socket.
 pub(super) const NO_ORDERS: &str = "it takes no orders";
 
@@ -36,7 +43,6 @@ pub(crate) struct Plan {
     pub(crate) config: Config,
 }
 
-/// Who is told of a death, before anybody who waits for the host is.
 impl Plan {
     /// The program is this very one, unless the settings say otherwise.
     pub(crate) fn new(config: Config) -> Self {
@@ -49,11 +55,29 @@ impl Plan {
     }
 }
 
+/// Who is told of a death, before anybody who waits for the host is.
 pub(crate) type OnDeath = Box<dyn FnOnce(&Death) + Send>;
 
 pub(super) struct Loading {
     pub(super) since: Instant,
-    pub(super) done: oneshot::Sender<Result<(ModelInfo, u64), InferenceError>>,
+    /// How long it may take.
+    pub(super) limit: Duration,
+    pub(super) key: Arc<SessionKey>,
+    pub(super) done: oneshot::Sender<Result<(ModelInfo, u64), Refusal>>,
+}
+
+/// A session in one host, by one load.
+#[derive(Debug)]
+pub(crate) struct Resident {
+    /// What the host knows it by: never used twice, so that the end of one load cannot be taken for another's.
+    pub(super) number: u64,
+    pub(super) key: Arc<SessionKey>,
+    pub(super) info: OnceCell<ModelInfo>,
+    /// Set under the lock of `residents`, and only while this is what is in there: from then on who takes it out tells
+    /// the host, until then who loads it does.
+    pub(super) loaded: AtomicBool,
+    /// Bytes that it took, as the host says.
+    pub(super) bytes: AtomicU64,
 }
 
 /// A running host.
@@ -68,16 +92,17 @@ pub(crate) struct HostProcess {
     pub(super) loading: Mutex<HashMap<u64, Loading>>,
     /// Loads that may be in the host at once; closed when it is gone.
     pub(super) turns: Semaphore,
-    pub(super) loaded: LoadedSessions,
-    /// Sessions that ever were.
-    pub(super) seen: Mutex<HashSet<SessionId>>,
+    pub(super) residents: Residents,
+    loads: AtomicU64,
+    /// Who ever was in it.
+    pub(super) inhabitants: Mutex<Inhabitants>,
     pub(crate) dead: OnceLock<Reason>,
     pub(super) on_death: Mutex<Option<OnDeath>>,
     pub(super) end: Notify,
     /// Why the platform ends it, if it does.
     pub(super) ending: OnceLock<Reason>,
-    /// A run that did not end: the one suspect of a hang.
-    pub(super) stuck: Mutex<Option<SessionId>>,
+    /// A run or a load that did not end: the one suspect of a hang.
+    pub(super) stuck: Mutex<Option<SessionKey>>,
     pub(super) heard: Mutex<Instant>,
     pub(super) pings: AtomicU64,
     pub(super) ponged: AtomicU64,
@@ -194,8 +219,9 @@ impl HostProcess {
             socket,
             loading: Mutex::default(),
             turns: Semaphore::new(config.parallel_loads.max(1)),
-            loaded: Mutex::default(),
-            seen: Mutex::default(),
+            residents: Mutex::default(),
+            loads: AtomicU64::new(0),
+            inhabitants: Mutex::default(),
             dead: OnceLock::new(),
             on_death: Mutex::new(None),
             end: Notify::new(),
@@ -241,22 +267,30 @@ impl HostProcess {
         now.saturating_duration_since(*self.heard.lock())
     }
 
-    /// Whether a session is loaded here.
-    pub(crate) fn has(&self, session: SessionId) -> bool {
-        let loaded = self.loaded.lock();
-        loaded
-            .get(&session)
-            .is_some_and(|cell| cell.get().is_some())
+    /// A session that is loaded here.
+    pub(crate) fn resident(&self, session: SessionId) -> Option<Arc<Resident>> {
+        let residents = self.residents.lock();
+        let resident = residents.get(&session)?;
+        resident
+            .loaded
+            .load(Ordering::Relaxed)
+            .then(|| resident.clone())
     }
 
     /// Sessions that are loaded or loading here.
     pub(crate) fn sessions(&self) -> Vec<SessionId> {
-        self.loaded.lock().keys().copied().collect()
+        self.residents.lock().keys().copied().collect()
+    }
+
+    /// Bytes of a session that is loaded here, as the host says; no more than it may have.
+    pub(crate) fn bytes_of(&self, session: SessionId) -> Option<u64> {
+        let resident = self.resident(session)?;
+        Some(resident.bytes.load(Ordering::Relaxed).min(self.budget))
     }
 
     /// Whether no session is here.
     pub(crate) fn is_empty(&self) -> bool {
-        self.loaded.lock().is_empty()
+        self.residents.lock().is_empty()
     }
 
     /// For how long no session was here.
@@ -300,29 +334,44 @@ impl HostProcess {
     }
 
     /// Loads a model, once for everybody who asks. The load goes on if this future is dropped.
-    pub(crate) async fn load(
-        self: &Arc<Self>,
-        session: SessionId,
-        file: &Arc<OwnedFd>,
-        length: u64,
-    ) -> Asked<ModelInfo> {
-        let cell = self.loaded.lock().entry(session).or_default().clone();
-        if let Some(info) = cell.get() {
+    pub(crate) async fn load(self: &Arc<Self>, wanted: &Arc<Wanted>) -> Asked<ModelInfo> {
+        let resident = {
+            let mut residents = self.residents.lock();
+            // Looked at under the lock: who retires a session comes here afterwards to take it out.
+            if wanted.is_retired() {
+                return Ok(Err(not_loaded().into()));
+            }
+            let number = || self.loads.fetch_add(1, Ordering::Relaxed);
+            residents
+                .entry(wanted.id)
+                .or_insert_with(|| {
+                    Arc::new(Resident {
+                        number: number(),
+                        key: Arc::new(wanted.key.clone()),
+                        info: OnceCell::new(),
+                        loaded: AtomicBool::new(false),
+                        bytes: AtomicU64::new(0),
+                    })
+                })
+                .clone()
+        };
+        if let Some(info) = resident.info.get() {
             return Ok(Ok(info.clone()));
         }
-        self.seen.lock().insert(session);
-        let (process, file) = (self.clone(), file.clone());
+        self.inhabitants.lock().add(&wanted.key);
+        let (process, wanted) = (self.clone(), wanted.clone());
         let load = tokio::spawn(async move {
-            let loaded = cell
-                .get_or_try_init(|| process.load_now(session, &file, length))
+            let loaded = resident
+                .info
+                .get_or_try_init(|| process.load_now(&wanted, &resident))
                 .await
                 .cloned();
             match loaded {
                 Ok(info) => Ok(Ok(info)),
                 Err(None) => Err(Gone),
-                Err(Some(error)) => {
-                    forget_failed(&process.loaded, session, cell);
-                    Ok(Err(error))
+                Err(Some(refusal)) => {
+                    forget_failed(&process.residents, wanted.id, resident);
+                    Ok(Err(refusal))
                 }
             }
         });
@@ -332,35 +381,56 @@ impl HostProcess {
     /// None stands for a host that is gone.
     async fn load_now(
         &self,
-        session: SessionId,
-        file: &OwnedFd,
-        length: u64,
-    ) -> Result<ModelInfo, Option<InferenceError>> {
+        wanted: &Wanted,
+        resident: &Arc<Resident>,
+    ) -> Result<ModelInfo, Option<Refusal>> {
         let _turn = self.turns.acquire().await.map_err(|_closed| None)?;
         let (done, loaded) = oneshot::channel();
-        let since = Instant::now();
-        self.loading
-            .lock()
-            .insert(session.0, Loading { since, done });
+        let loading = Loading {
+            since: Instant::now(),
+            limit: load_limit(wanted.file.length),
+            key: resident.key.clone(),
+            done,
+        };
+        self.loading.lock().insert(resident.number, loading);
         if self.dead.get().is_some() {
             self.loading.lock().clear();
             return Err(None);
         }
         let order = Order::Load {
-            session: session.0,
-            length,
+            session: resident.number,
+            length: wanted.file.length,
         };
-        self.order_in_turn(&order, &[file.as_fd()])
+        self.order_in_turn(&order, &[wanted.file.descriptor.as_fd()])
             .await
             .map_err(|_| None)?;
         match loaded.await {
             Ok(Ok((info, bytes))) => {
-                tracing::debug!(session = session.0, bytes, pid = self.pid, "model loaded");
-                Ok(info)
+                tracing::debug!(session = wanted.id.0, bytes, pid = self.pid, "model loaded");
+                resident.bytes.store(bytes, Ordering::Relaxed);
+                if self.settle(wanted.id, resident) {
+                    return Ok(info);
+                }
+                // Taken out while it was loading: nobody else tells the host.
+                let session = resident.number;
+                let _ = self.order_in_turn(&Order::Unload { session }, &[]).await;
+                Err(Some(not_loaded().into()))
             }
-            Ok(Err(error)) => Err(Some(error)),
+            Ok(Err(refusal)) => Err(Some(refusal)),
             Err(_gone) => Err(None),
         }
+    }
+
+    /// A load has come to its end in the host. Says whether it is still wanted.
+    fn settle(&self, session: SessionId, resident: &Arc<Resident>) -> bool {
+        let residents = self.residents.lock();
+        let wanted = residents
+            .get(&session)
+            .is_some_and(|one| Arc::ptr_eq(one, resident));
+        if wanted {
+            resident.loaded.store(true, Ordering::Relaxed);
+        }
+        wanted
     }
 
     /// Why a host that does not react has to end: stopped from outside is nobody's fault.
@@ -376,17 +446,22 @@ impl HostProcess {
     pub(crate) async fn unload(&self, sessions: &[SessionId], now: Instant) -> usize {
         let mut count = 0;
         for session in sessions {
-            let here = self.loaded.lock().remove(session).is_some();
-            if here {
-                count += 1;
-                let order = Order::Unload { session: session.0 };
-                let told = self.order_in_turn(&order, &[]);
-                if self.is_alive() && tokio::time::timeout(self.patience, told).await.is_err() {
-                    self.finish(self.silent(NO_ORDERS));
-                }
+            let taken = self.residents.lock().remove(session);
+            let Some(taken) = taken else { continue };
+            count += 1;
+            if !taken.loaded.load(Ordering::Relaxed) {
+                // It is loading: who does that finds it gone, and tells the host then.
+                continue;
+            }
+            let order = Order::Unload {
+                session: taken.number,
+            };
+            let told = self.order_in_turn(&order, &[]);
+            if self.is_alive() && tokio::time::timeout(self.patience, told).await.is_err() {
+                self.finish(self.silent(NO_ORDERS));
             }
         }
-        if count > 0 && self.loaded.lock().is_empty() {
+        if count > 0 && self.is_empty() {
             *self.empty_since.lock() = now;
         }
         count
@@ -395,7 +470,7 @@ impl HostProcess {
     /// One inference.
     pub(crate) async fn compute(
         &self,
-        session: SessionId,
+        resident: &Resident,
         info: &ModelInfo,
         room: &std::sync::atomic::AtomicUsize,
         inputs: &[crate::inputs::Resolved],
@@ -405,7 +480,8 @@ impl HostProcess {
             let _ = self.order(&Order::Cancel { slot, run }, &[]);
         };
         let work = Work {
-            session,
+            session: resident.number,
+            key: &resident.key,
             info,
             room,
             inputs,
@@ -415,17 +491,33 @@ impl HostProcess {
     }
 }
 
-/// Sessions that are loaded in a host, each by the one load.
-pub(super) type LoadedSessions = Mutex<HashMap<SessionId, Arc<OnceCell<ModelInfo>>>>;
+/// How long a model of this many bytes may load before its host counts as hung.
+fn load_limit(length: u64) -> Duration {
+    LOAD + Duration::from_secs(length / LOAD_BYTES_PER_SECOND)
+}
 
-/// Forgets a load that failed, unless somebody else tries with the same cell: then the session stays, so that there is
-/// never a second load of it at the same time.
-fn forget_failed(sessions: &LoadedSessions, session: SessionId, mine: Arc<OnceCell<ModelInfo>>) {
-    let mut sessions = sessions.lock();
+fn not_loaded() -> InferenceError {
+    InferenceError::new(
+        InferenceErrorKind::NotFound,
+        "this session is not loaded any more",
+    )
+}
+
+/// Sessions that are in a host, each by the one load.
+pub(super) type Residents = Mutex<HashMap<SessionId, Arc<Resident>>>;
+
+/// Forgets a load that failed, unless somebody else tries the same one: then the session stays, so that there is never a
+/// second load of it at the same time.
+fn forget_failed(residents: &Residents, session: SessionId, mine: Arc<Resident>) {
+    let mut residents = residents.lock();
+    let here = residents.get(&session);
+    if !here.is_some_and(|one| Arc::ptr_eq(one, &mine)) {
+        return;
+    }
     drop(mine);
-    let unwanted = |cell: &Arc<_>| Arc::strong_count(cell) == 1 && OnceCell::get(cell).is_none();
-    if sessions.get(&session).is_some_and(unwanted) {
-        sessions.remove(&session);
+    let unwanted = here.is_some_and(|one| Arc::strong_count(one) == 1 && one.info.get().is_none());
+    if unwanted {
+        residents.remove(&session);
     }
 }
 
@@ -456,15 +548,43 @@ pub(super) async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Repo
 mod tests {
     use super::*;
 
+    fn resident() -> Arc<Resident> {
+        let key = SessionKey {
+            digest: fnctl_core::ids::Digest::of(b"model"),
+            owner: None,
+            isolation: fnctl_core::config::InferenceIsolation::Shared,
+        };
+        Arc::new(Resident {
+            number: 1,
+            key: Arc::new(key),
+            info: OnceCell::new(),
+            loaded: AtomicBool::new(false),
+            bytes: AtomicU64::new(0),
+        })
+    }
+
     #[test]
     fn a_failed_load_stays_known_while_somebody_tries_again() {
-        let sessions = LoadedSessions::default();
+        let residents = Residents::default();
         let id = SessionId(1);
-        let cell = || sessions.lock().entry(id).or_default().clone();
-        let (one, other) = (cell(), cell());
-        forget_failed(&sessions, id, one);
-        assert!(Arc::ptr_eq(&other, &cell()), "the other one's load goes on");
-        forget_failed(&sessions, id, other);
-        assert!(sessions.lock().is_empty());
+        let one = resident();
+        residents.lock().insert(id, one.clone());
+        let other = one.clone();
+        forget_failed(&residents, id, one);
+        let known = residents.lock().get(&id).cloned().unwrap();
+        assert!(Arc::ptr_eq(&other, &known), "the other one's load goes on");
+        drop(known);
+        forget_failed(&residents, id, other);
+        assert!(residents.lock().is_empty());
+        // Taken out meanwhile, and loaded anew: not this one's to forget.
+        residents.lock().insert(id, resident());
+        forget_failed(&residents, id, resident());
+        assert_eq!(residents.lock().len(), 1);
+    }
+
+    #[test]
+    fn a_load_has_a_minute_and_what_its_size_takes() {
+        assert_eq!(load_limit(9_000), Duration::from_secs(60));
+        assert_eq!(load_limit(2 << 30), Duration::from_secs(60 + 128));
     }
 }

@@ -2,6 +2,7 @@
 //! shared memory. Encoded with postcard; both are bounded before they are decoded.
 
 use super::shared::Layout;
+use crate::allocator::Shortage;
 use fnctl_core::inference::{InferenceError, InferenceErrorKind, ModelInfo, TensorType};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,7 @@ pub(crate) enum Order {
     Load { session: u64, length: u64 },
     /// Forget a session once its runs have ended.
     Unload { session: u64 },
-    /// A run nobody waits for any more.
+    /// A run nobody waits for any more, or whose outputs nobody fetches.
     Cancel { slot: u32, run: u32 },
     /// Answer with the same number.
     Ping(u64),
@@ -60,6 +61,8 @@ pub(crate) enum Report {
         result: Result<ModelInfo, InferenceError>,
         /// Bytes that ONNX Runtime took for it.
         bytes: u64,
+        /// What was missing, if it was memory.
+        shortage: Option<Shortage>,
     },
     /// The answer to a ping.
     Pong(u64),
@@ -110,8 +113,8 @@ pub(crate) enum Answer {
     Outputs(Vec<OutputAt>),
     /// The outputs need a room of this many bytes.
     NeedsRoom(u64),
-    /// It came to nothing.
-    Failed(InferenceErrorKind, String),
+    /// It came to nothing; what was missing, if it was memory.
+    Failed(InferenceErrorKind, String, Option<Shortage>),
 }
 
 /// A message that is too long or cannot be read.

@@ -6,18 +6,20 @@ use super::computes::Gone;
 use super::death::{Death, Reason};
 use super::group::{Group, GroupKey};
 use super::metrics::HostMetrics;
-use super::model::{Model, ModelFile};
+use super::model::{Model, ModelFile, Wanted};
+use super::placing::named;
 use super::process::{HostProcess, Plan, StartFailure};
-use super::quarantine::{Ledger, Limits, Placement};
+use super::quarantine::{Evidence, Ledger, Limits};
 use crate::config::Config;
 use crate::inputs::{self, Resolved};
 use crate::metrics::Metrics;
+use crate::room::Rights;
 use crate::sessions::{SessionKey, Sessions, Unclaimed};
 use crate::timed_out;
 use async_trait::async_trait;
-use dashmap::DashMap;
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, SessionId,
+    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, ModelInfo,
+    SessionId,
 };
 use fnctl_core::ports::InferenceHost;
 use parking_lot::Mutex;
@@ -28,8 +30,6 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
-/// Most hosts for suspects at once; further suspects wait for one.
-const MOST_ALONE: usize = 4;
 /// How often who waits for a place looks again.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Starts in a row that may fail before the one who waits is told.
@@ -42,11 +42,11 @@ pub(crate) struct SupervisedHost(pub(crate) Arc<Supervisor>);
 pub(crate) struct Supervisor {
     pub(super) plan: Plan,
     pub(super) sessions: Sessions<Model>,
-    /// The key of every session, from the beginning of its load.
-    pub(super) keys: DashMap<SessionId, SessionKey>,
     pub(super) shared: Arc<Group>,
     pub(super) others: Mutex<HashMap<GroupKey, Arc<Group>>>,
     pub(super) ledger: Mutex<Ledger>,
+    /// Which functions may have others' idle sessions unloaded.
+    pub(super) rights: Mutex<Rights>,
     /// Whether anything is in the ledger; nothing nearly always.
     pub(super) suspicion: AtomicBool,
     pub(super) spare: Mutex<Option<Arc<HostProcess>>>,
@@ -68,15 +68,14 @@ impl SupervisedHost {
     ) -> Result<Self, prometheus::Error> {
         let limits = Limits {
             deaths: config.quarantine_after,
-            window: Duration::from_secs(600),
             quarantine: config.quarantine.duration(),
         };
         Ok(Self(Arc::new(Supervisor {
             sessions: Sessions::default(),
-            keys: DashMap::new(),
             shared: Group::new(GroupKey::Shared),
             others: Mutex::default(),
             ledger: Mutex::new(Ledger::new(limits)),
+            rights: Mutex::default(),
             suspicion: AtomicBool::new(false),
             spare: Mutex::new(None),
             spares_starting: AtomicUsize::new(0),
@@ -90,7 +89,7 @@ impl SupervisedHost {
     }
 }
 
-fn unavailable(message: String) -> InferenceError {
+pub(super) fn unavailable(message: String) -> InferenceError {
     InferenceError::new(InferenceErrorKind::Unavailable, message)
 }
 
@@ -164,7 +163,16 @@ impl Supervisor {
                 Ok(host) if self.closing.load(Ordering::Relaxed) => host.finish(Reason::Stopped),
                 Ok(host) => {
                     self.spare_backoff.lock().worked();
-                    *self.spare.lock() = Some(host);
+                    // Whoever looked just before the last one was put there has started one more.
+                    if let Some(surplus) = self.spare.lock().replace(host) {
+                        surplus.finish(Reason::Stopped);
+                    }
+                    // Whoever ends all hosts may have looked before this one was there.
+                    if self.closing.load(Ordering::SeqCst)
+                        && let Some(host) = self.spare.lock().take()
+                    {
+                        host.finish(Reason::Stopped);
+                    }
                 }
                 Err(failure) => {
                     self.spare_backoff.lock().died(false, Instant::now());
@@ -173,97 +181,6 @@ impl Supervisor {
             }
             self.spares_starting.store(0, Ordering::Release);
         });
-    }
-
-    fn group(&self, key: GroupKey) -> Result<Arc<Group>, InferenceError> {
-        if key == GroupKey::Shared {
-            return Ok(self.shared.clone());
-        }
-        let mut others = self.others.lock();
-        if let Some(group) = others.get(&key) {
-            return Ok(group.clone());
-        }
-        if matches!(key, GroupKey::Dedicated(_)) && others.len() >= self.plan.config.max_hosts {
-            return Err(InferenceError::new(
-                InferenceErrorKind::TooLarge,
-                format!(
-                    "{} functions have inference hosts of their own already; raise inference.max_hosts, or use inference_isolation = \"shared\"",
-                    others.len()
-                ),
-            ));
-        }
-        let group = Group::new(key.clone());
-        others.insert(key, group.clone());
-        Ok(group)
-    }
-
-    /// The group where a model may be now.
-    pub(super) async fn place(
-        &self,
-        key: &SessionKey,
-        deadline: Instant,
-    ) -> Result<Arc<Group>, InferenceError> {
-        loop {
-            if !self.suspicion.load(Ordering::Relaxed) {
-                return self.group(GroupKey::usual(key));
-            }
-            let now = Instant::now();
-            let placement = self.ledger.lock().placement(key, now);
-            match placement {
-                Placement::Usual => return self.group(GroupKey::usual(key)),
-                Placement::Quarantined { deaths, until } => {
-                    return Err(quarantined(key, deaths, until.duration_since(now)));
-                }
-                Placement::Alone => {
-                    if self.has_room_alone(key) {
-                        return self.group(GroupKey::Alone(key.clone()));
-                    }
-                    // A little before, so that the caller learns what it waited for.
-                    if now + LOOK_AGAIN >= deadline {
-                        return Err(timed_out(&format!(
-                            "the model is suspected of killing inference hosts and waits for one of its own, but all {MOST_ALONE} of those are busy; try again later"
-                        )));
-                    }
-                    let next = (now + LOOK_AGAIN).min(deadline - LOOK_AGAIN);
-                    tokio::time::sleep_until(next).await;
-                }
-            }
-        }
-    }
-
-    /// Whether a suspect has a place of its own, or there is one to be had. Makes room where it can: a host that no
-    /// suspect uses at the moment is ended.
-    fn has_room_alone(&self, key: &SessionKey) -> bool {
-        let mut others = self.others.lock();
-        if others.contains_key(&GroupKey::Alone(key.clone())) {
-            return true;
-        }
-        let alone = |key: &GroupKey| matches!(key, GroupKey::Alone(_));
-        // Nobody comes to a group while `others` is locked, so what only the map knows stays unused.
-        others.retain(|key, group| {
-            !alone(key) || group.live.read().is_some() || Arc::strong_count(group) > 1
-        });
-        if others.keys().filter(|key| alone(key)).count() < MOST_ALONE {
-            return true;
-        }
-        let hosts: Vec<_> = others
-            .iter()
-            .filter(|(key, _)| alone(key))
-            .map(|(_, group)| (group, group.alive()))
-            .collect();
-        // One that ends, or begins, makes room soon enough.
-        if hosts.iter().all(|(_, host)| host.is_some()) {
-            let idle = hosts.into_iter().find_map(|(group, host)| {
-                // The map, and the host's own word of its death: nobody has it in hand.
-                host.filter(|host| host.is_idle() && Arc::strong_count(group) <= 2)
-                    .map(|host| (group, host))
-            });
-            if let Some((group, host)) = idle {
-                group.take(&host);
-                host.finish(Reason::Stopped);
-            }
-        }
-        false
     }
 
     /// The living host of a group; started if there is none.
@@ -299,7 +216,7 @@ impl Supervisor {
             if let Some(error) = group.failure_since(asked) {
                 return Err(error);
             }
-            if self.closing.load(Ordering::Relaxed) {
+            if self.closing.load(Ordering::SeqCst) {
                 return Err(unavailable("the platform is shutting down".to_owned()));
             }
             let next = group.backoff.lock().next(Instant::now());
@@ -313,7 +230,14 @@ impl Supervisor {
             };
             // Before its death can be told, so that a dead host is never left in its place.
             *group.live.write() = Some(host.clone());
-            if self.adopt(group, &host) {
+            let adopted = self.adopt(group, &host);
+            if self.closing.load(Ordering::SeqCst) {
+                // Whoever ends all hosts may have looked before this one was there.
+                group.take(&host);
+                host.finish(Reason::Stopped);
+                return Err(unavailable("the platform is shutting down".to_owned()));
+            }
+            if adopted {
                 return Ok(host);
             }
             group.take(&host);
@@ -353,17 +277,15 @@ impl Supervisor {
         if !death.reason.blames_a_model() {
             return;
         }
-        let suspects: Vec<SessionKey> = death
-            .suspects
-            .iter()
-            .filter_map(|id| self.keys.get(id).map(|key| key.clone()))
-            .collect();
+        let evidence = Evidence {
+            suspects: &death.suspects,
+            inhabitants: &death.inhabitants,
+        };
         let mut ledger = self.ledger.lock();
-        for key in ledger.death(&suspects, death.alone, now) {
+        for who in ledger.death(evidence, now) {
             tracing::warn!(
-                model = %key.digest,
-                minutes = self.plan.config.quarantine.duration().as_secs() / 60,
-                "a model killed too many inference hosts and is quarantined"
+                "{} killed too many inference hosts and is quarantined",
+                named(&who)
             );
         }
         self.suspicion.store(true, Ordering::Relaxed);
@@ -383,54 +305,34 @@ impl Supervisor {
             self.open(request).await?
         };
         let since = Instant::now();
-        self.keys.insert(id, key.clone());
-        let loaded = self.load_somewhere(id, &key, &file, deadline).await;
-        match loaded {
-            Ok(info) => {
-                self.metrics.loaded(since.elapsed());
-                tracing::info!(%function, "model loaded");
-                Ok(Model {
-                    id,
-                    key,
-                    info: Arc::new(info),
-                    file,
-                    room: AtomicUsize::new(0),
-                })
-            }
-            Err(error) => {
-                self.keys.remove(&id);
-                Err(error)
-            }
-        }
+        let wanted = Wanted::new(id, key, function, file);
+        let info = self.load_somewhere(&wanted, deadline).await?;
+        self.metrics.loaded(since.elapsed());
+        tracing::info!(function = %wanted.function, "model loaded");
+        Ok(Model {
+            wanted,
+            info: Arc::new(info),
+            room: AtomicUsize::new(0),
+        })
     }
 
     async fn load_somewhere(
         self: &Arc<Self>,
-        id: SessionId,
-        key: &SessionKey,
-        file: &ModelFile,
+        wanted: &Arc<Wanted>,
         deadline: Instant,
-    ) -> Result<fnctl_core::inference::ModelInfo, InferenceError> {
-        let mut evicted = false;
+    ) -> Result<ModelInfo, InferenceError> {
+        let mut round = 0;
         loop {
-            let group = self.place(key, deadline).await?;
+            let group = self.place(&wanted.key, deadline).await?;
             let host = self.host(&group).await?;
-            match host.load(id, &file.descriptor, file.length).await {
-                // Over the budget: give up what is resident but unused, and try once more.
-                Ok(Err(error)) if error.kind == InferenceErrorKind::TooLarge && !evicted => {
-                    evicted = true;
-                    if self.evict("budget", |_| true).await == 0 {
-                        self.metrics.refused.inc();
-                        return Err(error);
-                    }
-                }
-                Ok(Err(error)) => {
-                    if error.kind == InferenceErrorKind::TooLarge {
-                        self.metrics.refused.inc();
-                    }
-                    return Err(error);
-                }
+            match host.load(wanted).await {
                 Ok(Ok(info)) => return Ok(info),
+                Ok(Err(refusal)) => {
+                    round += 1;
+                    if !self.make_room(&host, wanted, &refusal, round).await {
+                        return Err(refusal.error);
+                    }
+                }
                 Err(Gone) if Instant::now() >= deadline => {
                     return Err(timed_out(
                         "the model was not loaded in time: its inference host died",
@@ -443,21 +345,20 @@ impl Supervisor {
 
     async fn compute_somewhere(
         self: &Arc<Self>,
-        id: SessionId,
         model: &Model,
         inputs: &[Resolved],
         deadline: Instant,
     ) -> Result<Computed, InferenceError> {
+        let wanted = &model.wanted;
+        let mut round = 0;
         loop {
-            let group = self.place(&model.key, deadline).await?;
+            let group = self.place(&wanted.key, deadline).await?;
             let host = match group.alive() {
                 Some(host) => host,
                 None => self.host(&group).await?,
             };
-            if !host.has(id) {
-                let info = self
-                    .load_somewhere(id, &model.key, &model.file, deadline)
-                    .await?;
+            let Some(resident) = host.resident(wanted.id) else {
+                let info = self.load_somewhere(wanted, deadline).await?;
                 if info != *model.info {
                     return Err(InferenceError::new(
                         InferenceErrorKind::Runtime,
@@ -466,31 +367,28 @@ impl Supervisor {
                 }
                 // The host may be another one by now.
                 continue;
-            }
-            match host.compute(id, &model.info, &model.room, inputs).await {
-                Ok(done) => {
+            };
+            let done = host.compute(&resident, &model.info, &model.room, inputs);
+            match done.await {
+                Ok(Ok(computed)) => {
+                    // Errors clear nobody: the cheapest need no model at all.
                     if matches!(group.key, GroupKey::Alone(_))
-                        && self.ledger.lock().answered(&model.key)
+                        && self.ledger.lock().answered(&wanted.key)
                     {
-                        tracing::info!(model = %model.key.digest, "a model is cleared of suspicion");
+                        tracing::info!(model = %wanted.key.digest, "a model is cleared of suspicion");
                     }
-                    return done;
+                    return Ok(computed);
+                }
+                Ok(Err(refusal)) => {
+                    round += 1;
+                    if !self.make_room(&host, wanted, &refusal, round).await {
+                        return Err(refusal.error);
+                    }
                 }
                 Err(Gone) => self.hosts.reruns.inc(),
             }
         }
     }
-}
-
-fn quarantined(key: &SessionKey, deaths: u32, left: Duration) -> InferenceError {
-    InferenceError::new(
-        InferenceErrorKind::Quarantined,
-        format!(
-            "the model {} killed its inference host {deaths} times and is kept away from one for another {}s; deploy the function again to lift that at once",
-            key.digest,
-            left.as_secs()
-        ),
-    )
 }
 
 #[async_trait]
@@ -534,21 +432,11 @@ impl InferenceHost for SupervisedHost {
         })?;
         let inputs = inputs::resolve(&model.info, request.inputs)?;
         let timer = supervisor.metrics.compute_seconds.start_timer();
-        let compute =
-            supervisor.compute_somewhere(request.session, &model, &inputs, request.deadline);
+        let compute = supervisor.compute_somewhere(&model, &inputs, request.deadline);
         let computed = tokio::time::timeout_at(request.deadline, compute).await;
         timer.observe_duration();
         match computed {
-            Ok(computed) => {
-                if computed
-                    .as_ref()
-                    .is_err_and(|error| error.kind == InferenceErrorKind::TooLarge)
-                {
-                    // The next one shall find the room that sessions without a use take.
-                    supervisor.evict("budget", |_| true).await;
-                }
-                computed
-            }
+            Ok(computed) => computed,
             Err(_elapsed) => Err(timed_out(
                 "the inference did not end before the request's deadline",
             )),

@@ -1,6 +1,7 @@
 //! Who gets a host of its own, and who waits how long for one.
 
 use super::group::GroupKey;
+use super::quarantine::{Evidence, Inhabitants, Suspect};
 use super::supervisor::SupervisedHost;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -38,7 +39,14 @@ async fn suspects_wait_no_longer_than_the_deadline_for_a_host_of_their_own() {
     let supervisor = platform().0;
     let keys: Vec<_> = (0..5).map(|index| key(&index.to_string())).collect();
     let now = Instant::now();
-    supervisor.ledger.lock().death(&keys, false, now);
+    let evidence = Evidence {
+        suspects: &keys,
+        inhabitants: &Inhabitants::Many,
+    };
+    // As often as it takes to be kept from the others for good.
+    for _ in 0..3 {
+        supervisor.ledger.lock().death(evidence, now);
+    }
     supervisor.suspicion.store(true, Ordering::Relaxed);
     let deadline = now + Duration::from_secs(20);
     let mut places = Vec::new();
@@ -53,7 +61,48 @@ async fn suspects_wait_no_longer_than_the_deadline_for_a_host_of_their_own() {
     // A place that nobody has in hand is given up for who waits.
     places.pop();
     let place = supervisor.place(&keys[4], deadline).await.unwrap();
-    assert_eq!(place.key, GroupKey::Alone(keys[4].clone()));
+    let alone = |key: &SessionKey| GroupKey::Alone(Suspect::Model(key.clone()));
+    assert_eq!(place.key, alone(&keys[4]));
+    places.push(place);
+    // One of whom little is known waits for less, and is then with the others.
+    let newcomer = [key("newcomer")];
+    let evidence = Evidence {
+        suspects: &newcomer,
+        inhabitants: &Inhabitants::Many,
+    };
+    supervisor.ledger.lock().death(evidence, now);
+    let since = Instant::now();
+    let place = supervisor.place(&newcomer[0], deadline).await.unwrap();
+    assert_eq!(place.key, GroupKey::Shared);
+    assert!(since.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn one_function_takes_no_more_than_its_share_of_the_hosts_for_suspects() {
+    let supervisor = platform().0;
+    let now = Instant::now();
+    let own = |name: &str, function: &str| SessionKey {
+        owner: Some(function.parse().unwrap()),
+        ..key(name)
+    };
+    let mut suspects: Vec<_> = (0..3)
+        .map(|index| own(&index.to_string(), "hostile"))
+        .collect();
+    suspects.push(own("unlucky", "innocent"));
+    let evidence = Evidence {
+        suspects: &suspects,
+        inhabitants: &Inhabitants::Many,
+    };
+    for _ in 0..3 {
+        supervisor.ledger.lock().death(evidence, now);
+    }
+    supervisor.suspicion.store(true, Ordering::Relaxed);
+    let soon = || Instant::now() + Duration::from_millis(200);
+    let _one = supervisor.place(&suspects[0], soon()).await.unwrap();
+    let _two = supervisor.place(&suspects[1], soon()).await.unwrap();
+    let error = supervisor.place(&suspects[2], soon()).await.unwrap_err();
+    assert_eq!(error.kind, InferenceErrorKind::Timeout);
+    supervisor.place(&suspects[3], soon()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! A throw-away host for the models of a deploy: what happens in it happens to nobody else.
 
-use super::model::ModelFile;
+use super::model::Wanted;
 use super::process::HostProcess;
 use super::supervisor::Supervisor;
+use crate::sessions::SessionKey;
 use fnctl_core::inference::{InferenceError, InferenceErrorKind, LoadModel, ModelInfo, SessionId};
 use std::sync::Arc;
 
@@ -26,9 +27,11 @@ impl Trial {
     /// Loads a model.
     pub(crate) async fn load(&mut self, request: LoadModel) -> Result<ModelInfo, InferenceError> {
         let deadline = request.deadline;
+        let (key, function) = (SessionKey::of(&request), request.function.clone());
         let file = self.supervisor.open(request).await?;
         self.next += 1;
-        let loaded = self.load_file(&file);
+        let wanted = Wanted::new(SessionId(self.next), key, function, file);
+        let loaded = self.load_wanted(&wanted);
         tokio::time::timeout_at(deadline, loaded)
             .await
             .map_err(|_elapsed| {
@@ -36,14 +39,15 @@ impl Trial {
             })?
     }
 
-    async fn load_file(&self, file: &ModelFile) -> Result<ModelInfo, InferenceError> {
-        let id = SessionId(self.next);
-        match self.host.load(id, &file.descriptor, file.length).await {
-            Ok(loaded) => loaded.inspect_err(|error| {
-                if error.kind == InferenceErrorKind::TooLarge {
+    async fn load_wanted(&self, wanted: &Arc<Wanted>) -> Result<ModelInfo, InferenceError> {
+        match self.host.load(wanted).await {
+            Ok(Ok(info)) => Ok(info),
+            Ok(Err(refusal)) => {
+                if refusal.error.kind == InferenceErrorKind::TooLarge {
                     self.supervisor.metrics.refused.inc();
                 }
-            }),
+                Err(refusal.error)
+            }
             Err(_gone) => Err(InferenceError::new(
                 InferenceErrorKind::InvalidEncoding,
                 format!(

@@ -5,7 +5,7 @@ use super::death::Reason;
 use super::group::{Group, GroupKey};
 use super::metrics::resident_bytes;
 use super::process::HostProcess;
-use super::quarantine::Placement;
+use super::quarantine::Suspect;
 use super::supervisor::{LOOK_AGAIN, SupervisedHost, Supervisor};
 use crate::status::{HostStatus, Quarantined};
 use fnctl_core::ids::{Digest, FunctionName};
@@ -24,13 +24,15 @@ impl Supervisor {
     pub(super) async fn evict(
         &self,
         reason: &'static str,
-        expired: impl Fn(Instant) -> bool,
+        expired: impl Fn(SessionId, Instant) -> bool,
     ) -> usize {
         let unused = self.sessions.take_unused(expired);
         if unused.is_empty() {
             return 0;
         }
-        let ids: Vec<SessionId> = unused.iter().map(|model| model.id).collect();
+        // First, so that no host loads one of them once it was told.
+        unused.iter().for_each(|model| model.wanted.retire());
+        let ids: Vec<SessionId> = unused.iter().map(|model| model.wanted.id).collect();
         self.metrics
             .unloads
             .with_label_values(&[reason])
@@ -41,9 +43,6 @@ impl Supervisor {
             if let Some(host) = host {
                 host.unload(&ids, now).await;
             }
-        }
-        for id in &ids {
-            self.keys.remove(id);
         }
         ids.len()
     }
@@ -89,10 +88,39 @@ impl Supervisor {
             .resident
             .set(i64::try_from(resident).unwrap_or(i64::MAX));
         self.hosts.silence.set(silence.as_secs_f64());
-        let quarantined = self.ledger.lock().quarantined(now);
+        let quarantined = self.ledger.lock().quarantined(now).count();
         self.hosts
             .quarantined
             .set(i64::try_from(quarantined).unwrap_or(i64::MAX));
+    }
+
+    /// Puts a new host into the place of an old one, which goes on with what it has. Says no if the new one is dead, or the
+    /// platform is ending; then the old one stays.
+    async fn publish(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        old: &Arc<HostProcess>,
+        new: &Arc<HostProcess>,
+    ) -> bool {
+        // Before its death can be told, so that a dead host is never left in its place.
+        *group.live.write() = Some(new.clone());
+        let adopted = self.adopt(group, new);
+        // Whoever ends all hosts may have looked before this one was there.
+        if !adopted || self.closing.load(Ordering::SeqCst) {
+            new.finish(Reason::Stopped);
+            if group.take(new).is_some() {
+                *group.live.write() = Some(old.clone());
+            }
+            return false;
+        }
+        // Sessions that were retired while this host was nowhere to be seen: nobody else tells it.
+        let known = new.sessions();
+        let retired = known
+            .into_iter()
+            .filter(|id| self.sessions.get(*id).is_none());
+        new.unload(&retired.collect::<Vec<_>>(), Instant::now())
+            .await;
+        true
     }
 
     /// Ends hosts that are not needed any more.
@@ -102,7 +130,7 @@ impl Supervisor {
         for (group, host) in self.live_hosts() {
             let empty = host.is_empty() && host.empty_for(now) >= ttl;
             let cleared = match &group.key {
-                GroupKey::Alone(key) => self.ledger.lock().placement(key, now) != Placement::Alone,
+                GroupKey::Alone(who) => !self.ledger.lock().is_alone(who, now),
                 GroupKey::Shared | GroupKey::Dedicated(_) => false,
             };
             if host.is_idle() && (empty || cleared) {
@@ -139,6 +167,8 @@ impl SupervisedHost {
             kind,
             function,
             sessions: host.sessions().len(),
+            in_flight: host.computes.in_flight().len(),
+            shared_bytes: host.computes.taken(),
             resident_bytes: resident_bytes(host.pid),
             confinement: host.confinement.clone(),
             unconfined: host.unconfined.clone(),
@@ -154,7 +184,20 @@ impl SupervisedHost {
 
     /// What is kept away from hosts.
     pub(crate) fn quarantined(&self, now: Instant) -> Vec<Quarantined> {
-        self.0.ledger.lock().list(now)
+        let ledger = self.0.ledger.lock();
+        let listed = ledger.quarantined(now).map(|(who, deaths, until)| {
+            let (model, function) = match who {
+                Suspect::Model(key) => (Some(key.digest), key.owner.clone()),
+                Suspect::Function(function) => (None, Some(function.clone())),
+            };
+            Quarantined {
+                model,
+                function,
+                deaths,
+                left: until.duration_since(now),
+            }
+        });
+        listed.collect()
     }
 
     /// Process ids of the hosts that run.
@@ -168,9 +211,14 @@ impl SupervisedHost {
     /// sessions and hosts went.
     pub(crate) async fn reap(&self, now: Instant) -> usize {
         let ttl = self.0.plan.config.session_ttl.duration();
-        let expired = |idle_since| now.saturating_duration_since(idle_since) >= ttl;
+        let expired = |_, idle_since| now.saturating_duration_since(idle_since) >= ttl;
         let unloaded = self.0.evict("ttl", expired).await;
         let ended = self.0.retire(now);
+        {
+            let mut ledger = self.0.ledger.lock();
+            let remembered = ledger.forget(now);
+            self.0.suspicion.store(remembered, Ordering::Relaxed);
+        }
         self.0.clone().start_spare();
         self.0.observe(now);
         unloaded + ended
@@ -180,24 +228,22 @@ impl SupervisedHost {
     /// many were replaced.
     pub(crate) async fn replace(&self) -> Result<usize, InferenceError> {
         let mut replaced = 0;
-        for (group, old) in self.0.live_hosts() {
+        for (group, _) in self.0.live_hosts() {
             let _turn = group.starting.lock().await;
+            // Who is there now: the one that was may have died and have been followed by another while others were
+            // replaced.
+            let Some(old) = group.alive() else {
+                continue;
+            };
             let new = self.0.fresh().await?;
             for id in old.sessions() {
                 let Some(model) = self.0.sessions.get(id) else {
                     continue;
                 };
                 // What cannot be loaded now is loaded on demand, or says why then.
-                let _ = new
-                    .load(id, &model.file.descriptor, model.file.length)
-                    .await;
+                let _ = new.load(&model.wanted).await;
             }
-            // Before its death can be told, so that a dead host is never left in its place.
-            *group.live.write() = Some(new.clone());
-            if !self.0.adopt(&group, &new) {
-                if group.take(&new).is_some() {
-                    *group.live.write() = Some(old);
-                }
+            if !self.0.publish(&group, &old, &new).await {
                 continue;
             }
             replaced += 1;
@@ -214,7 +260,7 @@ impl SupervisedHost {
 
     /// Ends every host.
     pub(crate) async fn shut_down(&self) {
-        self.0.closing.store(true, Ordering::Relaxed);
+        self.0.closing.store(true, Ordering::SeqCst);
         let spare = self.0.spare.lock().take();
         let hosts = self.0.live_hosts().into_iter().map(|(_, host)| host);
         let hosts: Vec<_> = hosts.chain(spare).collect();
@@ -228,8 +274,19 @@ impl SupervisedHost {
 
     /// A model of a function was deployed: it has another chance.
     pub(crate) fn forgive(&self, digest: &Digest, function: &FunctionName) {
-        self.0.ledger.lock().forgive(|key| {
-            key.digest == *digest && key.owner.as_ref().is_none_or(|owner| owner == function)
+        self.0.ledger.lock().forgive(|who| match who {
+            Suspect::Model(key) => {
+                key.digest == *digest && key.owner.as_ref().is_none_or(|owner| owner == function)
+            }
+            Suspect::Function(_) => false,
         });
+    }
+
+    /// A function was deployed: so have all the models that are its own.
+    pub(crate) fn forgive_function(&self, function: &FunctionName) {
+        self.0
+            .ledger
+            .lock()
+            .forgive(|who| who.owner() == Some(function));
     }
 }

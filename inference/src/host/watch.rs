@@ -1,11 +1,11 @@
 //! The watch over one host: what it reports, whether it still answers, how it ends, and who is to blame.
 
-use super::computes::InFlight;
+use super::computes::{InFlight, Refusal};
 use super::death::{self, Death, Reason};
-use super::process::{HostProcess, NO_ORDERS, REAP, receive, watched};
+use super::process::{HostProcess, Loading, NO_ORDERS, REAP, receive, watched};
 use super::protocol::{Order, Report};
 use crate::config::Config;
-use fnctl_core::inference::SessionId;
+use crate::sessions::SessionKey;
 use rustix::process::{Pid, PidfdFlags};
 use std::collections::HashSet;
 use std::io;
@@ -17,8 +17,6 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-/// How long one model may load before the host counts as hung.
-const LOAD: Duration = Duration::from_secs(15 * 60);
 /// How long a host that was told to end has before it is killed.
 const LINGER: Duration = Duration::from_millis(500);
 
@@ -61,24 +59,33 @@ impl HostProcess {
         self.mourn(reason, suspects);
     }
 
-    /// Sessions that compute or load now; only the one that is stuck, if there is one.
-    fn suspects(&self) -> Vec<SessionId> {
-        if let Some(stuck) = *self.stuck.lock() {
+    /// Models that compute or load now; only the one that is stuck, if there is one.
+    fn suspects(&self) -> Vec<SessionKey> {
+        if let Some(stuck) = self.stuck.lock().clone() {
             return vec![stuck];
         }
-        let computing = self.computes.in_flight().into_iter().map(|run| run.session);
+        let computing = self.computes.in_flight().into_iter().map(|run| run.key);
         let loading: Vec<_> = {
             let loading = self.loading.lock();
-            loading.keys().map(|id| SessionId(*id)).collect()
+            loading.values().map(|one| one.key.clone()).collect()
         };
         let suspects: HashSet<_> = computing.chain(loading).collect();
-        suspects.into_iter().collect()
+        suspects.iter().map(|key| key.as_ref().clone()).collect()
     }
 
-    fn mourn(&self, reason: Reason, suspects: Vec<SessionId>) {
+    /// One model does not come to an end. In a host that somebody stopped, that is nobody's fault.
+    fn accuse(&self, key: &SessionKey, how: &'static str) -> Reason {
+        let reason = self.silent(how);
+        if reason.blames_a_model() {
+            *self.stuck.lock() = Some(key.clone());
+        }
+        reason
+    }
+
+    fn mourn(&self, reason: Reason, suspects: Vec<SessionKey>) {
         let death = Death {
             reason: reason.clone(),
-            alone: self.seen.lock().len() <= 1,
+            inhabitants: self.inhabitants.lock().clone(),
             suspects,
             answered: self.computes.answered(),
         };
@@ -102,12 +109,17 @@ impl HostProcess {
                     session,
                     result,
                     bytes,
+                    shortage,
                 })) => {
                     let Some(loading) = self.loading.lock().remove(&session) else {
                         return Some(Reason::Lied("a model that nobody asked for"));
                     };
                     *self.heard.lock() = Instant::now();
-                    let _ = loading.done.send(result.map(|info| (info, bytes)));
+                    let loaded = match result {
+                        Ok(info) => Ok((info, bytes)),
+                        Err(error) => Err(Refusal { error, shortage }),
+                    };
+                    let _ = loading.done.send(loaded);
                 }
                 Ok(Some(Report::Pong(number))) => {
                     let asked = self.pings.load(Ordering::Relaxed);
@@ -159,8 +171,7 @@ impl HostProcess {
                 .excuse_queued(config.compute_threads.max(1), now);
             let runs = self.computes.in_flight();
             if let Some(stuck) = runs.iter().find(|run| is_stuck(run, now, limit)) {
-                *self.stuck.lock() = Some(stuck.session);
-                return Some(Reason::Hung("a run goes on after it was to end"));
+                return Some(self.accuse(&stuck.key, "a run goes on after it was to end"));
             }
             for run in runs.iter().filter(|run| run.cancelled.is_some()) {
                 let (slot, run) = (run.slot, run.run);
@@ -168,14 +179,13 @@ impl HostProcess {
             }
             let overdue = {
                 let loading = self.loading.lock();
-                let mut overdue = loading.iter().filter(|(_, one)| now - one.since >= LOAD);
-                overdue.next().map(|(session, _)| SessionId(*session))
+                let late = |one: &&Loading| now.saturating_duration_since(one.since) >= one.limit;
+                let overdue = loading.values().find(late);
+                overdue.map(|one| one.key.clone())
             };
-            if let Some(session) = overdue {
-                *self.stuck.lock() = Some(session);
-                return Some(Reason::Hung(
-                    "a model does not come to the end of its loading",
-                ));
+            if let Some(key) = overdue {
+                let how = "a model does not come to the end of its loading";
+                return Some(self.accuse(&key, how));
             }
             if asked_at.is_none() && !(runs.is_empty() && self.loading.lock().is_empty()) {
                 let number = self.pings.fetch_add(1, Ordering::Relaxed) + 1;

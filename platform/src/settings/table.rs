@@ -165,9 +165,9 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "scheduler.memory",
-        "Most memory of instances and models together, as it was measured; idle instances make room. 0B = no limit.",
+        "Most memory of instances and models together, as it was measured; idle instances make room. auto = three quarters of the machine's memory or of the cgroup's limit, whichever is less; 0B = no limit.",
         scheduler.memory,
-        parsed::<ByteSize>
+        parsed::<fnctl_scheduler::MemoryLimit>
     ),
     setting!(
         "scheduler.max_tracked_versions",
@@ -349,13 +349,13 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "inference.quarantine_after",
-        "Times that a model may kill its inference host within ten minutes before it is quarantined.",
+        "Times that a model may kill its inference host before it is quarantined; each counts half as much every three hours. For a function that brings model after model, twice as many.",
         inference.quarantine_after,
         positive
     ),
     setting!(
         "inference.quarantine",
-        "How long a quarantined model is kept away from inference hosts.",
+        "How long a quarantined model is kept away from inference hosts; twice as long each further time, up to four hours.",
         inference.quarantine,
         period
     ),

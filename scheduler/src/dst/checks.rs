@@ -3,7 +3,8 @@
 //! [`settled`] holds whenever nothing more can happen at an instant: every task waits for a timer or for another task.
 //! There an instance is idle or runs, a start is inside the factory, and a caller waits in one known place.
 
-use super::store::{FakeStore, names};
+use super::shares;
+
 use super::world::{Books, World};
 use crate::audit::{Audit, LaneAudit, PoolAudit};
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ pub(super) const TICK: Duration = Duration::from_millis(2);
 
 pub(super) fn settled(world: &World, audit: Audit) {
     let host = (world.host.uses(), world.host.computing());
+    let computing = host.1;
     let mut books = world.books.lock();
     books.checks += 1;
     instances(&mut books, &audit, world.plan.slots);
@@ -25,6 +27,7 @@ pub(super) fn settled(world: &World, audit: Audit) {
         lane_alone(&mut books, lane, &audit);
     }
     inference(&mut books, host);
+    shares::settled(&mut books, world, &audit, computing);
     bounds(&mut books);
     let panics = books.planned_panics;
     books.require("panics", audit.panics == panics, || {
@@ -97,32 +100,32 @@ fn instances(books: &mut Books, audit: &Audit, slots: usize) {
 fn callers(books: &mut Books, audit: &Audit) {
     let running = books.running(None);
     let busy = sum(&audit.pools, |pool| pool.busy);
-    books.require("leases", busy == running, || {
-        format!("{busy} instances are leased, {running} sandboxes run")
+    // Who has an instance may wait for a processor before it is run.
+    let turn: usize = audit.lanes.iter().map(|lane| lane.flows[1].waiting).sum();
+    books.require("leases", (running..=running + turn).contains(&busy), || {
+        format!("{busy} instances are leased, {running} sandboxes run, {turn} callers wait for their turn")
     });
-    let waiting = sum(&audit.pools, |pool| pool.waiting);
     let queued: usize = audit.lanes.iter().map(|lane| lane.queued).sum();
-    books.require(
-        "in flight",
-        audit.in_flight == queued + waiting + running,
-        || {
-            format!(
-                "{} are in flight: {queued} queue, {waiting} wait, {running} run",
-                audit.in_flight
-            )
-        },
-    );
+    let permits: usize = audit.lanes.iter().map(|lane| lane.permits).sum();
     for lane in &audit.lanes {
         let of = |pool: &&PoolAudit| pool.version.function == lane.function;
         let waiting: usize = audit.pools.iter().filter(of).map(|pool| pool.waiting).sum();
         let running = books.running(Some(&lane.function));
-        books.require("permits", lane.permits == waiting + running, || {
+        let turn: usize = lane.flows.iter().map(|flow| flow.waiting).sum();
+        let counted = turn + waiting + running;
+        books.require("permits", lane.permits == counted, || {
             format!(
-                "{}: {} permits out, {waiting} wait, {running} run",
+                "{}: {} permits out, {turn} wait for their turn, {waiting} for an instance, {running} run",
                 lane.function, lane.permits
             )
         });
     }
+    books.require("in flight", audit.in_flight == queued + permits, || {
+        format!(
+            "{} are in flight: {queued} queue, {permits} have a permit",
+            audit.in_flight
+        )
+    });
 }
 
 fn lane_alone(books: &mut Books, lane: &LaneAudit, audit: &Audit) {
@@ -150,11 +153,11 @@ fn lane_alone(books: &mut Books, lane: &LaneAudit, audit: &Audit) {
         },
     );
     let most = books.most.entry(name.clone()).or_insert(0);
-    let provisioned = audit
+    let floors = audit
         .pools
         .iter()
         .filter(|pool| pool.version.function == *name);
-    *most = (*most).max(lane.limit + provisioned.map(|pool| pool.provisioned).max().unwrap_or(0));
+    *most = (*most).max(lane.limit + floors.map(|pool| pool.floor).max().unwrap_or(0));
     let most = *most;
     for pool in audit
         .pools
@@ -276,83 +279,4 @@ fn describe(audit: &Audit) -> String {
         );
     }
     text
-}
-
-/// Once nobody calls and every keep-alive has passed: nothing is left but what is provisioned.
-pub(super) fn quiet(world: &World, audit: &Audit, store: &FakeStore, tracked: &BTreeSet<String>) {
-    let mut books = world.books.lock();
-    books.require("quiet", audit.in_flight == 0, || {
-        format!("{} in flight after everybody has gone", audit.in_flight)
-    });
-    for lane in &audit.lanes {
-        let name = &lane.function;
-        let Some(function) = store.function(name) else {
-            books.broken("let go", format!("{name} was removed and has a lane"));
-            continue;
-        };
-        let live = function.resolve(&fnctl_core::version::Selector::Live, 99);
-        let limit = live.map_or(0, |version| version.config.concurrency.get() as usize);
-        let split = function.live().is_some_and(|alias| alias.split.is_some());
-        books.require("limit", split || lane.limit == limit, || {
-            format!(
-                "{name} has a limit of {}, its live version says {limit}",
-                lane.limit
-            )
-        });
-    }
-    let existing = store.versions();
-    let (mut wanted, mut units) = (0, 0);
-    for function in world.names.iter().filter_map(|name| store.function(name)) {
-        for version in function.versions.values() {
-            let key = version.key();
-            let named = names(&function, version.number);
-            let is_live = function
-                .live()
-                .is_some_and(|alias| alias.version == version.number);
-            let provisioned = version.config.provisioned as usize;
-            let pool = audit
-                .pools
-                .iter()
-                .find(|pool| pool.listed && pool.version == key);
-            let (has, says) = pool.map_or((0, 0), |pool| (pool.idle.len(), pool.provisioned));
-            let most = if named { provisioned } else { 0 };
-            books.require("quiet", has <= most, || {
-                format!("{key} has {has} idle instances, {most} are provisioned")
-            });
-            books.require("provisioned", !is_live || says == provisioned, || {
-                format!("{key} is live and keeps {says} provisioned, its configuration says {provisioned}")
-            });
-            wanted += says;
-            units += says
-                * version
-                    .config
-                    .env
-                    .get("units")
-                    .map_or(1, |units| units.parse().unwrap());
-        }
-    }
-    let fits = wanted <= world.plan.slots && units <= world.plan.units;
-    let live = books.instances();
-    books.require("provisioned", !fits || live == wanted, || {
-        format!("{live} instances exist, {wanted} are provisioned")
-    });
-    books.require("quiet", live <= wanted, || {
-        format!("{live} instances exist, {wanted} are provisioned")
-    });
-    for pool in audit
-        .pools
-        .iter()
-        .filter(|pool| !existing.contains(&pool.version))
-    {
-        books.broken(
-            "let go",
-            format!("{} was removed and has a pool", pool.version),
-        );
-    }
-    for key in tracked {
-        let known = existing.iter().any(|version| version.to_string() == *key);
-        books.require("let go", known, || {
-            format!("{key} was removed and has metrics")
-        });
-    }
 }

@@ -1,28 +1,29 @@
 //! Runs a plan: one runtime with a paused clock for each life, the real scheduler and deploy code in it, and the rules
 //! checked whenever nothing more can happen at an instant.
 
-use super::checks::{self, TICK};
+use super::callers;
+use super::checks::TICK;
 use super::host;
-use super::plan::{Call, End, Event, Life, Plan, Reads, Target, What};
-use super::sandboxes::{Factory, Planned};
+use super::kept::{self, Before};
+use super::plan::{End, Event, Life, Plan, What};
+use super::quiet::quiet;
+use super::sandboxes::Factory;
 use super::store::{AllArtifacts, FakeStore};
 use super::watched::Watched;
-use super::world::{Answer, Asked, Broken, Trace, World};
-use crate::{Config, Scheduler};
+use super::world::{Broken, Reaping, Trace, World};
+use crate::{Clock, Config, Scheduler};
+use fnctl_core::ErrorKind;
 use fnctl_core::deploy::{DeployRequest, Deployer, live_alias};
 use fnctl_core::ids::{AliasName, Digest, FunctionName};
 use fnctl_core::ports::{FunctionStore, Invoker};
 use fnctl_core::task::Tasks;
-use fnctl_core::trace::Trace as Spans;
 use fnctl_core::units::ByteSize;
-use fnctl_core::version::{Alias, Selector, Split, Version};
-use fnctl_core::{ErrorKind, Invocation, RequestId};
-use http_body_util::BodyExt;
+use fnctl_core::version::{Alias, Selector, Split};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// What came of a plan.
 #[derive(Debug)]
@@ -90,11 +91,11 @@ pub(super) fn run(plan: &Arc<Plan>, keep_lines: bool, sabotage: Option<&Sabotage
 pub(super) struct Platform {
     pub(super) world: Arc<World>,
     pub(super) scheduler: Scheduler,
-    store: Arc<FakeStore>,
+    pub(super) store: Arc<FakeStore>,
     deployer: Deployer,
     registry: prometheus::Registry,
     /// The tasks of callers and of the driver, none of which may panic.
-    outside: Tasks,
+    pub(super) outside: Tasks,
 }
 
 async fn live(
@@ -104,8 +105,15 @@ async fn live(
     sabotage: Option<&Sabotage>,
 ) {
     let registry = prometheus::Registry::new();
+    let plan = &world.plan;
+    let time = world.clone();
     let config = Config {
-        max_instances: world.plan.slots,
+        max_instances: plan.slots,
+        max_concurrency: plan.max_concurrency,
+        max_running: plan.max_running,
+        memory: ByteSize(plan.memory).into(),
+        keep_alive_policy: plan.policy,
+        clock: Clock::new(move || time.time_of_day()),
         ..Config::default()
     };
     let factory = Arc::new(Factory(world.clone()));
@@ -157,6 +165,8 @@ async fn live(
             platform.quiet().await;
         }
     }
+    // So that the rules are checked once more, whatever the clock jumped over.
+    tokio::time::sleep(TICK).await;
     let panics = platform.outside.panics();
     world.require("panics", panics == 0, || {
         format!("{panics} callers panicked")
@@ -171,6 +181,7 @@ impl Platform {
             .filter_map(|function| function.versions.get(&function.live()?.version).cloned())
             .collect();
         for version in &live {
+            self.world.books.lock().ledger.activated(version);
             self.scheduler.configure(version);
         }
         live.retain(|version| version.config.provisioned > 0);
@@ -193,6 +204,7 @@ impl Platform {
     }
 
     fn reap(&self, skew: i64) {
+        let world = &self.world;
         let shift = Duration::from_millis(skew.unsigned_abs());
         let now = Instant::now();
         let then = if skew < 0 {
@@ -200,19 +212,22 @@ impl Platform {
         } else {
             now + shift
         };
-        self.world.books.lock().reaping = skew <= 0;
+        let Some(before) = Before::look(world, then) else {
+            return;
+        };
+        let strict = before.is_strict(world);
+        world.books.lock().reaping = Some(Reaping {
+            strict,
+            gone: BTreeMap::new(),
+        });
         let reaped = self.scheduler.reap(then);
-        self.world.books.lock().reaping = false;
-        let next = self.scheduler.next_expiry();
-        self.world
-            .require("reaped", next.is_none_or(|next| next > then), || {
-                format!(
-                    "an instance is overdue by {:?}",
-                    next.map(|next| then - next)
-                )
-            });
+        let reaping = world.books.lock().reaping.take();
+        let may_start = !self.scheduler.inner.draining.load(Ordering::SeqCst);
+        if let (Some(after), Some(reaping)) = (world.audit(), reaping) {
+            kept::reaped(world, &before, &after, &reaping.gone, may_start);
+        }
         if reaped > 0 {
-            self.world.log(|| format!("{reaped} reaped"));
+            world.log(|| format!("{reaped} reaped"));
         }
     }
 
@@ -221,6 +236,7 @@ impl Platform {
         self.outside.spawn("drain", async move {
             tokio::time::sleep(Duration::from_millis(at)).await;
             this.world.log(|| format!("drain within {grace:?}"));
+            this.world.books.lock().draining = true;
             let since = Instant::now();
             let done = this.scheduler.drain(grace).await;
             let (took, left) = (since.elapsed(), this.scheduler.in_flight());
@@ -259,7 +275,7 @@ impl Platform {
         let request = http::Request::new(fnctl_core::empty());
         let asked = self
             .scheduler
-            .invoke(invocation(&version, 0, request))
+            .invoke(callers::invocation(&version, 0, request))
             .await;
         asked.is_err_and(|refused| refused.failure.kind == ErrorKind::Draining)
     }
@@ -274,6 +290,16 @@ impl Platform {
             What::Jump { ms } => {
                 self.world.log(|| format!("the clock jumps by {ms} ms"));
                 tokio::time::advance(Duration::from_millis(*ms)).await;
+            }
+            What::SetClock { ms } => {
+                self.world
+                    .log(|| format!("the time of day is set by {ms} ms"));
+                self.world.skew.fetch_add(*ms, Ordering::Relaxed);
+            }
+            What::Sessions { mib } => {
+                self.world.log(|| format!("sessions take {mib} MiB"));
+                self.world.books.lock().sessions = mib << 20;
+                self.scheduler.set_session_memory(mib << 20);
             }
             What::HostDies => host::dies(&self.world),
             What::HostHangs => {
@@ -343,12 +369,12 @@ impl Platform {
         });
     }
 
-    fn name(&self, function: usize) -> FunctionName {
+    pub(super) fn name(&self, function: usize) -> FunctionName {
         self.world.names[function].clone()
     }
 
     /// The version so many before the newest, or the oldest.
-    fn back(&self, function: usize, back: usize) -> fnctl_core::VersionNumber {
+    pub(super) fn back(&self, function: usize, back: usize) -> fnctl_core::VersionNumber {
         let function = self.store.function(&self.name(function));
         let numbers = function
             .iter()
@@ -360,93 +386,34 @@ impl Platform {
             .unwrap_or(fnctl_core::VersionNumber(1))
     }
 
-    fn call(&self, call: &Call) {
-        let name = self.name(call.function);
-        let id = RequestId::from_caller(&format!("call-{}", call.id)).unwrap();
-        let selector = match call.target {
-            Target::Live | Target::Gone => Selector::Live,
-            Target::Latest => Selector::Latest,
-            Target::Alias => Selector::Alias(other_alias()),
-            Target::Back(back) => Selector::Number(self.back(call.function, back)),
-        };
-        let gone = (call.target == Target::Gone)
-            .then(|| self.store.gone(&name))
-            .flatten();
-        let version = gone.or_else(|| self.store.resolve(&name, &selector, id.draw()));
-        let Some(version) = version else {
-            return;
-        };
-        let mut request = http::Request::new(fnctl_core::empty());
-        if call.head {
-            *request.method_mut() = http::Method::HEAD;
-        }
-        let call = Arc::new(call.clone());
-        request.extensions_mut().insert(Planned(call.clone()));
-        let invocation = invocation(&version, call.id, request);
-        let this = self.clone();
-        self.outside
-            .spawn("caller", async move { this.caller(call, invocation).await });
-    }
-
-    async fn caller(&self, call: Arc<Call>, invocation: Invocation) {
-        let (world, id) = (&self.world, call.id);
-        let (deadline, version) = (invocation.deadline, invocation.version.key());
-        world.log(|| format!("call {id} of {version}"));
-        let asked = Asked {
-            deadline,
-            unbegun_left: call.run.unbegun,
-            begun: 0,
-            sent: None,
-            completed: false,
-            left: false,
-            over: false,
-        };
-        world.books.lock().calls.insert(id, asked);
-        let asked = self.scheduler.invoke(invocation);
-        let answer = match call.leaves {
-            None => asked.await,
-            Some(after) => tokio::select! {
-                biased;
-                answer = asked => answer,
-                () = tokio::time::sleep(Duration::from_millis(after)) => {
-                    world.log(|| format!("caller {id} leaves"));
-                    over(world, id);
-                    left(world, id);
-                    return;
-                }
-            },
-        };
-        over(world, id);
-        match answer {
-            Ok(reply) => {
-                let from = reply.response.headers().get("x-call").cloned();
-                let right = from.is_some_and(|from| from.as_bytes() == id.to_string().as_bytes());
-                world.require("answer", right, || {
-                    format!("call {id} gets another's answer")
-                });
-                answered(world, &call, Answer::Response);
-                read(world, &call, reply.response.into_body()).await;
-            }
-            Err(refused) => answered(world, &call, Answer::Failure(refused.failure.kind)),
-        }
-    }
-
     /// Nobody calls any more. What is in flight ends, what is idle goes, and what is left is checked.
     async fn quiet(&self) {
         self.world.log(|| "quiet".into());
         self.world.books.lock().calm = true;
         // Deadlines, starts, keep-alives and the longest wait after failed starts are over by then.
-        for _ in 0..16 {
+        for _ in 0..26 {
             tokio::time::sleep(Duration::from_secs(5)).await;
             self.reap(0);
         }
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        // What policies keep goes, and comes and goes again as often as they want; what is started for a window has come.
+        let mut turns = 0;
+        while let Some(next) = self.next_change() {
+            tokio::time::sleep_until(next + TICK).await;
+            self.reap(0);
+            turns += 1;
+            if turns > 200 {
+                self.world
+                    .broken("quiet", || "it does not come to rest".into());
+                return;
+            }
+        }
         if self.world.is_broken() {
             return;
         }
         if let Some(audit) = self.world.audit() {
-            checks::quiet(&self.world, &audit, &self.store, &self.tracked());
+            quiet(&self.world, &audit, &self.store, &self.tracked());
         }
+        self.world.books.lock().draining = true;
         let drained = self.scheduler.drain(Duration::from_secs(1)).await;
         self.world.require("drain", drained, || {
             "nothing is in flight, and it waits".into()
@@ -459,6 +426,38 @@ impl Platform {
         self.world.require("drain", left == (0, 0), || {
             format!("{left:?} instances after it")
         });
+    }
+
+    /// When something is still to happen that nobody asks for: an instance goes or comes, a window closes.
+    fn next_change(&self) -> Option<Instant> {
+        let world = &self.world;
+        let now = Instant::now();
+        let soon = now + Duration::from_secs(3);
+        let asked = |back: u64| {
+            let books = world.books.lock();
+            let live = |name| books.ledger.live(name).cloned();
+            let live: Vec<_> = world.names.iter().filter_map(live).collect();
+            drop(books);
+            let at = world.time_of_day() - Duration::from_secs(back);
+            let asked = live.iter().map(|version| kept::asked(&version.config, at));
+            asked.collect::<Vec<_>>()
+        };
+        if asked(0) != asked(10) {
+            return Some(soon);
+        }
+        let audit = world.audit()?;
+        let pools = audit.pools.iter().filter(|pool| pool.listed);
+        let next = pools
+            .filter(|pool| pool.idle.len() > pool.floor)
+            .filter_map(|pool| {
+                let until = kept::until(&world.books.lock(), pool);
+                until.into_iter().min()
+            })
+            // What is kept until its room is needed stays.
+            .filter(|until| *until < now + Duration::from_secs(86_400 * 200));
+        let ahead = world.ahead(now).into_iter().map(|(_, due)| due);
+        let ahead = ahead.filter(|due| *due > now);
+        next.chain(ahead).min()
     }
 
     /// Versions that have metrics.
@@ -479,96 +478,7 @@ impl Platform {
     }
 }
 
-fn invocation(
-    version: &Arc<Version>,
-    id: u64,
-    request: http::Request<fnctl_core::Body>,
-) -> Invocation {
-    let received = Instant::now();
-    Invocation {
-        version: version.clone(),
-        request_id: RequestId::from_caller(&format!("call-{id}")).unwrap(),
-        request,
-        received,
-        deadline: received + version.config.timeout.duration(),
-        cancelled: CancellationToken::new(),
-        trace: Spans::none(),
-        report: false,
-    }
-}
-
-fn left(world: &World, id: u64) {
-    if let Some(asked) = world.books.lock().calls.get_mut(&id) {
-        asked.left = true;
-    }
-}
-
-fn over(world: &World, id: u64) {
-    if let Some(asked) = world.books.lock().calls.get_mut(&id) {
-        asked.over = true;
-    }
-}
-
-/// The answer is the guest's, if it gave one; and a defect of the platform's only where one was planned.
-fn answered(world: &World, call: &Call, answer: Answer) {
-    let mut books = world.books.lock();
-    let id = call.id;
-    books.log(format!("call {id} is answered: {answer:?}"));
-    let Some(asked) = books.calls.get(&id) else {
-        return;
-    };
-    let (sent, begun) = (asked.sent, asked.begun);
-    if let Some(sent) = sent {
-        books.require("answer", sent == answer, || {
-            format!("call {id} is answered {answer:?}, its guest said {sent:?}")
-        });
-    }
-    let internal = answer == Answer::Failure(ErrorKind::Internal);
-    let planned = books.planned_panics > 0 || call.run.unbegun > 1 || begun > 0;
-    books.require("answer", !internal || planned, || {
-        format!("call {id} is answered with a defect that nobody planned")
-    });
-    books.require(
-        "answer",
-        sent.is_some() || answer != Answer::Response,
-        || format!("call {id} has a response that no guest gave"),
-    );
-}
-
-async fn read(world: &World, call: &Call, mut body: fnctl_core::Body) {
-    let most = match call.reads {
-        Reads::All => u64::MAX,
-        Reads::Some(chunks) => chunks,
-        Reads::Late(after) => {
-            tokio::time::sleep(Duration::from_millis(after)).await;
-            u64::MAX
-        }
-    };
-    let mut chunks = 0;
-    while chunks < most {
-        match body.frame().await {
-            Some(Ok(_)) => chunks += 1,
-            Some(Err(_)) | None => break,
-        }
-    }
-    drop(body);
-    let id = call.id;
-    if chunks < call.run.chunks && !call.head {
-        left(world, id);
-    }
-    let mut books = world.books.lock();
-    books.log(format!("caller {id} has read {chunks} chunks"));
-    let completed = books.calls.get(&id).is_some_and(|asked| asked.completed);
-    let short = completed && most == u64::MAX && !call.head && chunks != call.run.chunks;
-    books.require("answer", !short, || {
-        format!(
-            "call {id} got {chunks} of {} chunks of a complete answer",
-            call.run.chunks
-        )
-    });
-}
-
-fn other_alias() -> AliasName {
+pub(super) fn other_alias() -> AliasName {
     "canary".parse().unwrap()
 }
 
@@ -581,10 +491,25 @@ fn said<T>(outcome: &Result<T, fnctl_core::Failure>) -> String {
 
 fn short(what: &What) -> String {
     match what {
-        What::Deploy { function, config } => format!(
-            "deploy {function}: concurrency {} queue {} provisioned {} keep-alive {:?}",
-            config.concurrency, config.queue_size, config.provisioned, config.keep_alive.0
-        ),
+        What::Deploy { function, config } => {
+            let asked = (config.provisioned, config.min_instances);
+            let policy = config.keep_alive_policy;
+            let mut text = format!(
+                "deploy {function}: {asked:?}, limit {}",
+                kept::limit(config)
+            );
+            text += &format!(
+                " queue {} keep {:?}",
+                config.queue_size, config.keep_alive.0
+            );
+            text += &format!(" {policy:?} reserved {:?}", config.reserved_concurrency);
+            for window in &config.schedule {
+                let asked = (window.provisioned, window.min_instances);
+                let times = (window.duration.0, window.ramp_down.0);
+                text += &format!(" window {asked:?} {times:?}");
+            }
+            text
+        }
         other => format!("{other:?}"),
     }
 }

@@ -1,11 +1,13 @@
 //! The rules are worth something: each of these breaks one behind the scheduler's back, and the harness must say which.
 
 use super::drive::{Platform, Sabotage, run};
-use super::plan::Plan;
+use super::plan::{End, Event, Life, Plan, Trouble, What};
 use crate::admission::Verdict;
 use crate::version_pool::{Checkout, VersionPool};
+use fnctl_core::FunctionConfig;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Breaks something in many plans; in each where it could, the first rule found broken is `rule`.
@@ -88,6 +90,71 @@ fn a_panic_that_nobody_planned() {
             std::panic::resume_unwind(Box::new("quietly"))
         });
     });
+}
+
+#[test]
+fn a_pass_that_is_never_given_back() {
+    noticed("passes", |platform| {
+        for lane in platform.scheduler.inner.lanes() {
+            platform
+                .scheduler
+                .inner
+                .node
+                .running
+                .force(&lane.flows.running);
+        }
+    });
+}
+
+#[test]
+fn a_reservation_that_nobody_deployed() {
+    noticed("reserved", |platform| {
+        let node = &platform.scheduler.inner.node;
+        node.reserve(&"nobody".parse().unwrap(), Some(1));
+    });
+}
+
+#[test]
+fn memory_that_nobody_has() {
+    noticed("memory", |platform| {
+        let budget = &platform.scheduler.inner.node.memory;
+        std::mem::forget(budget.take(1));
+    });
+}
+
+#[test]
+fn an_eviction_that_is_counted_and_not_made() {
+    noticed("counted", |platform| {
+        if let Some(pool) = pools(platform).first() {
+            pool.metrics.evicted(1);
+        }
+    });
+}
+
+#[test]
+fn two_deploys_at_once_do_not_reserve_too_much_together() {
+    let mut plan = Plan::of(0);
+    plan.trouble = Trouble::default();
+    (plan.functions, plan.max_concurrency, plan.units) = (2, 6, 100);
+    let deploy = |function| {
+        let config = FunctionConfig {
+            reserved_concurrency: Some(3),
+            ..FunctionConfig::default()
+        };
+        let config = Box::new(config);
+        let what = What::Deploy { function, config };
+        Event { at: 0, what }
+    };
+    plan.lives = vec![Life {
+        events: vec![deploy(0), deploy(1)],
+        reap_every: Duration::from_millis(250),
+        end: End::Quiet,
+    }];
+    let outcome = run(&Arc::new(plan), true, None);
+    assert_eq!(outcome.broken, []);
+    let lines = outcome.lines.iter();
+    let candidates = lines.filter(|line| line.contains(":0 begins"));
+    assert_eq!(candidates.count(), 1, "the second is refused");
 }
 
 /// Whatever a rerun would do in another way shows in the trace's hash.

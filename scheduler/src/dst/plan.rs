@@ -3,9 +3,9 @@
 //! Everything that is random is drawn here, before anything runs, or from [`Draws::keyed`], which needs no order. So a
 //! plan with some of its events left out is still a plan, and can be made smaller while it fails.
 
+use super::deploys::{deploy, policy};
+use crate::policy::Spec;
 use fnctl_core::config::FunctionConfig;
-use fnctl_core::{Isolation, Period};
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// A stream of numbers from a seed: SplitMix64, written out so that a seed means the same with every release of every
@@ -61,6 +61,10 @@ pub(super) struct Trouble {
     pub(super) bodies_dropped: u64,
     pub(super) host_events: u64,
     pub(super) jumps: u64,
+    /// The time of day is set.
+    pub(super) clock: u64,
+    /// Sessions take memory.
+    pub(super) sessions: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +73,16 @@ pub(super) struct Plan {
     pub(super) slots: usize,
     /// What the worker has room for, in units; a version's sandbox takes one or more.
     pub(super) units: usize,
+    /// Bytes that instances and sessions may take; 0 = no limit.
+    pub(super) memory: u64,
+    pub(super) max_concurrency: usize,
+    pub(super) max_running: usize,
+    /// The keep-alive policy of functions that do not name one.
+    pub(super) policy: Spec,
+    /// Every run computes for a millisecond, so that fair shares can be counted in turns.
+    pub(super) alike: bool,
+    /// Milliseconds from the beginning of a life to eight in the morning, when schedule windows open.
+    pub(super) opens: u64,
     pub(super) trouble: Trouble,
     pub(super) functions: usize,
     pub(super) lives: Vec<Life>,
@@ -128,6 +142,14 @@ pub(super) enum What {
     },
     Jump {
         ms: u64,
+    },
+    /// Sets the time of day by so much.
+    SetClock {
+        ms: i64,
+    },
+    /// The sessions of models take so much memory from now on.
+    Sessions {
+        mib: u64,
     },
     HostDies,
     HostHangs,
@@ -246,6 +268,12 @@ impl Plan {
             seed,
             slots: draws.pick(&[1, 2, 3, 4, 6, 8, 12]),
             units: draws.pick(&[3, 6, 12, 100, 100]),
+            memory: draws.pick(&[0, 0, 0, 12, 24, 48, 200]) << 20,
+            max_concurrency: draws.pick(&[2, 4, 8, 20, 1_000]),
+            max_running: draws.pick(&[1, 2, 4, 16]),
+            policy: policy(&mut draws),
+            alike: draws.percent(30),
+            opens: draws.pick(&[0, 300, 2_000, 10_000, 40_000_000]),
             trouble,
             functions,
             lives: Vec::new(),
@@ -261,13 +289,32 @@ impl Plan {
 
     fn life(&self, draws: &mut Draws, last: bool, first: bool, next_call: &mut u64) -> Life {
         let budget = draws.among(20, 45) as usize;
-        let length = draws.pick(&[500, 2_000, 8_000, 20_000]);
+        // Long enough to learn from, for policies that do.
+        let is_long = draws.percent(8);
+        let length = if is_long {
+            1_800_000
+        } else {
+            draws.pick(&[500, 2_000, 8_000, 20_000])
+        };
         let mut events = Vec::new();
+        if is_long {
+            let function = draws.among(0, self.functions as u64 - 1) as usize;
+            let period = draws.pick(&[130_000, 190_000]);
+            for turn in 0..length / period {
+                self.calls(
+                    draws,
+                    &mut events,
+                    next_call,
+                    function,
+                    (turn * period, 1, 900),
+                );
+            }
+        }
         if first {
             for function in 0..self.functions {
                 events.push(Event {
                     at: draws.among(0, 100),
-                    what: deploy(draws, function),
+                    what: deploy(draws, self, function),
                 });
             }
         }
@@ -281,16 +328,21 @@ impl Plan {
                 51..=60 => self.calls(draws, &mut events, next_call, function, (at, 14, 0)),
                 61..=66 => events.push(Event {
                     at,
-                    what: deploy(draws, function),
+                    what: deploy(draws, self, function),
                 }),
                 // Two operators at once: the second acts while the first one's deploy is under way.
                 67..=70 => {
                     events.push(Event {
                         at,
-                        what: deploy(draws, function),
+                        what: deploy(draws, self, function),
                     });
+                    let function = if draws.percent(25) {
+                        (function + 1) % self.functions
+                    } else {
+                        function
+                    };
                     let what = match draws.among(1, 4) {
-                        1 => deploy(draws, function),
+                        1 => deploy(draws, self, function),
                         2 => alias(draws, function),
                         _ => What::Remove { function },
                     };
@@ -315,6 +367,20 @@ impl Plan {
                     at,
                     what: What::Remove { function },
                 }),
+                85 if draws.percent(self.trouble.clock) => {
+                    let ms = draws.pick(&[-3_000, -500, 700, 5_000, 40_000_000]);
+                    events.push(Event {
+                        at,
+                        what: What::SetClock { ms },
+                    });
+                }
+                86 if draws.percent(self.trouble.sessions) => {
+                    let mib = draws.pick(&[0, 0, 6, 20, 60]);
+                    events.push(Event {
+                        at,
+                        what: What::Sessions { mib },
+                    });
+                }
                 85..=89 => {
                     let skew = draws.pick(&[0, 0, -5_000, 1, 500, 5_000, 60_000]);
                     events.push(Event {
@@ -330,8 +396,11 @@ impl Plan {
                     });
                 }
                 95..=100 if draws.percent(self.trouble.host_events) => {
-                    let what = draws.pick(&[What::HostDies, What::HostDies, What::HostHangs]);
-                    events.push(Event { at, what });
+                    for turn in 0..draws.among(1, 4) {
+                        let what = draws.pick(&[What::HostDies, What::HostDies, What::HostHangs]);
+                        let at = at + turn * 70;
+                        events.push(Event { at, what });
+                    }
                 }
                 _ => {}
             }
@@ -347,7 +416,11 @@ impl Plan {
         };
         Life {
             events,
-            reap_every: Duration::from_millis(draws.pick(&[40, 250, 250, 700, 5_000])),
+            reap_every: Duration::from_millis(if is_long {
+                draws.pick(&[4_000, 15_000])
+            } else {
+                draws.pick(&[40, 250, 250, 700, 5_000])
+            }),
             end,
         }
     }
@@ -418,9 +491,13 @@ impl Plan {
             run: Run {
                 unbegun,
                 before: draws.pick(&[0, 0, 1, 5, 30, 200]),
-                computes: (0..draws.pick(&[0, 1, 1, 3]))
-                    .map(|_| draws.among(0, 60))
-                    .collect(),
+                computes: if self.alike {
+                    vec![1]
+                } else {
+                    (0..draws.pick(&[0, 1, 1, 3]))
+                        .map(|_| draws.among(0, 60))
+                        .collect()
+                },
                 chunks,
                 gap: draws.pick(&[0, 1, 40]),
                 fate,
@@ -450,40 +527,8 @@ fn trouble(draws: &mut Draws) -> Trouble {
         bodies_dropped: some(&[10, 50]),
         host_events: some(&[50, 100]),
         jumps: some(&[50, 100]),
-    }
-}
-
-fn deploy(draws: &mut Draws, function: usize) -> What {
-    let mut ms = |of: &[u64]| Period(Duration::from_millis(draws.pick(of)));
-    let mut config = FunctionConfig {
-        timeout: ms(&[300, 1_000, 4_000]),
-        start_timeout: ms(&[200, 1_000, 3_000]),
-        queue_timeout: ms(&[100, 500, 3_000]),
-        keep_alive: ms(&[0, 200, 1_000, 10_000]),
-        ..FunctionConfig::default()
-    };
-    let concurrency = draws.among(1, 6) as u32;
-    config.concurrency = NonZeroU32::new(concurrency).unwrap();
-    config.queue_size = draws.pick(&[0, 1, 4, 20]);
-    if draws.percent(25) {
-        config.provisioned = draws.among(1, 2).min(u64::from(concurrency)) as u32;
-    }
-    if draws.percent(15) {
-        config.isolation = Isolation::Request;
-    }
-    if draws.percent(15) {
-        config.max_uses = NonZeroU32::new(draws.among(1, 3) as u32);
-    }
-    // The fake worker reads what a sandbox of this version takes from here.
-    config
-        .env
-        .insert("units".into(), draws.pick(&["1", "1", "2", "3"]).into());
-    config
-        .env
-        .insert("model".into(), draws.pick(&["no", "yes"]).into());
-    What::Deploy {
-        function,
-        config: Box::new(config),
+        clock: some(&[100]),
+        sessions: some(&[100]),
     }
 }
 

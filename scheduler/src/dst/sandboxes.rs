@@ -63,6 +63,11 @@ impl SandboxFactory for Factory {
     async fn create(&self, version: &Arc<Version>) -> Result<Created, Failure> {
         let world = &self.0;
         world.unlocked("a sandbox is made");
+        if let Some((used, limit)) = world.memory().filter(|_| !is_candidate(version)) {
+            world.require("memory", limit == 0 || used <= limit, || {
+                format!("a start begins with {used} bytes in use of {limit}")
+            });
+        }
         let _starting = (!is_candidate(version)).then(|| {
             world.books.lock().starting += 1;
             Starting(world)
@@ -179,10 +184,17 @@ impl Sandbox for Fake {
         world.unlocked("a sandbox is run");
         let Some(Planned(call)) = invocation.request.extensions().get().cloned() else {
             world.broken("once", || "a request arrives that nobody sent".into());
-            return report(RunEnd::Failed(Failure::internal("no plan")));
+            let end = RunEnd::Failed(Failure::internal("nobody's"));
+            return RunReport {
+                end,
+                memory: 0,
+                cpu: None,
+                inference: Duration::ZERO,
+                computes: 0,
+            };
         };
         if self.is_dead(&call) {
-            return report(RunEnd::Unbegun(Box::new(invocation)));
+            return report(RunEnd::Unbegun(Box::new(invocation)), &call, 0);
         }
         world
             .books
@@ -212,18 +224,31 @@ impl Sandbox for Fake {
         };
         begun.well = end.is_ok();
         drop(begun);
+        let memory = self.grown();
         match end {
-            Ok(()) => report(RunEnd::Completed),
+            Ok(()) => report(RunEnd::Completed, &call, memory),
             Err(failure) => {
                 chunks.fail();
                 answering.send(Err(failure.clone()));
-                report(RunEnd::Failed(failure))
+                report(RunEnd::Failed(failure), &call, memory)
             }
         }
     }
 }
 
 impl Fake {
+    /// Its linear memory after a run: it doubles with the second and the third, as far as it may.
+    fn grown(&self) -> u64 {
+        let mut books = self.world.books.lock();
+        let Some(live) = books.live.get_mut(&self.id) else {
+            return 0;
+        };
+        let config = &live.version.config;
+        let mib = config.env.get("mib").map_or(1, |mib| mib.parse().unwrap());
+        let grown = (mib << 20u64) << live.uses.saturating_sub(1).min(2);
+        *live.memory.insert(grown.min(config.memory.bytes()))
+    }
+
     /// Whether this sandbox is found dead before the guest begins.
     fn is_dead(&self, call: &Call) -> bool {
         let mut books = self.world.books.lock();
@@ -302,6 +327,7 @@ impl Fake {
             inputs: vec![("time".into(), input)],
             deadline,
         };
+        let _computing = fnctl_core::activity::computing();
         let computed = FakeHost(self.world.clone()).compute(request).await;
         computed.map(drop).map_err(|error| trap().because(error))
     }
@@ -311,12 +337,13 @@ fn trap() -> Failure {
     Failure::new(ErrorKind::Trap, "as planned")
 }
 
-fn report(end: RunEnd) -> RunReport {
+fn report(end: RunEnd, call: &Call, memory: u64) -> RunReport {
     RunReport {
         end,
-        memory: 1 << 20,
+        memory,
         cpu: None,
-        inference: Duration::ZERO,
+        // As it was to be, so that it does not depend on how the run ended.
+        inference: ms(call.run.computes.iter().sum()),
         computes: 0,
     }
 }

@@ -1,7 +1,8 @@
 //! Runs seeds: a fixed range of them in every test run, or those that the environment names.
 
-use super::drive::{Outcome, run};
+use super::drive::run;
 use super::plan::{End, Plan};
+use super::shrink::shrink;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -100,39 +101,6 @@ fn check(seed: u64, tell: bool) {
     panic!("{text}");
 }
 
-/// Leaves out whatever the same rule breaks without: halves first, single events last.
-fn shrink(plan: &Arc<Plan>, outcome: &Outcome) -> Arc<Plan> {
-    let rule = outcome.broken.first().map(|broken| broken.rule);
-    let breaks = |plan: &Arc<Plan>| {
-        run(plan, false, None)
-            .broken
-            .first()
-            .map(|broken| broken.rule)
-            == rule
-    };
-    let mut smallest = plan.clone();
-    for life in (0..plan.lives.len()).rev() {
-        let mut size = smallest.lives[life].events.len().div_ceil(2);
-        while size > 0 {
-            let mut from = 0;
-            while from < smallest.lives[life].events.len() {
-                let mut smaller = smallest.as_ref().clone();
-                let events = &mut smaller.lives[life].events;
-                let to = (from + size).min(events.len());
-                events.drain(from..to);
-                let smaller = Arc::new(smaller);
-                if breaks(&smaller) {
-                    smallest = smaller;
-                } else {
-                    from += size;
-                }
-            }
-            size /= 2;
-        }
-    }
-    smallest
-}
-
 #[test]
 fn even_seeds() {
     run_seeds(0);
@@ -164,7 +132,7 @@ fn a_seed_decides_everything() {
 fn plans_have_everything_in_them() {
     let mut text = String::new();
     let mut ends = [0; 3];
-    for seed in 0..300 {
+    for seed in 0..500 {
         let plan = Arc::new(Plan::of(seed));
         for life in &plan.lives {
             ends[match life.end {
@@ -198,6 +166,10 @@ fn plans_have_everything_in_them() {
         "drained: true",
         "drained: false",
         "(unlisted)",
+        "Failure(Overloaded)",
+        "is started ahead",
+        "sessions take",
+        "the time of day is set",
         "life 2",
     ] {
         assert!(text.contains(word), "no plan has '{word}' in it");

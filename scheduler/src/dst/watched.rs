@@ -4,7 +4,7 @@ use super::world::World;
 use crate::Scheduler;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::Unanswered;
-use fnctl_core::ports::{InstanceStatus, Invoker};
+use fnctl_core::ports::{Claim, InstanceStatus, Invoker};
 use fnctl_core::version::{Version, VersionKey};
 use fnctl_core::{Failure, Invocation, Reply};
 use std::sync::Arc;
@@ -23,6 +23,7 @@ impl Invoker for Watched {
         version: Arc<Version>,
         retired: Vec<VersionKey>,
     ) -> Result<(), Failure> {
+        self.1.books.lock().ledger.activated(&version);
         let activated = self.0.activate(version, retired.clone()).await;
         for live in self.1.books.lock().live.values_mut() {
             let is_retired = retired.contains(&live.version.key());
@@ -32,11 +33,17 @@ impl Invoker for Watched {
     }
 
     fn retire(&self, versions: &[VersionKey]) {
+        {
+            let mut books = self.1.books.lock();
+            books.ledger.retired(versions);
+            books.retiring = true;
+        }
         self.0.retire(versions);
+        self.1.books.lock().retiring = false;
     }
 
-    fn can_reserve(&self, version: &Version) -> Result<(), Failure> {
-        self.0.can_reserve(version)
+    fn claim(&self, version: &Version) -> Result<Claim, Failure> {
+        self.0.claim(version)
     }
 
     fn status(&self, function: &FunctionName) -> Vec<InstanceStatus> {

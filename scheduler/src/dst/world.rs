@@ -1,6 +1,8 @@
 //! What the fakes and the callers of one life have seen: the books that the scheduler's are compared with, the trace
 //! that a rerun must repeat, and the rules that were found broken.
 
+use super::deploys::OPENS;
+use super::kept::Ledger;
 use super::plan::{Plan, Start};
 use crate::Inner;
 use crate::audit::{self, Audit};
@@ -10,8 +12,9 @@ use fnctl_core::{ErrorKind, Isolation};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// What happened, as a hash and, where somebody will read it, as text.
@@ -63,8 +66,26 @@ pub(super) struct Live {
     /// It ran when its version was superseded: it may end that, and no more.
     pub(super) superseded: bool,
     pub(super) uses: u32,
+    pub(super) made: Instant,
     pub(super) free_since: Instant,
     pub(super) units: usize,
+    /// Linear memory in bytes, as its last run reported it.
+    pub(super) memory: Option<u64>,
+}
+
+impl Live {
+    /// Whether it may serve another.
+    fn is_usable(&self) -> bool {
+        !self.failed && !self.superseded && self.uses < most_uses(&self.version)
+    }
+}
+
+/// A reap that is under way.
+pub(super) struct Reaping {
+    /// Whether nothing goes but what has been idle for its keep-alive.
+    pub(super) strict: bool,
+    /// Sandboxes that went.
+    pub(super) gone: BTreeMap<VersionKey, usize>,
 }
 
 /// How an invocation was answered.
@@ -74,10 +95,26 @@ pub(super) enum Answer {
     Failure(ErrorKind),
 }
 
+/// What a call is to meet at admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outlook {
+    Unknown,
+    /// A permit, or a place in the queue.
+    Taken,
+    /// The queue is full, or too long for it.
+    Refused,
+    /// The function is turned off.
+    Off,
+}
+
 /// A call that was made.
 #[derive(Debug)]
 pub(super) struct Asked {
+    pub(super) at: Instant,
     pub(super) deadline: Instant,
+    pub(super) outlook: Outlook,
+    /// How often the sandbox that began it had been used before, and when it was made.
+    pub(super) begun_in: Option<(u32, Instant)>,
     pub(super) unbegun_left: u64,
     /// Sandboxes that began it.
     pub(super) begun: u32,
@@ -106,7 +143,19 @@ pub(super) struct Books {
     pub(super) planned_panics: u64,
     /// No fault from now on.
     pub(super) calm: bool,
-    /// What limits and provisioned counts have been at most, for the most instances that may exist.
+    /// What deploys told the scheduler.
+    pub(super) ledger: Ledger,
+    /// What sessions take, in bytes.
+    pub(super) sessions: u64,
+    /// Turns that others had at the gate of what is shared, since a function that waits there had its last.
+    pub(super) turns: BTreeMap<FunctionName, BTreeMap<FunctionName, usize>>,
+    /// Idle sandboxes that were let go, at least and at most.
+    pub(super) let_go: [u64; 2],
+    /// Instances are let go because their function is removed.
+    pub(super) retiring: bool,
+    /// Instances may be let go because the platform drains.
+    pub(super) draining: bool,
+    /// What limits and floors have been at most, for the most instances that may exist.
     pub(super) most: BTreeMap<FunctionName, usize>,
     /// Versions whose pool was taken out of its lane while it had something.
     pub(super) replaced: BTreeSet<VersionKey>,
@@ -116,8 +165,8 @@ pub(super) struct Books {
     /// The process has ended, and its tasks are dropped: in an order that tokio decides by numbers that the whole test
     /// process shares, so it is not part of the trace.
     pub(super) ended: bool,
-    /// Set while `reap` runs with the clock's own time.
-    pub(super) reaping: bool,
+    /// Set while `reap` runs.
+    pub(super) reaping: Option<Reaping>,
 }
 
 pub(super) struct World {
@@ -126,6 +175,8 @@ pub(super) struct World {
     pub(super) names: Vec<FunctionName>,
     pub(super) books: Mutex<Books>,
     pub(super) host: super::host::Host,
+    /// Milliseconds by which the time of day was set.
+    pub(super) skew: AtomicI64,
     scheduler: Mutex<Weak<Inner>>,
 }
 
@@ -155,9 +206,16 @@ impl World {
                 last_at: None,
                 checks: 0,
                 ended: false,
-                reaping: false,
+                reaping: None,
+                ledger: Ledger::default(),
+                sessions: 0,
+                turns: BTreeMap::new(),
+                let_go: [0; 2],
+                retiring: false,
+                draining: false,
             }),
             host: super::host::Host::default(),
+            skew: AtomicI64::new(0),
             scheduler: Mutex::new(Weak::new()),
         })
     }
@@ -167,6 +225,28 @@ impl World {
         *self.scheduler.lock() = Arc::downgrade(scheduler);
         self.books.lock().began = Some(Instant::now());
         self.log(|| format!("life {}", self.life + 1));
+    }
+
+    /// The time of day: from a while before eight in the morning of a Monday.
+    pub(super) fn time_of_day(&self) -> SystemTime {
+        let eight = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_571_200) + OPENS;
+        let now = eight - Duration::from_millis(self.plan.opens) + self.books.lock().now();
+        let skew = self.skew.load(Ordering::Relaxed);
+        let by = Duration::from_millis(skew.unsigned_abs());
+        if skew < 0 { now - by } else { now + by }
+    }
+
+    /// The scheduler's memory in use, and its limit, in bytes.
+    pub(super) fn memory(&self) -> Option<(u64, u64)> {
+        let inner = self.scheduler.lock().upgrade()?;
+        let memory = &inner.node.memory;
+        Some((memory.used(), memory.limit()))
+    }
+
+    /// Versions of which an instance is to be started ahead, and from when on.
+    pub(super) fn ahead(&self, now: Instant) -> Vec<(VersionKey, Instant)> {
+        let inner = self.scheduler.lock().upgrade();
+        inner.map_or_else(Vec::new, |inner| inner.keep.ahead(now))
     }
 
     pub(super) fn log(&self, text: impl FnOnce() -> String) {
@@ -281,8 +361,10 @@ impl Books {
             failed: false,
             superseded: false,
             uses: 0,
+            made: Instant::now(),
             free_since: Instant::now(),
             units,
+            memory: None,
         };
         self.live.insert(id, live);
         self.log(format!("sandbox {id} of {} made", version.key()));
@@ -298,12 +380,27 @@ impl Books {
         self.require("sandbox", live.running.is_none(), || {
             format!("sandbox {id} is dropped while it runs {:?}", live.running)
         });
-        if self.reaping {
-            let idle = live.free_since.elapsed();
+        if live.candidate || self.retiring {
+            return;
+        }
+        if let Some(reaping) = &mut self.reaping {
+            let (idle, strict) = (live.free_since.elapsed(), reaping.strict);
+            *reaping.gone.entry(live.version.key()).or_default() += 1;
             let least = live.version.config.keep_alive.duration();
-            self.require("keep-alive", idle >= least, || {
+            self.require("keep-alive", !strict || idle >= least, || {
                 format!("sandbox {id} was reaped after {idle:?}, its keep-alive is {least:?}")
             });
+        }
+        if live.is_usable() {
+            // One that was there at an earlier instant, and that nobody had, is one that was let go.
+            let function = &live.version.function;
+            let had = self.last.iter().flat_map(|last| &last.lanes);
+            let leased = had
+                .filter(|lane| lane.function == *function)
+                .any(|lane| lane.flows[1].waiting > 0);
+            let sure = !self.draining && !leased && live.free_since < Instant::now();
+            self.let_go[0] += u64::from(sure);
+            self.let_go[1] += 1;
         }
     }
 
@@ -311,13 +408,10 @@ impl Books {
     pub(super) fn begins(&mut self, id: u64, call: u64, version: &VersionKey) {
         self.log(format!("sandbox {id} begins call {call}"));
         let mut found = Vec::new();
+        let mut begun_in = None;
         if let Some(live) = self.live.get_mut(&id) {
-            let config = &live.version.config;
-            let most = match (config.isolation, config.max_uses) {
-                (Isolation::Request, _) => 1,
-                (_, Some(max)) => max.get(),
-                (_, None) => u32::MAX,
-            };
+            let most = most_uses(&live.version);
+            begun_in = Some((live.uses, live.made));
             if live.failed {
                 found.push("it has failed before");
             }
@@ -341,8 +435,10 @@ impl Books {
                 format!("sandbox {id} begins call {call}, but {reason}"),
             );
         }
+        self.ledger.called(version);
         let asked = self.calls.get_mut(&call);
         let again = asked.is_none_or(|asked| {
+            asked.begun_in = begun_in;
             asked.begun += 1;
             asked.begun > 1
         });
@@ -382,6 +478,15 @@ impl Books {
     /// Units of the worker that are in use.
     pub(super) fn units(&self) -> usize {
         self.units_taken + self.live.values().map(|live| live.units).sum::<usize>()
+    }
+}
+
+/// How often a sandbox may be used.
+fn most_uses(version: &Version) -> u32 {
+    match (version.config.isolation, version.config.max_uses) {
+        (Isolation::Request, _) => 1,
+        (_, Some(max)) => max.get(),
+        (_, None) => u32::MAX,
     }
 }
 

@@ -4,16 +4,18 @@
 //! second it saves `cold` seconds of a caller's time. So it pays exactly while the chance per second of being called,
 //! the hazard at its age, is above `price * bytes / cold`. The price is one number for the whole platform, so memory goes
 //! where it saves most; it is set by `patience`: how long an instance of a typical function may wait for one call. The
-//! hazard comes from the function's own idle times, from functions of its kind ([`Book`]) while it has few, and from
-//! timers that were found in its arrivals; if asked for, also from the hour of the day. A plan is then the best sequence of warm and cold
-//! stretches, found exactly by dynamic programming over the bins of time. A guard compares with fixed keep-alives on the
-//! function's own past, and gives way to one that was clearly better.
+//! hazard comes from the function's own idle times, as finely as they allow ([`shape`]), from functions of its kind
+//! ([`Book`]) while it has few, and from timers that were found in its arrivals and are no luck; if asked for, also from
+//! the hour of the day. A plan is then the best sequence of warm and cold stretches, found exactly by dynamic programming
+//! over the bins of time. A guard compares with fixed keep-alives on the function's own past, and gives way to one that
+//! was clearly better.
 //!
 //! docs/policies.md has the reasons, the numbers and what each part is worth.
 
 pub mod guard;
 pub mod hazard;
 pub mod period;
+mod shape;
 
 use super::book::{LASTS, NEW, SCALES, SPREADS, UPPER, scale_free};
 use super::{Book, Moment, Plan, Sample, Worth};
@@ -31,6 +33,8 @@ pub struct Params {
     pub cost: f32,
     /// Cost of a start ahead, in cold starts.
     pub start_price: f32,
+    /// Cost of a start ahead that no timer asks for, in cold starts.
+    pub doubt: f32,
     /// Events that the prior counts for.
     pub strength: f32,
     /// Idle times after which half is forgotten.
@@ -43,6 +47,10 @@ pub struct Params {
     pub no_prior: bool,
     /// With the hour of the day. Off, as it made nothing better where it was measured (docs/policies.md).
     pub rhythm: bool,
+    /// How far the hazard of a stretch of time may be from the guess: events that the guess counts for.
+    pub shape: f32,
+    /// With the same fineness for all.
+    pub no_shape: bool,
     /// Without the guard.
     pub no_guard: bool,
 }
@@ -53,12 +61,15 @@ impl Default for Params {
             patience: 1200.0,
             cost: 0.25,
             start_price: 0.01,
+            doubt: 0.2,
             strength: 0.2,
-            half_life: 128.0,
+            half_life: 256.0,
             no_cost: false,
             no_periods: false,
             no_prior: false,
             rhythm: false,
+            shape: 1.0,
+            no_shape: false,
             no_guard: false,
         }
     }
@@ -68,6 +79,8 @@ impl Default for Params {
 const HOUR_STRENGTH: f32 = 8.0;
 /// Seconds after which a call no longer belongs to the last one's session.
 const SESSION: f32 = 1800.0;
+/// Standard deviation of the logarithm of idle times from which on they are irregular. Poisson arrivals have 1.28.
+const IRREGULAR: f32 = 0.9;
 /// How much of an hour's count is left a day later.
 const HOUR_FADE: f32 = 0.8;
 
@@ -87,6 +100,11 @@ pub struct Adaptive {
     variance: f32,
     count: f32,
     last: f32,
+    /// The hazards when they were last worked out, and how many plans were made since.
+    #[serde(skip)]
+    shaped: Option<Box<[f32; BINS]>>,
+    #[serde(skip)]
+    unread: u16,
     /// The plan of the idle time that runs now.
     planned: Plan,
     /// The price of a warm second then, in cold starts.
@@ -130,7 +148,8 @@ impl Adaptive {
         }
         self.guard
             .record(&self.planned, idle, self.price, params.start_price);
-        let explained = !params.no_periods && self.periods.arrived(now, f64::from(idle));
+        let explained =
+            !params.no_periods && self.periods.arrived(now, f64::from(idle), self.usual());
         sample.ended = !explained;
         sample.context = u16::try_from(self.context()).ok()?;
         sample.first = (self.count == 0.0).then_some(worth);
@@ -182,12 +201,17 @@ impl Adaptive {
         let spread = if self.count < 2.5 {
             1
         } else {
-            [0.35, 1.3]
+            [0.35, 0.9, 1.45, 2.0]
                 .iter()
                 .filter(|limit| self.variance.max(0.0).sqrt() > **limit)
                 .count()
         };
         (scale * LASTS + last) * SPREADS + spread
+    }
+
+    /// Seconds that it is usually idle: the geometric mean.
+    fn usual(&self) -> f64 {
+        f64::from(self.mean.exp())
     }
 
     /// How much more often this function is called at each hour than on average.
@@ -210,6 +234,11 @@ impl Adaptive {
         size / (patience * cold)
     }
 
+    /// Whether its idle times neither are alike nor follow a timer.
+    fn is_irregular(&self) -> bool {
+        self.variance.max(0.0).sqrt() > IRREGULAR && !self.periods.is_believed(self.usual())
+    }
+
     /// The best plan for a level that goes idle now.
     pub(crate) fn plan(
         &mut self,
@@ -220,6 +249,14 @@ impl Adaptive {
         book: &Book,
     ) -> Plan {
         let price = Self::price(worth, params, book);
+        let starts = Starts {
+            due: params.start_price,
+            guessed: if self.is_irregular() {
+                params.doubt
+            } else {
+                params.start_price
+            },
+        };
         if level > 1 {
             let group = upper_group(level);
             let kept = self.upper_kept.get(group).copied().unwrap_or_default();
@@ -231,7 +268,7 @@ impl Adaptive {
                 Some(times) => times.hazards(&prior, params.strength),
                 None => prior,
             };
-            let keep = best(&hazards, &[], price, params.start_price).keep();
+            let keep = best(&hazards, &[], price, starts).keep();
             if let Some(kept) = self.upper_kept.get_mut(group) {
                 *kept = (now, keep.as_secs_f32());
             }
@@ -245,7 +282,17 @@ impl Adaptive {
             return self.decided(params);
         }
         let prior = prior(self.context(), params, book);
-        let mut hazards = self.idle.hazards(&prior, params.strength);
+        let mut hazards = if params.no_shape {
+            self.idle.hazards(&prior, params.strength)
+        } else {
+            // A sixteenth more of idle times changes little.
+            self.unread += 1;
+            if f32::from(self.unread) * 16.0 > self.count || self.shaped.is_none() {
+                self.unread = 0;
+                self.shaped = Some(Box::new(self.idle.shaped(&prior, params.shape)));
+            }
+            self.shaped.as_deref().copied().unwrap_or(prior)
+        };
         if params.rhythm {
             let rhythm = self.rhythm();
             let at = |ahead: f32| rhythm.get(book.hour(now, ahead)).copied().unwrap_or(1.0);
@@ -261,9 +308,10 @@ impl Adaptive {
         let mut firings = [(0.0f32, 0.0f32, 0.0f32); FIRINGS];
         let mut count = 0;
         if !params.no_periods {
-            for expected in self.periods.expected(now) {
+            for expected in self.periods.expected(now, self.usual()) {
                 let from = (expected.from - lead).max(0.0);
                 if expected.to > from
+                    && expected.chance > 0.0
                     && let Some(firing) = firings.get_mut(count)
                 {
                     let rate = -(1.0 - expected.chance.min(0.999)).ln() / (expected.to - from);
@@ -276,7 +324,7 @@ impl Adaptive {
             &hazards,
             firings.get(..count).unwrap_or_default(),
             price,
-            params.start_price,
+            starts,
         );
         self.price = price;
         self.planned_at = now;
@@ -308,7 +356,14 @@ impl Adaptive {
 
     /// Bytes it takes, on the heap and beside it.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.upper.capacity() * size_of::<IdleTimes>() + self.periods.bytes()
+        size_of::<Self>()
+            + self
+                .shaped
+                .iter()
+                .map(|_| size_of::<[f32; BINS]>())
+                .sum::<usize>()
+            + self.upper.capacity() * size_of::<IdleTimes>()
+            + self.periods.bytes()
     }
 }
 
@@ -343,6 +398,8 @@ struct Stretch {
     begins: f32,
     /// What it yields to be warm in it, in cold starts.
     gained: f32,
+    /// Cost of a start ahead for it, in cold starts.
+    start_price: f32,
     /// Whether to be warm in it, if one was warm before it and if not.
     stay: bool,
     start: bool,
@@ -361,7 +418,7 @@ struct Stretches {
 
 impl Stretches {
     /// Cuts the bins where expected firings begin and end, and adds their hazards.
-    fn new(hazards: &[f32; BINS], firings: &[(f32, f32, f32)]) -> Self {
+    fn new(hazards: &[f32; BINS], firings: &[(f32, f32, f32)], starts: Starts) -> Self {
         let mut cuts = [f32::INFINITY; 2 * FIRINGS];
         for (cut, at) in cuts
             .iter_mut()
@@ -391,6 +448,11 @@ impl Stretches {
                     stretch.from = from;
                     stretch.to = to;
                     stretch.hazard = hazard + fires;
+                    stretch.start_price = if fires > 0.0 {
+                        starts.due
+                    } else {
+                        starts.guessed
+                    };
                     stretches.count += 1;
                 }
                 from = to;
@@ -402,7 +464,7 @@ impl Stretches {
     /// The best plan: for each stretch warm or cold, so that the expected number of calls met warm, less the price of
     /// warm time and of starts ahead, is the highest. Backwards over the stretches, as what follows does not depend on
     /// how one got there.
-    fn best(mut self, price: f32, start_price: f32) -> Plan {
+    fn best(mut self, price: f32) -> Plan {
         let stretches = self.all.get_mut(..self.count).unwrap_or_default();
         let mut idle = 1.0f32;
         for stretch in &mut *stretches {
@@ -423,7 +485,7 @@ impl Stretches {
         let (mut warm, mut cold) = (0.0f32, 0.0f32);
         for stretch in stretches.iter_mut().rev() {
             let stay = stretch.gained + warm;
-            let start = stay - start_price * stretch.begins;
+            let start = stay - stretch.start_price * stretch.begins;
             stretch.stay = stay > cold;
             stretch.start = start > cold;
             (warm, cold) = (stay.max(cold), start.max(cold));
@@ -441,17 +503,31 @@ impl Stretches {
 }
 
 /// The best plan for these hazards and firings.
-fn best(hazards: &[f32; BINS], firings: &[(f32, f32, f32)], price: f32, start_price: f32) -> Plan {
-    Stretches::new(hazards, firings).best(price, start_price)
+fn best(hazards: &[f32; BINS], firings: &[(f32, f32, f32)], price: f32, starts: Starts) -> Plan {
+    Stretches::new(hazards, firings, starts).best(price)
+}
+
+/// What starts ahead cost, in cold starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Starts {
+    /// When a timer is due.
+    due: f32,
+    /// When idle times alone say so: whoever believes every dip of an estimate lets go too often.
+    guessed: f32,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const STARTS: Starts = Starts {
+        due: 0.05,
+        guessed: 0.05,
+    };
+
     #[test]
     fn a_constant_hazard_above_the_price_is_kept_and_below_it_is_not() {
-        let plan = |hazard: f32| best(&[hazard; BINS], &[], 1e-3, 0.05);
+        let plan = |hazard: f32| best(&[hazard; BINS], &[], 1e-3, STARTS);
         assert_eq!(plan(2e-3).windows().len(), 1);
         assert!(plan(2e-3).keep().as_secs() > 100_000);
         assert_eq!(plan(5e-4), Plan::default());
@@ -460,7 +536,7 @@ mod tests {
     #[test]
     fn a_firing_is_prepared_for_and_the_time_before_it_is_not_paid() {
         let firings = [(895.0, 905.0, 0.3)];
-        let plan = best(&[1e-5; BINS], &firings, 1e-3, 0.05);
+        let plan = best(&[1e-5; BINS], &firings, 1e-3, STARTS);
         let [window] = plan.windows() else {
             panic!("{plan:?}")
         };
@@ -475,9 +551,17 @@ mod tests {
         let mut hazards = [1e-6; BINS];
         hazards[bin(1.0)] = 1.0;
         hazards[bin(4.0)] = 1.0;
-        let bridged = best(&hazards, &[], 1e-3, 0.05);
+        let bridged = best(&hazards, &[], 1e-3, STARTS);
         assert_eq!(bridged.windows().len(), 1, "{bridged:?}");
-        let split = best(&hazards, &[], 0.2, 0.0001);
+        let split = best(
+            &hazards,
+            &[],
+            0.2,
+            Starts {
+                due: 0.0001,
+                guessed: 0.0001,
+            },
+        );
         assert_eq!(split.windows().len(), 2, "{split:?}");
     }
 }

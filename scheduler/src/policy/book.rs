@@ -9,7 +9,7 @@ pub(crate) const SCALES: usize = 20;
 /// How the last idle time compares with the usual one.
 pub(crate) const LASTS: usize = 5;
 /// How regular idle times are.
-pub(crate) const SPREADS: usize = 3;
+pub(crate) const SPREADS: usize = 5;
 /// Functions without an idle time of their own.
 pub(crate) const NEW: usize = SCALES * LASTS * SPREADS;
 /// Levels of concurrency above the first: 2, 3 and 4, 5 and more.

@@ -29,6 +29,11 @@ impl Standing {
 }
 
 impl GreedyDual {
+    /// The clock as it was read before.
+    pub fn at(clock: f64) -> Self {
+        Self { clock }
+    }
+
     /// An invocation used an instance of the function.
     pub fn used(&self, standing: &mut Standing, worth: Worth) {
         standing.frequency += 1.0;

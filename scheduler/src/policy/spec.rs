@@ -120,17 +120,42 @@ fn adaptive_params(text: &str) -> Result<adaptive::Params, String> {
             "no-periods" => params.no_periods = true,
             "no-prior" => params.no_prior = true,
             "rhythm" => params.rhythm = true,
+            "doubt" => params.doubt = float(key, value, 0.0, 1.0)?,
+            "shape" => params.shape = float(key, value, 0.001, 1000.0)?,
+            "no-shape" => params.no_shape = true,
             "no-guard" => params.no_guard = true,
             "no-forgetting" => params.half_life = 1e9,
             _ if value.is_empty() => params.patience = period("patience", key)?.as_secs_f64(),
             _ => {
                 return Err(format!(
-                    "adaptive has no parameter '{key}'; it has patience, cost, start, strength, half-life, no-cost, no-periods, no-prior, rhythm, no-guard, no-forgetting"
+                    "adaptive has no parameter '{key}'; it has patience, cost, start, doubt, strength, shape, half-life, no-cost, no-periods, no-prior, no-shape, rhythm, no-guard, no-forgetting"
                 ));
             }
         }
     }
     Ok(params)
+}
+
+/// Writes `name:key=value,...`, only what is not usual.
+fn listed(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    parts: impl IntoIterator<Item = Option<String>>,
+) -> fmt::Result {
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    f.write_str(name)?;
+    if parts.is_empty() {
+        return Ok(());
+    }
+    write!(f, ":{}", parts.join(","))
+}
+
+fn unusual<T: PartialEq + fmt::Display>(key: &str, value: T, usual: T) -> Option<String> {
+    (value != usual).then(|| format!("{key}={value}"))
+}
+
+fn flag(key: &str, is_set: bool) -> Option<String> {
+    is_set.then(|| key.to_owned())
 }
 
 impl fmt::Display for Spec {
@@ -139,31 +164,47 @@ impl fmt::Display for Spec {
             Self::Fixed(None) => f.write_str("fixed"),
             Self::Fixed(Some(time)) => write!(f, "fixed:{}", Period(*time)),
             Self::Histogram(params) => {
-                f.write_str("histogram")?;
                 let plain = histogram::Params::default();
-                let mut join = ":";
-                if params.range_minutes != plain.range_minutes {
-                    write!(f, "{join}range={}m", params.range_minutes)?;
-                    join = ",";
-                }
-                for (key, value, usual) in [
-                    ("head", params.head, plain.head),
-                    ("tail", params.tail, plain.tail),
-                ] {
-                    if value != usual {
-                        write!(f, "{join}{key}={}", value * 100.0)?;
-                        join = ",";
-                    }
-                }
-                Ok(())
+                let percent = |key: &str, value: f64, usual: f64| {
+                    unusual(key, (value * 1e4).round() / 100.0, usual * 100.0)
+                };
+                let range = unusual("range", params.range_minutes, plain.range_minutes);
+                let standard = params.standard.map(Duration::from_secs_f32);
+                listed(
+                    f,
+                    "histogram",
+                    [
+                        range.map(|range| format!("{range}m")),
+                        percent("head", params.head, plain.head),
+                        percent("tail", params.tail, plain.tail),
+                        percent("margin", params.margin, plain.margin),
+                        unusual("cv", params.representative, plain.representative),
+                        standard.map(|time| format!("standard={}", Period(time))),
+                    ],
+                )
             }
             Self::Adaptive(params) => {
                 let plain = adaptive::Params::default();
-                f.write_str("adaptive")?;
-                if params.patience != plain.patience {
-                    write!(f, ":{}", Period(Duration::from_secs_f64(params.patience)))?;
-                }
-                Ok(())
+                let patience = Period(Duration::from_secs_f64(params.patience));
+                listed(
+                    f,
+                    "adaptive",
+                    [
+                        (params.patience != plain.patience).then(|| patience.to_string()),
+                        flag("no-cost", params.no_cost),
+                        unusual("cost", params.cost, plain.cost).filter(|_| !params.no_cost),
+                        unusual("start", params.start_price, plain.start_price),
+                        unusual("doubt", params.doubt, plain.doubt),
+                        unusual("strength", params.strength, plain.strength),
+                        unusual("shape", params.shape, plain.shape),
+                        unusual("half-life", params.half_life, plain.half_life),
+                        flag("no-periods", params.no_periods),
+                        flag("no-prior", params.no_prior),
+                        flag("no-shape", params.no_shape),
+                        flag("no-guard", params.no_guard),
+                        flag("rhythm", params.rhythm),
+                    ],
+                )
             }
             Self::GreedyDual => f.write_str("greedy-dual"),
         }

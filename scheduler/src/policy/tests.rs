@@ -100,7 +100,10 @@ fn policies_are_read_and_written() {
         "fixed:10m",
         "histogram",
         "histogram:range=60m,tail=95",
+        "histogram:range=20m,head=10,tail=90,margin=5,cv=3,standard=15m",
         "adaptive:40m",
+        "adaptive:40m,cost=0.5,start=0.02,doubt=0.3,strength=0.4,shape=2,half-life=64",
+        "adaptive:no-cost,no-periods,no-prior,no-shape,no-guard,rhythm",
         "greedy-dual",
         "fixed",
     ] {

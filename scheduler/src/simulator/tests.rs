@@ -173,6 +173,58 @@ fn counts_of_several_days_follow_each_other() {
     assert_eq!(minutes, [0, 0, 2, 5]);
 }
 
+/// Day files as they are published: their exact heading, hashes for names, every trigger, functions that are not in every
+/// file.
+#[test]
+fn day_files_of_the_public_data_set_are_read() {
+    let mut heading = "HashOwner,HashApp,HashFunction,Trigger".to_owned();
+    for minute in 1..=1440 {
+        heading.push_str(&format!(",{minute}"));
+    }
+    let line = |function: u32, trigger: &str, at: usize, count: u32| {
+        let counts: Vec<String> = (1..=1440)
+            .map(|minute| if minute == at { count } else { 0 }.to_string())
+            .collect();
+        format!(
+            "{:064x},{:064x},{function:064x},{trigger},{}\r\n",
+            1,
+            2,
+            counts.join(",")
+        )
+    };
+    let words = [
+        "http",
+        "timer",
+        "queue",
+        "event",
+        "storage",
+        "orchestration",
+        "others",
+    ];
+    let mut trace = Trace::new(1);
+    for day in 0..3 {
+        let mut text = format!("{heading}\r\n");
+        for (function, word) in (0u32..).zip(words) {
+            // The last one is called on the third day only, and not listed before.
+            if day == 2 || word != "others" {
+                text.push_str(&line(function, word, 1440, 2));
+            }
+        }
+        trace.read(text.as_bytes()).unwrap();
+    }
+    assert_eq!((trace.functions().len(), trace.invocations()), (7, 38));
+    assert_eq!(trace.seconds(), 3.0 * 86_400.0);
+    let read: Vec<_> = trace
+        .functions()
+        .iter()
+        .map(|function| function.trigger.as_str())
+        .collect();
+    assert_eq!(read, words);
+    let mut minutes: Vec<u64> = trace.calls().map(|call| call.at.0 / 60_000_000).collect();
+    minutes.dedup();
+    assert_eq!(minutes, [1439, 2879, 4319]);
+}
+
 #[test]
 fn a_bad_line_is_named() {
     let head = "HashOwner,HashApp,HashFunction,Trigger,1,2\n";

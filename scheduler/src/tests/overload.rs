@@ -145,11 +145,12 @@ async fn what_is_reserved_is_nobody_elses_and_the_rest_is_shared() {
         config.max_instances = 100;
     });
     let reserved = version_of("reserved", |config| config.reserved_concurrency = Some(6));
-    scheduler.can_reserve(&reserved).unwrap();
+    let claim = scheduler.claim(&reserved).unwrap();
     scheduler
         .activate(reserved.clone(), Vec::new())
         .await
         .unwrap();
+    drop(claim);
     let greedy = version_of("greedy", |_| {});
     let calls: Vec<_> = (0..30).map(|_| call(&scheduler, &greedy)).collect();
     settle().await;
@@ -168,11 +169,14 @@ async fn what_is_reserved_is_nobody_elses_and_the_rest_is_shared() {
         assert!(call.await.unwrap().1.is_none());
     }
     let too_much = version_of("more", |config| config.reserved_concurrency = Some(4));
-    let refused = scheduler.can_reserve(&too_much).unwrap_err();
+    let refused = scheduler.claim(&too_much).unwrap_err();
     assert_eq!(refused.kind, ErrorKind::InvalidConfig);
     assert!(refused.message.contains("at most 3"), "{refused}");
     scheduler.retire(&[reserved.key()]);
-    scheduler.can_reserve(&too_much).unwrap();
+    let _claim = scheduler.claim(&too_much).unwrap();
+    let another = version_of("another", |config| config.reserved_concurrency = Some(6));
+    let refused = scheduler.claim(&another).unwrap_err();
+    assert!(refused.message.contains("at most 5"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]

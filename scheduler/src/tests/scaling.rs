@@ -266,7 +266,7 @@ async fn memory_is_admitted_by_what_was_measured_and_idle_ones_make_room() {
         memory: 4 * MIB,
         ..Plan::default()
     });
-    let scheduler = scheduler_with(&plan, |config| config.memory = ByteSize::mib(17));
+    let scheduler = scheduler_with(&plan, |config| config.memory = ByteSize::mib(17).into());
     // Declared as 128 MiB each: by that not one would fit.
     let (a, b) = (version_of("a", |_| {}), version_of("b", |_| {}));
     for _ in 0..2 {
@@ -346,6 +346,34 @@ async fn a_function_at_zero_holds_nothing_but_its_name() {
         pass(&scheduler, Duration::from_secs(2)).await;
         assert_eq!(scheduler.active_functions(), 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_not_kept_goes_with_its_request() {
+    let plan = Arc::new(Plan::default());
+    let scheduler = scheduler(&plan);
+    let version = version_of("f", |config| {
+        config.keep_alive = Period::secs(0);
+        config.min_instances = 1;
+    });
+    scheduler.configure(&version);
+    let other = version_of("g", |config| config.keep_alive = Period::secs(0));
+    for number in 1..=3 {
+        let reply = scheduler.invoke(invocation(&other)).await.unwrap();
+        assert_eq!(reply.start, StartKind::Cold);
+        settle().await;
+        assert_eq!(scheduler.instances(), 0, "{number}");
+    }
+    // Those that a look did not retire count at the next one, for whoever gives memory back then.
+    assert_eq!(scheduler.reap(Instant::now()), 3);
+    assert_eq!(scheduler.active_functions(), 0);
+    // What is kept by another rule stays.
+    scheduler.invoke(invocation(&version)).await.unwrap();
+    settle().await;
+    scheduler.reap(Instant::now());
+    scheduler.invoke(invocation(&version)).await.unwrap();
+    settle().await;
+    assert_eq!(scheduler.instances(), 1);
 }
 
 #[tokio::test(start_paused = true)]

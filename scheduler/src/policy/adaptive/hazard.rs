@@ -92,6 +92,24 @@ impl IdleTimes {
         }
     }
 
+    /// Hazards per second, as fine as what was seen allows.
+    pub fn shaped(&self, prior: &[f32; BINS], strength: f32) -> [f32; BINS] {
+        let mut exposed = [0.0; BINS];
+        let mut beyond = 0.0;
+        for (((exposed, ended), survived), width) in exposed
+            .iter_mut()
+            .zip(self.ended)
+            .zip(self.survived)
+            .zip(width())
+            .rev()
+        {
+            let inside = ended + survived;
+            *exposed = width * (beyond + inside / 2.0);
+            beyond += inside;
+        }
+        super::shape::hazards(prior, &self.ended, &exposed, strength)
+    }
+
     /// Hazards per second, leaning on the prior's by `strength` events.
     pub fn hazards(&self, prior: &[f32; BINS], strength: f32) -> [f32; BINS] {
         let mut hazards = *prior;

@@ -1,0 +1,156 @@
+//! Where a model may be: with the others, in a host of its own, or nowhere for now.
+
+use super::death::Reason;
+use super::group::{Group, GroupKey};
+use super::quarantine::{Placement, Suspect};
+use super::supervisor::{LOOK_AGAIN, Supervisor};
+use crate::sessions::SessionKey;
+use crate::timed_out;
+use fnctl_core::inference::{InferenceError, InferenceErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Most hosts for suspects at once; further suspects wait for one.
+const MOST_ALONE: usize = 4;
+/// Most of them for what one function owns: its own, and one of its models'.
+const MOST_ALONE_OF_ONE: usize = 2;
+/// How long a suspect of little waits for a host of its own before it goes back to the others.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    pub(super) fn group(&self, key: GroupKey) -> Result<Arc<Group>, InferenceError> {
+        if key == GroupKey::Shared {
+            return Ok(self.shared.clone());
+        }
+        let mut others = self.others.lock();
+        if let Some(group) = others.get(&key) {
+            return Ok(group.clone());
+        }
+        if matches!(key, GroupKey::Dedicated(_)) && others.len() >= self.plan.config.max_hosts {
+            return Err(InferenceError::new(
+                InferenceErrorKind::TooLarge,
+                format!(
+                    "{} functions have inference hosts of their own already; raise inference.max_hosts, or use inference_isolation = \"shared\"",
+                    others.len()
+                ),
+            ));
+        }
+        let group = Group::new(key.clone());
+        others.insert(key, group.clone());
+        Ok(group)
+    }
+
+    /// The group where a model may be now.
+    pub(super) async fn place(
+        &self,
+        key: &SessionKey,
+        deadline: Instant,
+    ) -> Result<Arc<Group>, InferenceError> {
+        let since = Instant::now();
+        // Half of the time that is left, at most: the rest is for the work itself.
+        let patience = PATIENCE.min(deadline.saturating_duration_since(since) / 2);
+        loop {
+            if !self.suspicion.load(Ordering::Relaxed) {
+                return self.group(GroupKey::usual(key));
+            }
+            let now = Instant::now();
+            let placement = self.ledger.lock().placement(key, now);
+            match placement {
+                Placement::Usual => return self.group(GroupKey::usual(key)),
+                Placement::Quarantined { who, deaths, until } => {
+                    return Err(quarantined(&who, deaths, until.duration_since(now)));
+                }
+                Placement::Alone { who, may_return } => {
+                    if self.has_room_alone(&who) {
+                        return self.group(GroupKey::Alone(who));
+                    }
+                    if may_return && now.saturating_duration_since(since) >= patience {
+                        return self.group(GroupKey::usual(key));
+                    }
+                    // A little before, so that the caller learns what it waited for.
+                    if now + LOOK_AGAIN >= deadline {
+                        return Err(timed_out(
+                            "the model is suspected of killing inference hosts and waits for one of its own, but all of those are busy; try again later",
+                        ));
+                    }
+                    let next = (now + LOOK_AGAIN).min(deadline - LOOK_AGAIN);
+                    tokio::time::sleep_until(next).await;
+                }
+            }
+        }
+    }
+
+    /// Whether a suspect has a place of its own, or there is one to be had. Makes room where it can: a host that no
+    /// suspect uses at the moment is ended.
+    fn has_room_alone(&self, who: &Suspect) -> bool {
+        let mut others = self.others.lock();
+        if others.contains_key(&GroupKey::Alone(who.clone())) {
+            return true;
+        }
+        // Nobody comes to a group while `others` is locked, so what only the map knows stays unused.
+        others.retain(|key, group| {
+            !matches!(key, GroupKey::Alone(_))
+                || group.live.read().is_some()
+                || Arc::strong_count(group) > 1
+        });
+        let mut alone = 0;
+        // Those whose end makes room for this one: its own function's, if that has too many.
+        let mut same = Vec::new();
+        let mut all = Vec::new();
+        for (key, group) in others.iter() {
+            let GroupKey::Alone(other) = key else {
+                continue;
+            };
+            alone += 1;
+            all.push(group);
+            if who.owner().is_some() && other.owner() == who.owner() {
+                same.push(group);
+            }
+        }
+        let candidates = if same.len() >= MOST_ALONE_OF_ONE {
+            same
+        } else if alone >= MOST_ALONE {
+            all
+        } else {
+            return true;
+        };
+        let hosts: Vec<_> = candidates
+            .into_iter()
+            .map(|group| (group, group.alive()))
+            .collect();
+        // One that ends, or begins, makes room soon enough.
+        if hosts.iter().all(|(_, host)| host.is_some()) {
+            let idle = hosts.into_iter().find_map(|(group, host)| {
+                // The map, and the host's own word of its death: nobody has it in hand.
+                host.filter(|host| host.is_idle() && Arc::strong_count(group) <= 2)
+                    .map(|host| (group, host))
+            });
+            if let Some((group, host)) = idle {
+                group.take(&host);
+                host.finish(Reason::Stopped);
+            }
+        }
+        false
+    }
+}
+
+/// A suspect, as messages call it.
+pub(super) fn named(who: &Suspect) -> String {
+    match who {
+        Suspect::Model(key) => format!("the model {}", key.digest),
+        Suspect::Function(function) => format!("function {function}, with one model or another,"),
+    }
+}
+
+fn quarantined(who: &Suspect, deaths: u32, left: Duration) -> InferenceError {
+    InferenceError::new(
+        InferenceErrorKind::Quarantined,
+        format!(
+            "{} killed its inference host {deaths} times and is kept away from one for another {}s; deploy the function again to lift that at once",
+            named(who),
+            left.as_secs().max(1)
+        ),
+    )
+}

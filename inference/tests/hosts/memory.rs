@@ -1,0 +1,114 @@
+//! Who has to go when a model or an inference does not fit.
+
+use crate::onnx;
+use crate::talk::{heavy, inference, load, only, request};
+use fnctl_core::inference::{Compute, InferenceErrorKind, SessionId};
+use fnctl_core::ports::InferenceHost;
+use fnctl_core::units::{ByteSize, Period};
+use fnctl_inference::Inference;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Of 100 MiB; each session of `heavy(16)` takes 16 of it.
+fn host(shared_mib: u64) -> Inference {
+    inference(|config| {
+        config.memory = ByteSize::mib(100);
+        config.shared_memory = ByteSize::mib(shared_mib);
+        config.session_ttl = Period::secs(300);
+        config.host_ttl = Period::secs(300);
+    })
+}
+
+/// Loads a model and leaves it idle.
+async fn leave(host: &Inference, function: &str, mib: i64) -> SessionId {
+    let loaded = load(host, function, heavy(mib, 0)).await.unwrap();
+    host.release(loaded.session);
+    loaded.session
+}
+
+/// Whether the session is still the one that was left.
+async fn is_there(host: &Inference, function: &str, mib: i64, session: SessionId) -> bool {
+    leave(host, function, mib).await == session
+}
+
+pub(crate) async fn in_vain() {
+    let host = host(8);
+    let a = leave(&host, "a", 16).await;
+    let b = leave(&host, "b", 16).await;
+    let used = host.resident().1;
+    assert!(used >= 32 << 20, "{used} bytes");
+    // More than there would be without anybody.
+    for number in 0..3 {
+        let error = load(&host, "hostile", heavy(120, number))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, InferenceErrorKind::TooLarge, "{error}");
+    }
+    assert!(is_there(&host, "a", 16, a).await);
+    assert!(is_there(&host, "b", 16, b).await);
+    // Tensors that the shared memory has no room for are no reason either.
+    let session = load(&host, "hostile", onnx::identity(onnx::element::I64))
+        .await
+        .unwrap()
+        .session;
+    let numbers = vec![1; 2 << 20];
+    let error = host
+        .compute(crate::talk::identity(session, &numbers))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, InferenceErrorKind::TooLarge, "{error}");
+    assert!(is_there(&host, "a", 16, a).await);
+    assert!(is_there(&host, "b", 16, b).await);
+    host.shut_down().await;
+}
+
+pub(crate) async fn own_first() {
+    let host = host(8);
+    let a = leave(&host, "a", 20).await;
+    let b = leave(&host, "b", 20).await;
+    // Used last, and yet the first to go: it is the function's own.
+    let own = leave(&host, "own", 40).await;
+    let busy = load(&host, "own", heavy(41, 1)).await.unwrap();
+    assert!(is_there(&host, "a", 20, a).await);
+    assert!(is_there(&host, "b", 20, b).await);
+    host.release(busy.session);
+    assert!(!is_there(&host, "own", 40, own).await);
+    // Other functions' go if there is nothing else: as few as may be, the longest idle first.
+    load(&host, "last", heavy(30, 1)).await.unwrap();
+    assert!(is_there(&host, "b", 20, b).await);
+    assert!(!is_there(&host, "a", 20, a).await);
+    host.shut_down().await;
+}
+
+pub(crate) async fn for_an_inference() {
+    let host = host(128);
+    let numbers = |count: usize| Compute {
+        session: SessionId(0),
+        inputs: vec![("x".to_owned(), crate::talk::longs(&vec![7; count]))],
+        deadline: Instant::now() + Duration::from_secs(30),
+    };
+    let echo = host
+        .load(request(
+            "echo",
+            crate::talk::brought(onnx::model(&[
+                onnx::node("Neg", &["x"], "n"),
+                onnx::node("Neg", &["n"], "y"),
+                onnx::input(&onnx::open_value("x", onnx::element::I64)),
+                onnx::output(&onnx::open_value("y", onnx::element::I64)),
+            ])),
+        ))
+        .await
+        .unwrap();
+    leave(&host, "a", 40).await;
+    leave(&host, "b", 40).await;
+    // Each of its two results takes 30 MiB.
+    let computed = host
+        .compute(Compute {
+            session: echo.session,
+            ..numbers((30 << 20) / 8)
+        })
+        .await
+        .unwrap();
+    assert_eq!(only(&computed).data.len(), 30 << 20);
+    host.shut_down().await;
+}
