@@ -19,6 +19,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
+/// How often a request is tried elsewhere that shared instances did not begin; its deadline bounds it as well.
+const SHARED_RETRIES: u32 = 8;
+
 /// An instance for an invocation, and the right to compute on it.
 pub(crate) struct Acquired {
     pub(crate) lease: Lease,
@@ -37,6 +40,9 @@ impl Inner {
         let deadline = work.invocation.deadline;
         let trace = work.invocation.trace.clone();
         let mut attempts = 0;
+        // A shared instance that dies hands back whoever its guest has not seen, and the next may die of another's fault.
+        let is_shared = work.lease.pool().version.config.instance_concurrency.get() > 1;
+        let retries = if is_shared { SHARED_RETRIES } else { 1 };
         let report = loop {
             let request_id = work.invocation.request_id.clone();
             let wants_report = work.invocation.report;
@@ -62,7 +68,7 @@ impl Inner {
                     .write(observe::report_line(&key, &request_id, took, &report));
             }
             match report.end {
-                RunEnd::Unbegun(invocation) if attempts == 0 => {
+                RunEnd::Unbegun(invocation) if attempts < retries => {
                     attempts += 1;
                     let pool = work.lease.pool().clone();
                     drop(work.lease);
@@ -81,10 +87,16 @@ impl Inner {
                     }
                 }
                 RunEnd::Unbegun(_) => {
-                    metrics.failed(ErrorKind::Internal);
-                    work.reply.send(Err(Failure::internal(
-                        "two instances in a row were found unusable",
-                    )));
+                    let failure = if is_shared {
+                        Failure::new(
+                            ErrorKind::Trap,
+                            "the instances that were to serve this request died of other requests, one after the other; see the function's log, or lower instance_concurrency",
+                        )
+                    } else {
+                        Failure::internal("two instances in a row were found unusable")
+                    };
+                    metrics.failed(failure.kind);
+                    work.reply.send(Err(failure));
                     return;
                 }
                 end => {
