@@ -158,8 +158,7 @@ impl Model {
             seats: 1,
             uses: None,
         };
-        starts(&demand, &self.pace)
-            .min(waiting.saturating_sub(starting))
+        starts(&demand, &self.pace).min(waiting.saturating_sub(starting))
     }
 
     fn start(&mut self, count: usize, now: Instant) {
