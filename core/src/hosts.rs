@@ -1,5 +1,6 @@
 //! What operators see of the processes that compute: which inference hosts run, and which models are kept away from them.
 
+use crate::config::InferenceIsolation;
 use crate::ids::{Digest, FunctionName};
 use serde::{Deserialize, Serialize};
 
@@ -49,14 +50,18 @@ pub struct Quarantine {
 }
 
 impl InferenceStatus {
-    /// What keeps this model of `function` from computing, if anything does.
-    pub fn quarantine_of(&self, model: &Digest, function: &FunctionName) -> Option<&Quarantine> {
+    /// What keeps a declared model of `function` from computing, if anything does. Its models are its own only where it
+    /// has a host of its own: otherwise they are everybody's who declares them.
+    pub fn quarantine_of(
+        &self,
+        model: &Digest,
+        function: &FunctionName,
+        isolation: InferenceIsolation,
+    ) -> Option<&Quarantine> {
+        let owner = (isolation == InferenceIsolation::Dedicated).then_some(function);
         self.quarantined.iter().find(|quarantine| {
             quarantine.model.is_none_or(|one| one == *model)
-                && quarantine
-                    .function
-                    .as_ref()
-                    .is_none_or(|owner| owner == function)
+                && quarantine.function.as_ref() == owner
         })
     }
 }
@@ -67,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_quarantine_is_of_a_model_or_of_an_owner() {
-        let asks = |model: Option<&[u8]>, function: Option<&str>| {
+        let asks = |model: Option<&[u8]>, function: Option<&str>, isolation| {
             let status = InferenceStatus {
                 quarantined: vec![Quarantine {
                     model: model.map(Digest::of),
@@ -77,15 +82,16 @@ mod tests {
                 }],
                 ..InferenceStatus::default()
             };
-            status
-                .quarantine_of(&Digest::of(b"bad"), &"a".parse().unwrap())
-                .is_some()
+            let (model, function) = (Digest::of(b"bad"), "a".parse().unwrap());
+            status.quarantine_of(&model, &function, isolation).is_some()
         };
-        assert!(asks(Some(b"bad"), None), "everybody's");
-        assert!(asks(Some(b"bad"), Some("a")));
-        assert!(asks(None, Some("a")), "each of its models");
-        assert!(!asks(Some(b"bad"), Some("b")));
-        assert!(!asks(Some(b"good"), None));
-        assert!(!asks(None, Some("b")));
+        let (shared, dedicated) = (InferenceIsolation::Shared, InferenceIsolation::Dedicated);
+        assert!(asks(Some(b"bad"), None, shared), "everybody's");
+        assert!(asks(Some(b"bad"), Some("a"), dedicated));
+        assert!(asks(None, Some("a"), dedicated), "each of its own");
+        assert!(!asks(None, Some("a"), shared), "of those its guest brings");
+        assert!(!asks(Some(b"bad"), None, dedicated), "in other hosts");
+        assert!(!asks(Some(b"bad"), Some("b"), dedicated));
+        assert!(!asks(Some(b"good"), None, shared));
     }
 }

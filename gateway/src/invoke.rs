@@ -10,7 +10,7 @@ use fnctl_core::ids::FunctionName;
 use fnctl_core::invocation::Unanswered;
 use fnctl_core::version::{Selector, Version};
 use fnctl_core::{Body, ErrorKind, Failure, Invocation};
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -203,15 +203,18 @@ fn guest_request(
     if body.size_hint().lower() > limit {
         return Err(too_large(version));
     }
-    if parts
-        .headers
-        .get(header::HOST)
-        .is_some_and(|host| host.to_str().is_err())
-    {
-        return Err(Failure::new(
-            ErrorKind::BadRequest,
-            "the Host header is not text",
-        ));
+    match parts.headers.get(header::HOST) {
+        Some(host) if host.is_empty() => {
+            parts.headers.remove(header::HOST);
+        }
+        // Checked here, so that a guest's instance never meets what it cannot be given.
+        Some(host) if Authority::try_from(host.as_bytes()).is_err() => {
+            return Err(Failure::new(
+                ErrorKind::BadRequest,
+                "the Host header is not a host; write it like example.com or example.com:8080",
+            ));
+        }
+        _ => {}
     }
     parts.uri = guest_uri(&parts.uri, rest)?;
     remove_hop_by_hop(&mut parts.headers);

@@ -75,6 +75,12 @@ impl OnnxHost {
             .take_unused(|_, idle_since| now.saturating_duration_since(idle_since) >= ttl);
         self.0.unload(expired, "ttl").await
     }
+
+    /// Unloads every session without a use, however short that is. Returns how many.
+    pub(crate) async fn relieve(&self) -> usize {
+        let unused = self.0.sessions.take_unused(|_, _| true);
+        self.0.unload(unused, "memory").await
+    }
 }
 
 impl Inner {

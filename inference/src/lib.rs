@@ -138,6 +138,15 @@ impl Inference {
         }
     }
 
+    /// Unloads every session that nobody uses now: the node has no memory for instances. Returns how many.
+    pub async fn relieve(&self) -> usize {
+        match &self.0 {
+            Kind::InProcess(host) => host.relieve().await,
+            #[cfg(target_os = "linux")]
+            Kind::Host(host) => host.relieve().await,
+        }
+    }
+
     /// Ends every inference host. Nothing can be computed afterwards.
     pub async fn shut_down(&self) {
         match &self.0 {

@@ -44,7 +44,14 @@ impl Keeper {
             let sessions = self.inference.reap(now).await;
             let templates = self.worker.reap(now);
             self.evictions.expired(sessions, templates);
-            freed |= sessions + templates > 0;
+            // An idle session may come back in milliseconds; a function that cannot start does not answer at all.
+            let relieved = if self.scheduler.is_short_of_memory() {
+                self.inference.relieve().await
+            } else {
+                0
+            };
+            self.evictions.relieved(relieved);
+            freed |= sessions + templates + relieved > 0;
             // Once nothing runs: trimming takes the allocator's lock, which a busy platform would feel.
             if freed && self.scheduler.instances() == 0 {
                 freed = false;

@@ -52,12 +52,13 @@ pub(crate) fn register_limits(registry: &Registry, config: &Config) -> prometheu
 #[derive(Debug, Clone)]
 pub(crate) struct Evictions {
     sessions: IntCounter,
+    relieved: IntCounter,
     templates: IntCounter,
 }
 
 impl Evictions {
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let rung = |rung: &str| -> prometheus::Result<IntCounter> {
+        let rung = |rung: &str| -> prometheus::Result<IntCounterVec> {
             let family = IntCounterVec::new(
                 Opts::new(
                     "fnctl_evictions_total",
@@ -67,12 +68,19 @@ impl Evictions {
                 &["reason"],
             )?;
             registry.register(Box::new(family.clone()))?;
-            Ok(family.with_label_values(&["ttl"]))
+            Ok(family)
         };
+        let sessions = rung("session")?;
         Ok(Self {
-            sessions: rung("session")?,
-            templates: rung("template")?,
+            sessions: sessions.with_label_values(&["ttl"]),
+            relieved: sessions.with_label_values(&["memory"]),
+            templates: rung("template")?.with_label_values(&["ttl"]),
         })
+    }
+
+    /// Counts sessions that went for want of memory.
+    pub(crate) fn relieved(&self, sessions: usize) {
+        self.relieved.inc_by(sessions as u64);
     }
 
     /// Counts what its time-to-live has ended.

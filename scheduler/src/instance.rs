@@ -164,11 +164,7 @@ impl Instances {
             };
             match attempt {
                 // The node's slots or memory, or the worker's own slots: a component may take more of those than one.
-                // For what could never fit nobody's instance is to go.
-                Err(failure)
-                    if failure.kind == ErrorKind::NodeFull
-                        && self.memory.could_fit(expected)
-                        && evict() => {}
+                Err(failure) if failure.kind == ErrorKind::NodeFull && evict() => {}
                 other => break other?,
             }
         };

@@ -162,8 +162,7 @@ impl Scheduler {
             !closed
         });
         let memory = &inner.node.memory;
-        // When the sessions alone are too much, instances are not what is to go.
-        while memory.is_over() && memory.could_fit(0) && inner.evict_idle(false) {
+        while memory.instances_are_over() && inner.evict_idle(false) {
             reaped += 1;
         }
         inner.look_ahead(now);
@@ -173,6 +172,11 @@ impl Scheduler {
     /// Takes note that `version` is live: its limits, reservation and schedule hold.
     pub fn configure(&self, version: &Arc<Version>) {
         self.inner.configure(version);
+    }
+
+    /// Whether instances and sessions together take more than they may: the time to let unused sessions go.
+    pub fn is_short_of_memory(&self) -> bool {
+        self.inner.node.memory.is_over()
     }
 
     /// Tells what the sessions of models take now, in bytes: they share the node's memory with instances.

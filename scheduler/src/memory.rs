@@ -50,13 +50,14 @@ impl Budget {
         }
     }
 
-    /// Takes `bytes` if they are left.
+    /// Takes `bytes` if they are left. No start is taken for more than the quarter that instances always have: what a
+    /// single run once took must not keep its function out for good, and is counted when it is taken again.
     pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Share> {
-        let sessions = self.sessions.load(Ordering::Relaxed);
+        let (bytes, most) = (self.counted(bytes), self.for_instances());
         self.instances
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 let after = used.saturating_add(bytes);
-                (self.limit == 0 || after.saturating_add(sessions) <= self.limit).then_some(after)
+                (after <= most).then_some(after)
             })
             .ok()
             .map(|_| Share {
@@ -65,10 +66,28 @@ impl Budget {
             })
     }
 
-    /// Whether `bytes` would fit if no instance had anything: for what does not, making room is in vain.
-    pub fn could_fit(&self, bytes: u64) -> bool {
+    /// What all instances together may have: what sessions leave, and a quarter whatever those take, since a model that
+    /// nobody may unload must not shut every other function out.
+    fn for_instances(&self) -> u64 {
+        if self.limit == 0 {
+            return u64::MAX;
+        }
         let sessions = self.sessions.load(Ordering::Relaxed);
-        self.limit == 0 || bytes.saturating_add(sessions) <= self.limit
+        self.limit.saturating_sub(sessions).max(self.limit / 4)
+    }
+
+    /// What a start of that many bytes is taken for.
+    fn counted(&self, bytes: u64) -> u64 {
+        if self.limit == 0 {
+            bytes
+        } else {
+            bytes.min(self.limit / 4)
+        }
+    }
+
+    /// Whether instances have more than they may, so that it helps if some go.
+    pub fn instances_are_over(&self) -> bool {
+        self.instances.load(Ordering::Relaxed) > self.for_instances()
     }
 
     /// What the sessions of models take now.
@@ -158,8 +177,9 @@ mod tests {
     #[test]
     fn what_was_measured_is_what_counts() {
         let budget = Arc::new(Budget::new(20 * MIB));
-        let mut first = budget.take(16 * MIB).unwrap();
-        assert!(budget.take(5 * MIB).is_none());
+        let mut first = budget.take(MIB).unwrap();
+        first.measured(16 * MIB);
+        assert!(budget.take(4 * MIB).is_none());
         first.measured(2 * MIB);
         assert_eq!(budget.used(), 2 * MIB + OVERHEAD);
         let second = budget.take(5 * MIB).unwrap();
@@ -167,27 +187,30 @@ mod tests {
         assert!(budget.take(2 * MIB).is_none());
         assert!(!budget.is_over());
         first.measured(4 * MIB);
-        assert!(budget.is_over());
+        assert!(budget.is_over() && budget.instances_are_over());
         drop((first, second));
         assert_eq!(budget.used(), 12 * MIB);
     }
 
     #[test]
-    fn what_could_never_fit_is_known() {
+    fn sessions_leave_instances_a_quarter_and_one_large_run_keeps_nobody_out() {
         let budget = Arc::new(Budget::new(20 * MIB));
-        let _share = budget.take(20 * MIB).unwrap();
-        assert!(budget.could_fit(20 * MIB));
-        budget.set_sessions(15 * MIB);
-        assert!(budget.could_fit(5 * MIB) && !budget.could_fit(6 * MIB));
-        budget.set_sessions(21 * MIB);
-        assert!(!budget.could_fit(0));
+        budget.set_sessions(100 * MIB);
+        assert!(budget.is_over() && !budget.instances_are_over());
+        // It once took more than there is.
+        let mut large = budget.take(u64::MAX).unwrap();
+        assert_eq!(budget.parts()[0], 5 * MIB);
+        assert!(budget.take(1).is_none());
+        large.measured(6 * MIB);
+        assert!(budget.instances_are_over());
+        drop(large);
+        assert!(budget.take(5 * MIB).is_some());
     }
 
     #[test]
     fn no_limit_admits_everything() {
         let budget = Arc::new(Budget::new(0));
-        assert!(budget.could_fit(u64::MAX));
         let _all = budget.take(u64::MAX / 2).unwrap();
-        assert!(!budget.is_over());
+        assert!(!budget.is_over() && !budget.instances_are_over());
     }
 }

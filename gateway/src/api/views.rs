@@ -150,7 +150,11 @@ fn view(inference: &InferenceStatus, function: &Function, version: &Version) -> 
             .models
             .iter()
             .map(|(name, model)| {
-                let quarantine = inference.quarantine_of(&model.digest, &function.name);
+                let quarantine = inference.quarantine_of(
+                    &model.digest,
+                    &function.name,
+                    version.config.inference_isolation,
+                );
                 let view = ModelView {
                     digest: model.digest,
                     size: model.size,

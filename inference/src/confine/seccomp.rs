@@ -179,10 +179,13 @@ fn rules(process: u32, makes_shared_memory: bool) -> Result<Rules, Error> {
             bits(THREAD),
         )?])?],
     );
-    // An abort signals itself; nobody else.
+    // An abort signals itself; nobody else, and by nothing that would look like a kill from outside.
     rules.insert(
         libc::SYS_tgkill,
-        vec![all(vec![is_int(0, process.cast_signed())?])?],
+        vec![all(vec![
+            is_int(0, process.cast_signed())?,
+            is_int(2, libc::SIGABRT)?,
+        ])?],
     );
     // To the peer of the socket, no receiver named.
     rules.insert(libc::SYS_sendto, vec![all(vec![is(4, 0)?])?]);

@@ -28,12 +28,14 @@ impl Supervisor {
         if let Some(group) = others.get(&key) {
             return Ok(group.clone());
         }
-        if matches!(key, GroupKey::Dedicated(_)) && others.len() >= self.plan.config.max_hosts {
+        let is_dedicated = |key: &GroupKey| matches!(key, GroupKey::Dedicated(_));
+        let dedicated = others.keys().filter(|key| is_dedicated(key)).count();
+        // Suspects' hosts have a limit of their own.
+        if is_dedicated(&key) && dedicated >= self.plan.config.max_hosts {
             return Err(InferenceError::new(
                 InferenceErrorKind::TooLarge,
                 format!(
-                    "{} functions have inference hosts of their own already; raise inference.max_hosts, or use inference_isolation = \"shared\"",
-                    others.len()
+                    "{dedicated} functions have inference hosts of their own already; raise inference.max_hosts, or use inference_isolation = \"shared\"",
                 ),
             ));
         }

@@ -2,6 +2,7 @@
 
 use super::computes::{Asked, Computes, Gone, Refusal, Work};
 use super::death::{self, Death, Reason};
+use super::metrics::resident_bytes;
 use super::model::Wanted;
 use super::protocol::{Order, Report, Setup, VERSION};
 use super::quarantine::Inhabitants;
@@ -97,6 +98,8 @@ pub(crate) struct HostProcess {
     /// Who ever was in it.
     pub(super) inhabitants: Mutex<Inhabitants>,
     pub(crate) dead: OnceLock<Reason>,
+    /// How many processes the system had killed for memory at the last look.
+    pub(super) oom_kills: Mutex<Option<u64>>,
     pub(super) on_death: Mutex<Option<OnDeath>>,
     pub(super) end: Notify,
     /// Why the platform ends it, if it does.
@@ -151,7 +154,6 @@ impl HostProcess {
         let shared = Arc::new(Shared::create(layout)?);
         let signal = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(io::Error::from)?;
-        let oom = death::oom_kills();
         let Spawned { mut child, socket } = spawn::spawn(&plan.program).await?;
         let pid = child.id();
         let stderr = child.stderr.take();
@@ -223,6 +225,7 @@ impl HostProcess {
             loads: AtomicU64::new(0),
             inhabitants: Mutex::default(),
             dead: OnceLock::new(),
+            oom_kills: Mutex::new(death::oom_kills()),
             on_death: Mutex::new(None),
             end: Notify::new(),
             ending: OnceLock::new(),
@@ -235,7 +238,7 @@ impl HostProcess {
             patience: config.hang_after.duration(),
             budget: config.memory.bytes(),
         });
-        let watch = process.clone().watch(guard, signal, config.clone(), oom);
+        let watch = process.clone().watch(guard, signal, config.clone());
         tokio::spawn(watch);
         Ok(process)
     }
@@ -260,6 +263,11 @@ impl HostProcess {
     pub(crate) fn live_bytes(&self) -> u64 {
         let said = self.shared.figure(Figure::Live).load(Ordering::Relaxed);
         said.min(self.budget)
+    }
+
+    /// The same, and never more than the system says that the process has: others are refused memory for it.
+    pub(crate) fn taken_bytes(&self) -> u64 {
+        self.live_bytes().min(resident_bytes(self.pid))
     }
 
     /// How long ago it was last heard of.

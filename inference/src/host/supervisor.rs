@@ -9,7 +9,7 @@ use super::metrics::HostMetrics;
 use super::model::{Model, ModelFile, Wanted};
 use super::placing::named;
 use super::process::{HostProcess, Plan, StartFailure};
-use super::quarantine::{Evidence, Ledger, Limits};
+use super::quarantine::{Evidence, Inhabitants, Ledger, Limits};
 use crate::config::Config;
 use crate::inputs::{self, Resolved};
 use crate::metrics::Metrics;
@@ -277,9 +277,15 @@ impl Supervisor {
         if !death.reason.blames_a_model() {
             return;
         }
+        // The kernel chooses a host before others, whoever took the memory: a reason to be careful, and no proof.
+        let inhabitants = if death.reason == Reason::OutOfMemory {
+            &Inhabitants::Many
+        } else {
+            &death.inhabitants
+        };
         let evidence = Evidence {
             suspects: &death.suspects,
-            inhabitants: &death.inhabitants,
+            inhabitants,
         };
         let mut ledger = self.ledger.lock();
         for who in ledger.death(evidence, now) {

@@ -101,6 +101,8 @@ impl Supervisor {
         old: &Arc<HostProcess>,
         new: &Arc<HostProcess>,
     ) -> bool {
+        // Of those that come from now on somebody else has the hand on it.
+        let known = new.sessions();
         // Before its death can be told, so that a dead host is never left in its place.
         *group.live.write() = Some(new.clone());
         let adopted = self.adopt(group, new);
@@ -113,7 +115,6 @@ impl Supervisor {
             return false;
         }
         // Sessions that were retired while this host was nowhere to be seen: nobody else tells it.
-        let known = new.sessions();
         let retired = known
             .into_iter()
             .filter(|id| self.sessions.get(*id).is_none());
@@ -155,7 +156,7 @@ impl SupervisedHost {
             .0
             .live_hosts()
             .into_iter()
-            .map(|(_, host)| host.live_bytes());
+            .map(|(_, host)| host.taken_bytes());
         (self.0.sessions.len(), bytes.fold(0, u64::saturating_add))
     }
 
@@ -223,12 +224,17 @@ impl SupervisedHost {
         unloaded + ended
     }
 
+    /// Unloads every session without a use, however short that is. Returns how many.
+    pub(crate) async fn relieve(&self) -> usize {
+        self.0.evict("memory", |_, _| true).await
+    }
+
     /// Starts a new host for each that runs, loads its sessions there, and lets the old one finish and end. Returns how
     /// many were replaced.
     pub(crate) async fn replace(&self) -> Result<usize, InferenceError> {
         let mut replaced = 0;
         for (group, _) in self.0.live_hosts() {
-            let _turn = group.starting.lock().await;
+            let turn = group.starting.lock().await;
             // Who is there now: the one that was may have died and have been followed by another while others were
             // replaced.
             let Some(old) = group.alive() else {
@@ -236,6 +242,10 @@ impl SupervisedHost {
             };
             let new = self.0.fresh().await?;
             for id in old.sessions() {
+                if !old.is_alive() {
+                    // Whoever waits for a host now is not to wait for all of its models.
+                    break;
+                }
                 let Some(model) = self.0.sessions.get(id) else {
                     continue;
                 };
@@ -246,6 +256,8 @@ impl SupervisedHost {
                 continue;
             }
             replaced += 1;
+            // Should the new one die while the old one finishes, another is started at once.
+            drop(turn);
             let drain = async {
                 while !old.is_idle() {
                     tokio::time::sleep(LOOK_AGAIN).await;

@@ -22,13 +22,7 @@ const LINGER: Duration = Duration::from_millis(500);
 
 impl HostProcess {
     /// Looks after the host until it has ended, and tells everybody.
-    pub(super) async fn watch(
-        self: Arc<Self>,
-        mut guard: Guard,
-        signal: OwnedFd,
-        config: Config,
-        oom: Option<u64>,
-    ) {
+    pub(super) async fn watch(self: Arc<Self>, mut guard: Guard, signal: OwnedFd, config: Config) {
         let reason = match watched(signal) {
             Ok(signal) => tokio::select! {
                 reason = self.listen() => reason,
@@ -51,8 +45,8 @@ impl HostProcess {
         let reason = match (self.ending.get().cloned(), status) {
             (Some(reason), _) => reason,
             (None, Some(status)) => {
-                let oom_now = death::oom_kills();
-                Reason::of_exit(status, oom.is_some() && oom_now > oom)
+                let before = *self.oom_kills.lock();
+                Reason::of_exit(status, before.is_some() && death::oom_kills() > before)
             }
             (None, None) => Reason::Hung("its process does not end"),
         };
@@ -160,6 +154,8 @@ impl HostProcess {
         loop {
             beats.tick().await;
             let now = Instant::now();
+            // The count is the whole machine's: only what comes right before a death says something about it.
+            *self.oom_kills.lock() = death::oom_kills();
             if let Some(asked) = asked_at {
                 if self.ponged.load(Ordering::Relaxed) == self.pings.load(Ordering::Relaxed) {
                     asked_at = None;

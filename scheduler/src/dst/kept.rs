@@ -223,7 +223,8 @@ pub(super) fn reaped(
         let evictable = total(pool) > pool.provisioned && !pool.idle.is_empty();
         let [instances, sessions] = after.memory;
         let limit = world.plan.memory;
-        let over = limit > 0 && sessions <= limit && instances + sessions > limit;
+        // What sessions leave; and a quarter, whatever they take.
+        let over = limit > 0 && instances > limit.saturating_sub(sessions).max(limit / 4);
         books.require("memory", !over || !evictable, || {
             format!("{instances} and {sessions} bytes are in use of {limit}, and {key} has idle instances")
         });

@@ -63,9 +63,12 @@ impl SandboxFactory for Factory {
     async fn create(&self, version: &Arc<Version>) -> Result<Created, Failure> {
         let world = &self.0;
         world.unlocked("a sandbox is made");
-        if let Some((used, limit)) = world.memory().filter(|_| !is_candidate(version)) {
-            world.require("memory", limit == 0 || used <= limit, || {
-                format!("a start begins with {used} bytes in use of {limit}")
+        let memory = world.memory().filter(|_| !is_candidate(version));
+        if let Some(([instances, sessions], limit)) = memory {
+            // What sessions leave; and a quarter, whatever they take.
+            let most = limit.saturating_sub(sessions).max(limit / 4);
+            world.require("memory", limit == 0 || instances <= most, || {
+                format!("a start begins with {instances} bytes of instances, of {most} at most")
             });
         }
         let _starting = (!is_candidate(version)).then(|| {

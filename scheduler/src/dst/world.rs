@@ -237,10 +237,10 @@ impl World {
     }
 
     /// The scheduler's memory in use, and its limit, in bytes.
-    pub(super) fn memory(&self) -> Option<(u64, u64)> {
+    pub(super) fn memory(&self) -> Option<([u64; 2], u64)> {
         let inner = self.scheduler.lock().upgrade()?;
         let memory = &inner.node.memory;
-        Some((memory.used(), memory.limit()))
+        Some((memory.parts(), memory.limit()))
     }
 
     /// Versions of which an instance is to be started ahead, and from when on.

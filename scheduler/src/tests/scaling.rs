@@ -263,33 +263,41 @@ async fn memory_is_admitted_by_what_was_measured_and_idle_ones_make_room() {
     const MIB: u64 = 1 << 20;
     let plan = Arc::new(Plan {
         run: Duration::from_secs(1),
-        memory: 4 * MIB,
+        memory: 14 * MIB,
         ..Plan::default()
     });
-    let scheduler = scheduler_with(&plan, |config| config.memory = ByteSize::mib(17).into());
+    let scheduler = scheduler_with(&plan, |config| config.memory = ByteSize::mib(60).into());
     // Declared as 128 MiB each: by that not one would fit.
     let (a, b) = (version_of("a", |_| {}), version_of("b", |_| {}));
     for _ in 0..2 {
         scheduler.invoke(invocation(&a)).await.unwrap();
     }
     settle().await;
-    let three: Vec<_> = (0..3).map(|_| call(&scheduler, &a)).collect();
-    for call in three {
+    let four: Vec<_> = (0..4).map(|_| call(&scheduler, &a)).collect();
+    for call in four {
         call.await.unwrap();
     }
     settle().await;
-    assert_eq!(scheduler.instances(), 3, "3 x 4.25 MiB of 17");
-    // Nothing is known of b, so it is taken for 16 MiB: every idle instance of a goes.
+    assert_eq!(scheduler.instances(), 4, "4 x 14.25 MiB of 60");
+    // Nothing is known of b, so it is taken for 15 MiB, the most that a start counts as: one of a goes for it.
     scheduler.invoke(invocation(&b)).await.unwrap();
     settle().await;
-    assert_eq!(scheduler.instances(), 1);
-    // Sessions take their part.
-    scheduler.set_session_memory(16 * MIB);
+    assert_eq!(scheduler.instances(), 4);
+    assert!(!scheduler.is_short_of_memory());
+    // Sessions take their part, but for a quarter.
+    scheduler.set_session_memory(50 * MIB);
+    assert!(scheduler.is_short_of_memory());
     scheduler.reap(Instant::now());
-    assert_eq!(scheduler.instances(), 0);
-    let refused = scheduler.invoke(invocation(&a)).await.unwrap_err().failure;
+    assert_eq!(scheduler.instances(), 1);
+    scheduler.invoke(invocation(&a)).await.unwrap();
+    settle().await;
+    assert_eq!(scheduler.instances(), 1, "b's went for it");
+    let busy = call(&scheduler, &a);
+    settle().await;
+    let refused = scheduler.invoke(invocation(&b)).await.unwrap_err().failure;
     assert_eq!(refused.kind, fnctl_core::ErrorKind::NodeFull);
     assert!(refused.message.contains("scheduler.memory"), "{refused}");
+    busy.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
