@@ -203,7 +203,7 @@ async fn serve(
         let begun = handler
             .func_handle()
             .start_call_concurrent(store.as_context_mut(), (request,))?;
-        store.data_mut().enter_call(begun.task(), call);
+        store.data_mut().enter_call(begun.task(), call.clone());
         Ok(Ok(begun))
     })?;
     let begun = match begun {
@@ -239,7 +239,7 @@ async fn serve(
     gone.cancelled().await;
     let (memory, met_limit) = accessor.with(|mut store| {
         let state = store.data_mut();
-        state.leave_call(task);
+        state.leave_call(task, &call);
         (state.guest.limits.memory as u64, state.guest.met_limit())
     });
     let outcome = match (answer.refused(), met_limit) {
