@@ -205,6 +205,8 @@ pub enum RunEnd {
     Completed,
     /// The guest failed after it had begun; its sandbox must not be used again.
     Failed(Failure),
+    /// The request failed, or was given up, before the guest saw anything of it; its sandbox may be used again.
+    Unseen(Failure),
     /// The sandbox was found unusable before the guest began: the work is handed back, to be tried once more elsewhere.
     Unbegun(Box<Invocation>),
 }
@@ -228,7 +230,7 @@ impl RunReport {
     /// The kind of failure, if it was one.
     pub fn failure(&self) -> Option<ErrorKind> {
         match &self.end {
-            RunEnd::Failed(failure) => Some(failure.kind),
+            RunEnd::Failed(failure) | RunEnd::Unseen(failure) => Some(failure.kind),
             RunEnd::Completed | RunEnd::Unbegun(_) => None,
         }
     }

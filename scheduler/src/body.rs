@@ -61,8 +61,9 @@ pub(crate) fn guarded(
 }
 
 struct GuardedBody {
-    inner: Body,
+    /// Dropped first: whoever sees that the body is gone sees why.
     guard: Option<CancelGuard>,
+    inner: Body,
     /// Bytes of the declared length that have not been read: at zero a server stops reading, although the body has not
     /// said that it ended.
     left: Option<u64>,

@@ -70,7 +70,7 @@ pub(crate) fn report_line(
     report: &RunReport,
 ) -> LogLine {
     let outcome = match &report.end {
-        RunEnd::Failed(failure) => failure.kind.code(),
+        RunEnd::Failed(failure) | RunEnd::Unseen(failure) => failure.kind.code(),
         RunEnd::Completed | RunEnd::Unbegun(_) => "ok",
     };
     let numbers = InvocationReport {
@@ -137,7 +137,7 @@ pub(crate) fn note_run(step: Step, report: &RunReport) {
     if let Some(cpu) = report.cpu {
         step.set("fnctl.cpu.us", || micros(cpu));
     }
-    if let RunEnd::Failed(failure) = &report.end {
+    if let RunEnd::Failed(failure) | RunEnd::Unseen(failure) = &report.end {
         step.fail(|| failure.kind.code().to_owned());
     }
 }

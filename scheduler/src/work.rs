@@ -100,7 +100,7 @@ impl Inner {
                     return;
                 }
                 end => {
-                    if let RunEnd::Failed(failure) = &end {
+                    if let RunEnd::Failed(failure) | RunEnd::Unseen(failure) = &end {
                         metrics.failed(failure.kind);
                         self.log_failure(&key, Some(&request_id), failure);
                     }
@@ -123,7 +123,8 @@ impl Inner {
         };
         let pool = work.lease.pool().clone();
         drop(work.counted);
-        work.lease.release(matches!(report, RunEnd::Completed));
+        work.lease
+            .release(matches!(report, RunEnd::Completed | RunEnd::Unseen(_)));
         drop(work.permit);
         if !self.draining.load(Ordering::Relaxed) {
             pool.refill(Instant::now());

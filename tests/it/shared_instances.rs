@@ -256,6 +256,52 @@ async fn a_caller_that_leaves_does_not_take_the_others_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_a_body_beside_others_ends_the_instance_for_new_ones() {
+    let platform = platform_with(8, |probe| probe).await;
+    platform.call("probe/count").await.ok();
+    let staying = call(&platform, "sleep?2500");
+    let leaving = call(&platform, "endless");
+    busy_with(&platform, "busy with 2 of 8").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    leaving.abort();
+    // Whether the guest still writes is not known while another is in flight.
+    busy_with(&platform, "busy with 1 of 8").await;
+    is_fresh(&platform).await;
+    assert!(!staying.is_finished());
+    assert_eq!(staying.await.unwrap().ok().text(), "slept\n");
+    platform.settle().await;
+    assert_eq!(instances(&platform).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_row_of_requests_has_each_its_own_lines() {
+    let platform = platform_with(8, |probe| probe.with("max_instances", 1)).await;
+    let holding = call(&platform, "sleep?8000");
+    busy_with(&platform, "busy with 1 of 8").await;
+    // More than are remembered, of which the guest's tasks take the numbers of earlier ones.
+    for round in 0..50 {
+        let ids: Vec<_> = (0..4).map(|n| format!("row-{round}-{n}.")).collect();
+        let sent = ids.iter().map(async |id| {
+            let headers = [("x-request-id", id.as_str())];
+            let client = &platform.client;
+            let reply = client.send(Method::GET, "/fn/probe/log", &headers, "");
+            reply.await.ok()
+        });
+        join_all(sent).await;
+    }
+    assert!(!holding.is_finished());
+    holding.abort();
+    let lines = platform.guest_lines();
+    for round in 0..50 {
+        for number in 0..4 {
+            let id = format!("row-{round}-{number}.");
+            let own = lines.iter().filter(|line| line.contains(&id)).count();
+            assert_eq!(own, 2, "{id}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lines_are_those_of_their_own_request() {
     let platform = platform_with(8, |probe| probe.with("max_instances", 1)).await;
     let holding = call(&platform, "sleep?2000");

@@ -128,7 +128,7 @@ impl GuestLog {
         }
     }
 
-    /// From now on the lines belong to the request that was opened with this key, or to nobody.
+    /// From now on the lines belong to the request that is open with this key, or to nobody.
     pub(crate) fn turn(&self, key: Option<u64>) {
         self.0.lock().turn(key);
     }
@@ -140,16 +140,25 @@ impl GuestLog {
 
     /// Writes out the lines of a request that have no end yet.
     pub(crate) fn flush(&self, key: u64) {
-        let mut state = self.0.lock();
-        let before = state.turn;
-        state.turn(Some(key));
-        state.end();
-        state.turn(before);
+        self.0.lock().flush(key);
     }
 
-    /// A request that was opened is forgotten.
+    /// A request that was opened is forgotten: what is still written for it is nobody's.
     pub(crate) fn forget(&self, key: u64) {
-        self.0.lock().others.remove(&Some(key));
+        let mut state = self.0.lock();
+        state.flush(key);
+        if state.turn == Some(key) {
+            state.turn(None);
+        }
+        state.others.remove(&Some(key));
+    }
+
+    /// Requests that are open.
+    #[cfg(test)]
+    pub(crate) fn open_requests(&self) -> usize {
+        let state = self.0.lock();
+        let others = state.others.keys().filter(|key| key.is_some()).count();
+        others + usize::from(state.turn.is_some())
     }
 
     /// Writes out lines that have no end yet.
@@ -194,6 +203,8 @@ impl GuestLog {
 
 impl LogState {
     fn turn(&mut self, key: Option<u64>) {
+        // One that was forgotten gets no account again: nobody would take it away.
+        let key = key.filter(|key| self.is_open(*key));
         if self.turn == key {
             return;
         }
@@ -202,6 +213,20 @@ impl LogState {
         let before = std::mem::replace(&mut self.account, next);
         let key = std::mem::replace(&mut self.turn, key);
         self.others.insert(key, before);
+    }
+
+    fn is_open(&self, key: u64) -> bool {
+        self.turn == Some(key) || self.others.contains_key(&Some(key))
+    }
+
+    fn flush(&mut self, key: u64) {
+        if !self.is_open(key) {
+            return;
+        }
+        let before = self.turn;
+        self.turn(Some(key));
+        self.end();
+        self.turn(before);
     }
 
     fn end(&mut self) {
@@ -364,5 +389,57 @@ impl AsyncWrite for LogStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fnctl_core::ids::VersionNumber;
+
+    #[derive(Default)]
+    struct Lines(Mutex<Vec<(Option<RequestId>, String)>>);
+
+    impl LogSink for Lines {
+        fn write(&self, line: LogLine) {
+            self.0.lock().push((line.request_id, line.text));
+        }
+    }
+
+    #[test]
+    fn a_request_that_was_forgotten_leaves_no_account_and_gets_none_again() {
+        let lines = Arc::new(Lines::default());
+        let version = VersionKey {
+            function: "f".parse().unwrap(),
+            number: VersionNumber(1),
+        };
+        let log = GuestLog::new(version, 1 << 20, lines.clone());
+        for key in 0..100 {
+            log.open(key, &RequestId::generate(key));
+            log.turn(Some(key));
+            let mut late = LogStream {
+                log: log.clone(),
+                stream: Stream::Stdout,
+                owner: Owner::Fixed(Some(key)),
+            };
+            log.write(Stream::Stdout, b"unfinished");
+            log.forget(key);
+            // Whatever comes afterwards is nobody's.
+            OutputStream::write(&mut late, Bytes::from_static(b"late\n")).unwrap();
+            log.flush(key);
+            log.turn(Some(key));
+            assert_eq!(log.open_requests(), 0);
+        }
+        let lines = lines.0.lock();
+        let count = |text: &str, has_id: bool| {
+            let same =
+                |line: &&(Option<RequestId>, String)| line.1 == text && line.0.is_some() == has_id;
+            lines.iter().filter(same).count()
+        };
+        assert_eq!(
+            (count("unfinished", true), count("late", false)),
+            (100, 100)
+        );
+        assert_eq!(lines.len(), 200);
     }
 }

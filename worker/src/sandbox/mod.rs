@@ -3,6 +3,7 @@
 mod cgi;
 pub(crate) mod command;
 pub(crate) mod component;
+mod crew;
 mod p2;
 mod p3;
 mod shared;

@@ -6,12 +6,12 @@
 //! request's own handle, outside of the event loop, which Wasmtime does not promise to poll.
 //!
 //! A request that is given up closes the instance for new ones: the guest cannot be made to forget it. Those in flight
-//! may finish. A trap ends them all, but for those that the guest has not seen: they are handed back.
+//! may finish. A trap ends them all. In both cases those that the guest has not seen are handed back.
 
-use super::component::Answer;
+use super::crew::{Crew, Job};
 use super::{BodyFate, RunBounds, Stopped, bounded, p3};
 use crate::cpu::CpuMeter;
-use crate::failure::{self, died_with, run_failure};
+use crate::failure::{self, run_failure};
 use crate::guest_log::GuestLog;
 use crate::sharing::{Call, Sharing};
 use crate::state::{self, ComponentState};
@@ -22,11 +22,10 @@ use fnctl_core::version::Version;
 use fnctl_core::{Failure, Invocation, ReplySender, RunEnd, RunReport};
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -55,44 +54,6 @@ struct Shared {
 
 type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Those who wait for the instance, and what it is to do for them.
-struct Crew {
-    state: Mutex<CrewState>,
-    meter: CpuMeter,
-}
-
-#[derive(Default)]
-struct CrewState {
-    next: u64,
-    jobs: VecDeque<Job>,
-    seats: BTreeMap<u64, Waiting>,
-    leader: Option<u64>,
-    /// Seats without an outcome.
-    unfinished: usize,
-    /// Nobody is in flight, and the guest has nothing left to do.
-    quiet: bool,
-    /// Takes nobody new.
-    closed: bool,
-    /// Linear memory when it was last looked at.
-    memory: u64,
-}
-
-/// What is known of a request in flight.
-struct Waiting {
-    waker: Option<Waker>,
-    outcome: Option<Result<(), Failure>>,
-    /// The instance died before the guest saw the request: it is handed back.
-    unbegun: Option<Box<Invocation>>,
-    fate: BodyFate,
-}
-
-/// A request on its way into the guest.
-struct Job {
-    call: Arc<Call>,
-    invocation: Box<Invocation>,
-    answer: Answer,
-}
-
 impl SharedSandbox {
     /// Takes over a store with a started and initialised instance.
     pub(crate) fn new(
@@ -107,13 +68,7 @@ impl SharedSandbox {
         guest.meter = Some(meter.clone());
         guest.sharing = Some(Sharing::default());
         let log = guest.log.clone();
-        let crew = Arc::new(Crew {
-            state: Mutex::new(CrewState {
-                memory: guest.limits.memory as u64,
-                ..CrewState::default()
-            }),
-            meter: meter.clone(),
-        });
+        let crew = Arc::new(Crew::new(meter.clone(), guest.limits.memory as u64));
         let driver = drive(store, service, crew.clone(), template.clone());
         Self(Arc::new(Shared {
             waker: Waker::from(crew.clone()),
@@ -203,13 +158,13 @@ async fn serve(
         let begun = handler
             .func_handle()
             .start_call_concurrent(store.as_context_mut(), (request,))?;
-        store.data_mut().enter_call(begun.task(), call);
+        store.data_mut().enter_call(begun.task(), call.clone());
         Ok(Ok(begun))
     })?;
     let begun = match begun {
         Ok(begun) => begun,
         Err(failure) => {
-            crew.finished(key, Err(failure), None);
+            crew.refused(key, failure);
             return Ok(());
         }
     };
@@ -239,7 +194,7 @@ async fn serve(
     gone.cancelled().await;
     let (memory, met_limit) = accessor.with(|mut store| {
         let state = store.data_mut();
-        state.leave_call(task);
+        state.leave_call(task, &call);
         (state.guest.limits.memory as u64, state.guest.met_limit())
     });
     let outcome = match (answer.refused(), met_limit) {
@@ -248,124 +203,13 @@ async fn serve(
         (None, true) => Err(failure::over_limit()),
         (None, false) => Ok(()),
     };
-    crew.finished(key, outcome, Some(memory));
+    crew.finished(key, outcome, memory);
     Ok(())
-}
-
-impl Crew {
-    fn next_job(&self) -> Option<Job> {
-        self.state.lock().jobs.pop_front()
-    }
-
-    /// Whether the guest may be done with everything: nobody is in flight.
-    fn may_be_quiet(&self) -> bool {
-        let state = self.state.lock();
-        state.unfinished == 0 && !state.quiet
-    }
-
-    fn is_quiet(&self) {
-        let mut state = self.state.lock();
-        state.quiet = true;
-        let wakers = state.wake_finished();
-        drop(state);
-        wake_all(wakers);
-    }
-
-    fn finished(&self, key: u64, outcome: Result<(), Failure>, memory: Option<u64>) {
-        let mut state = self.state.lock();
-        if let Some(memory) = memory {
-            state.memory = memory;
-        }
-        state.finish(key, outcome);
-        let wakers = state.wake_finished();
-        drop(state);
-        wake_all(wakers);
-    }
-
-    /// The instance is gone: whoever is in flight fails.
-    fn die(&self, failure: &Failure, memory: Option<u64>) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        state.memory = memory.unwrap_or(state.memory);
-        for job in std::mem::take(&mut state.jobs) {
-            if let Some(seat) = state.seats.get_mut(&job.call.key) {
-                seat.unbegun = Some(job.invocation);
-                state.finish(job.call.key, Err(failure.clone()));
-            }
-        }
-        let keys: Vec<u64> = state.seats.keys().copied().collect();
-        let failure = died_with(failure.clone(), state.unfinished);
-        for key in keys {
-            if let Some(seat) = state.seats.get(&key)
-                && seat.outcome.is_none()
-            {
-                seat.fate.run_failed();
-                state.finish(key, Err(failure.clone()));
-            }
-        }
-        let wakers = state.wake_finished();
-        drop(state);
-        wake_all(wakers);
-    }
-}
-
-impl CrewState {
-    fn finish(&mut self, key: u64, outcome: Result<(), Failure>) {
-        if let Some(seat) = self.seats.get_mut(&key)
-            && seat.outcome.is_none()
-        {
-            self.closed |= outcome.is_err();
-            seat.outcome = Some(outcome);
-            self.unfinished -= 1;
-        }
-    }
-
-    /// Those who have their outcome look whether they may go.
-    fn wake_finished(&mut self) -> Vec<Waker> {
-        let finished = self.seats.values_mut();
-        finished
-            .filter(|seat| seat.outcome.is_some())
-            .filter_map(|seat| seat.waker.take())
-            .collect()
-    }
-
-    /// What came of a request, once it may go: the last one in flight stays for what the guest does after its answers.
-    fn outcome(&self, key: u64) -> Poll<Result<(), Failure>> {
-        match self.seats.get(&key).and_then(|seat| seat.outcome.clone()) {
-            Some(Err(failure)) => Poll::Ready(Err(failure)),
-            Some(Ok(())) if self.closed || self.quiet || self.unfinished > 0 => Poll::Ready(Ok(())),
-            Some(Ok(())) | None => Poll::Pending,
-        }
-    }
-}
-
-fn wake_all(wakers: Vec<Waker>) {
-    for waker in wakers {
-        waker.wake();
-    }
-}
-
-impl Wake for Crew {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let waker = {
-            let state = self.state.lock();
-            let leader = state.leader.and_then(|leader| state.seats.get(&leader));
-            leader.and_then(|leader| leader.waker.clone())
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
 }
 
 /// The place of a request in flight; left when dropped.
 struct Seat {
     shared: Arc<Shared>,
-    key: u64,
     call: Arc<Call>,
 }
 
@@ -378,38 +222,9 @@ impl Shared {
         fate: &BodyFate,
     ) -> Result<Seat, Box<Invocation>> {
         let limit = self.version.config.response_body.bytes();
-        let mut state = self.crew.state.lock();
-        if state.closed {
-            return Err(Box::new(invocation));
-        }
-        let key = state.next;
-        state.next += 1;
-        let call = Arc::new(Call::new(key, &invocation));
-        state.jobs.push_back(Job {
-            call: call.clone(),
-            invocation: Box::new(invocation),
-            answer: Answer::new(reply, fate, limit),
-        });
-        let seat = Waiting {
-            waker: None,
-            outcome: None,
-            unbegun: None,
-            fate: fate.clone(),
-        };
-        state.seats.insert(key, seat);
-        state.unfinished += 1;
-        state.quiet = false;
-        // Whoever stayed for what is done after the answers may go: there is somebody else now.
-        let wakers = state.wake_finished();
-        drop(state);
-        self.crew.meter.begin();
-        wake_all(wakers);
-        self.crew.wake_by_ref();
-        Ok(Seat {
-            shared: self.clone(),
-            key,
-            call,
-        })
+        let call = self.crew.enter(invocation, reply, fate, limit)?;
+        let shared = self.clone();
+        Ok(Seat { shared, call })
     }
 
     /// Polls the guest for everybody.
@@ -445,73 +260,27 @@ impl Drop for DiesOnPanic<'_> {
 
 impl Seat {
     fn poll(&self, ctx: &Context<'_>) -> Poll<Result<(), Failure>> {
-        let crew = &self.shared.crew;
-        let leads = {
-            let mut state = crew.state.lock();
-            if let Some(seat) = state.seats.get_mut(&self.key)
-                && !seat
-                    .waker
-                    .as_ref()
-                    .is_some_and(|waker| waker.will_wake(ctx.waker()))
-            {
-                seat.waker = Some(ctx.waker().clone());
-            }
-            *state.leader.get_or_insert(self.key) == self.key
-        };
-        if leads {
+        let (crew, key) = (&self.shared.crew, self.call.key);
+        if crew.leads(key, ctx) {
             self.shared.drive(ctx);
-            // Its waker may have been taken to tell it of what it has just done.
-            let mut state = crew.state.lock();
-            if let Some(seat) = state.seats.get_mut(&self.key) {
-                seat.waker.get_or_insert_with(|| ctx.waker().clone());
-            }
+            crew.has_led(key, ctx);
         }
-        crew.state.lock().outcome(self.key)
+        crew.outcome(key)
     }
 
-    /// The request is given up: nobody new comes, as the guest goes on with it.
     fn give_up(&self) {
         self.call.give_up();
-        let mut state = self.shared.crew.state.lock();
-        state.closed = true;
-        // One that the guest has not seen never comes to it.
-        let unseen = state.jobs.iter().position(|job| job.call.key == self.key);
-        let unseen = unseen.and_then(|at| state.jobs.remove(at));
-        drop(state);
-        drop(unseen);
-    }
-
-    /// The request, if the instance died before the guest saw it.
-    fn unbegun(&self) -> Option<Box<Invocation>> {
-        let mut state = self.shared.crew.state.lock();
-        state.seats.get_mut(&self.key)?.unbegun.take()
+        self.shared.crew.give_up(self.call.key);
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let crew = &self.shared.crew;
-        crew.meter.end();
-        let mut state = crew.state.lock();
-        let left = state.seats.remove(&self.key);
-        if left.is_some_and(|seat| seat.outcome.is_none()) {
-            // The run was dropped in the middle.
-            self.call.give_up();
-            state.closed = true;
-            state.unfinished -= 1;
-        }
-        let mut wakers = state.wake_finished();
-        if state.leader == Some(self.key) {
-            state.leader = state.seats.keys().next().copied();
-            let next = state.leader.and_then(|next| state.seats.get(&next));
-            wakers.extend(next.and_then(|next| next.waker.clone()));
-        }
-        drop(state);
-        wake_all(wakers);
+        self.shared.crew.leave(&self.call);
     }
 }
 
-/// The report of a request that the guest never saw.
+/// The report of a request that is handed back.
 fn unbegun(invocation: Box<Invocation>) -> RunReport {
     RunReport {
         end: RunEnd::Unbegun(invocation),
@@ -545,6 +314,7 @@ impl Sandbox for SharedSandbox {
         let outcome = match outcome {
             // Nobody reads on, because there was too much to read.
             Ok(Ok(())) | Err(Stopped::Cancelled) if fate.was_too_large() => {
+                seat.give_up();
                 Err(failure::response_too_large())
             }
             Ok(done) => done,
@@ -554,7 +324,8 @@ impl Sandbox for SharedSandbox {
             }
         };
         drop(running);
-        if let Some(invocation) = seat.unbegun() {
+        let (crew, key) = (&shared.crew, seat.call.key);
+        if let Some(invocation) = crew.unbegun(key) {
             return unbegun(invocation);
         }
         let end = match outcome {
@@ -565,15 +336,18 @@ impl Sandbox for SharedSandbox {
             Err(failure) => {
                 fate.run_failed();
                 reply.send(Err(failure.clone()));
-                RunEnd::Failed(failure)
+                if crew.is_unseen(key) {
+                    RunEnd::Unseen(failure)
+                } else {
+                    RunEnd::Failed(failure)
+                }
             }
         };
-        shared.log.flush(seat.key);
+        shared.log.flush(key);
         let (inference, computes) = seat.call.inference();
-        let memory = shared.crew.state.lock().memory;
         RunReport {
             end,
-            memory,
+            memory: crew.memory(),
             // The guest's time is not known by request.
             cpu: None,
             inference,
