@@ -4,7 +4,7 @@
 //! second it saves `cold` seconds of a caller's time. So it pays exactly while the chance per second of being called,
 //! the hazard at its age, is above `price * bytes / cold`. The price is one number for the whole platform, so memory goes
 //! where it saves most; it is set by `patience`: how long an instance of a typical function may wait for one call. The
-//! hazard comes from the function's own idle times, as finely as they allow ([`shape`]), from functions of its kind
+//! hazard comes from the function's own idle times, as finely as they allow (`shape`), from functions of its kind
 //! ([`Book`]) while it has few, and from timers that were found in its arrivals and are no luck; if asked for, also from
 //! the hour of the day. A plan is then the best sequence of warm and cold stretches, found exactly by dynamic programming
 //! over the bins of time. A guard compares with fixed keep-alives on the function's own past, and gives way to one that
