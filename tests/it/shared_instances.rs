@@ -215,6 +215,32 @@ async fn one_that_spins_past_its_deadline_does_not_hold_the_others_for_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_waits_in_a_call_of_wasi_0_2_holds_nobody_past_its_deadline_whom_the_guest_has_not_seen()
+ {
+    let platform = platform_with(8, |probe| probe.with("timeout", "3s")).await;
+    platform.call("probe/count").await.ok();
+    let blocking = call(&platform, "block?60000");
+    busy_with(&platform, "busy with 1 of 8").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let held = call(&platform, "sleep?10");
+    busy_with(&platform, "busy with 2 of 8").await;
+    // One whose caller leaves before the guest has seen it does not end the instance.
+    let leaving = call(&platform, "sleep?10");
+    busy_with(&platform, "busy with 3 of 8").await;
+    leaving.abort();
+    busy_with(&platform, "busy with 2 of 8").await;
+    assert_eq!(instances(&platform).await.len(), 1);
+    let since = Instant::now();
+    assert!(!held.is_finished());
+    assert_eq!(outcome(&blocking.await.unwrap()), (504, "timeout".into()));
+    assert_eq!(held.await.unwrap().ok().text(), "slept\n");
+    // Its own deadline would have been at three seconds.
+    assert!(since.elapsed() < Duration::from_millis(2800), "{since:?}");
+    eventually("nothing is left", || platform.platform().in_flight() == 0).await;
+    assert_eq!(platform.call("probe/count").await.ok().text(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn those_in_flight_spend_one_account_of_cpu_time() {
     let platform =
         platform_with(8, |probe| probe.with("timeout", "20s").with("cpu", "300ms")).await;

@@ -21,6 +21,9 @@ use wasmtime::component::GuestTaskId;
 const REMEMBERED: usize = 128;
 /// Epoch ticks that a call may hold up the others after it should have ended.
 const PATIENCE: u32 = 5;
+/// How long after its deadline a call is over that nobody has given up: it has answered. One that has not answered is given
+/// up by its own handle, which is to tell its caller first.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// One request in a shared guest, as the handle that waits for it and the guest's host functions know it.
 #[derive(Debug)]
@@ -53,7 +56,7 @@ impl Call {
 
     /// Whether it should have ended. One that has answered may still compute, and its deadline holds for that, too.
     fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed) || Instant::now() >= self.deadline
+        self.over.load(Ordering::Relaxed) || Instant::now() >= self.deadline + GRACE
     }
 
     /// Wall time inside `compute`, and the number of computes.
@@ -317,10 +320,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_is_over_at_its_deadline_even_if_it_has_answered() {
+    async fn a_call_is_over_after_its_deadline_even_if_it_has_answered() {
         let call = call(1, Instant::now() + Duration::from_secs(1));
         assert!(!call.is_over());
         tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!call.is_over(), "its own handle says so first");
+        tokio::time::advance(GRACE).await;
+        assert!(call.is_over());
+        let call = self::call(2, Instant::now() + Duration::from_secs(1));
+        call.give_up();
         assert!(call.is_over());
     }
 }
