@@ -64,3 +64,14 @@ impl From<Quarantined> for hosts::Quarantine {
         }
     }
 }
+
+/// What went because nobody wanted it kept any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Sessions whose time-to-live was over.
+    pub expired: usize,
+    /// Sessions that the functions' policies wanted no longer.
+    pub by_policy: usize,
+    /// Inference hosts.
+    pub hosts: usize,
+}

@@ -54,7 +54,7 @@ struct Use(Arc<World>, SessionId);
 
 impl Drop for Use {
     fn drop(&mut self) {
-        FakeHost(self.0.clone()).release(self.1);
+        FakeHost(self.0.clone()).give_back(self.1);
     }
 }
 
@@ -137,7 +137,11 @@ impl Factory {
             id,
             session,
         });
-        Ok(Created { sandbox, phases })
+        Ok(Created {
+            sandbox,
+            phases,
+            footing: Box::new(fnctl_core::ports::NoFooting),
+        })
     }
 
     async fn load(&self, version: &Version, deadline: Instant) -> Result<Use, Failure> {
