@@ -136,7 +136,7 @@ pub enum ModelSource {
 pub struct LoadModel {
     /// The model.
     pub source: ModelSource,
-    /// On whose behalf, for logs.
+    /// On whose behalf.
     pub function: FunctionName,
     /// Whether that function shares an inference host with the others.
     pub isolation: InferenceIsolation,
@@ -162,6 +162,8 @@ pub struct LoadedModel {
 pub struct Compute {
     /// The session.
     pub session: SessionId,
+    /// Who computes, as the platform knows it: what its inputs do to an inference host is held against this function.
+    pub function: FunctionName,
     /// The inputs by name.
     pub inputs: Vec<(String, Tensor)>,
     /// When it must be done.

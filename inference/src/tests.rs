@@ -73,6 +73,7 @@ fn compute(session: SessionId, name: &str, dimensions: &[u32], data: Vec<u8>) ->
         data: Bytes::from(data),
     };
     Compute {
+        function: "test".parse().unwrap(),
         session,
         inputs: vec![(name.to_owned(), tensor)],
         deadline: Instant::now() + Duration::from_secs(60),
@@ -279,6 +280,7 @@ async fn an_output_that_is_an_input_is_a_copy() {
         data: input,
     };
     let request = Compute {
+        function: "test".parse().unwrap(),
         session: loaded.session,
         inputs: vec![("x".to_owned(), tensor)],
         deadline: Instant::now() + Duration::from_secs(10),
@@ -384,6 +386,7 @@ async fn every_element_type_of_wasi_nn_goes_through_a_model_and_back() {
             data: data.clone().into(),
         };
         let request = Compute {
+            function: "test".parse().unwrap(),
             session: loaded.session,
             inputs: vec![("x".to_owned(), tensor)],
             deadline: Instant::now() + Duration::from_secs(10),
