@@ -137,7 +137,7 @@ pub enum ModelSource {
 pub struct LoadModel {
     /// The model.
     pub source: ModelSource,
-    /// On whose behalf, for logs.
+    /// On whose behalf.
     pub function: FunctionName,
     /// Whether that function shares an inference host with the others.
     pub isolation: InferenceIsolation,
@@ -169,11 +169,23 @@ pub struct KeepWish {
     pub until: Option<Instant>,
 }
 
+impl KeepWish {
+    /// It is left to the time-to-live.
+    pub fn none(function: FunctionName) -> Self {
+        Self {
+            function,
+            until: None,
+        }
+    }
+}
+
 /// Asks for one inference.
 #[derive(Debug)]
 pub struct Compute {
     /// The session.
     pub session: SessionId,
+    /// Who computes, as the platform knows it: what its inputs do to an inference host is held against this function.
+    pub function: FunctionName,
     /// The inputs by name.
     pub inputs: Vec<(String, Tensor)>,
     /// When it must be done.

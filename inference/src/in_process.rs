@@ -8,8 +8,7 @@ use crate::metrics::Metrics;
 use crate::room::{self, Idle, Rights};
 use crate::runtime::Runtime;
 use crate::session::OnnxSession;
-use crate::sessions::{SessionKey, Sessions, Unclaimed};
-use crate::status::Reaped;
+use crate::sessions::{Reaped, SessionKey, Sessions, Unclaimed};
 use crate::threads::ComputeThreads;
 use crate::{allocator, timed_out};
 use async_trait::async_trait;
@@ -203,10 +202,7 @@ impl InferenceHost for OnnxHost {
             // Whoever drops it, sent or not, gives the use back.
             let _ = tx.send(acquired.map(|loaded| {
                 Unclaimed::new(loaded, move |session| {
-                    let wish = KeepWish {
-                        function,
-                        until: None,
-                    };
+                    let wish = KeepWish::none(function);
                     inner.sessions.release(session, wish, Instant::now());
                 })
             }));

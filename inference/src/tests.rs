@@ -7,7 +7,8 @@ use crate::tensors::Input;
 use bytes::Bytes;
 use fnctl_core::config::InferenceIsolation;
 use fnctl_core::inference::{
-    Compute, InferenceErrorKind, LoadModel, LoadedModel, ModelSource, SessionId, Tensor, TensorType,
+    Compute, InferenceErrorKind, KeepWish, LoadModel, LoadedModel, ModelSource, SessionId, Tensor,
+    TensorType,
 };
 use fnctl_core::ports::InferenceHost;
 use fnctl_core::{Digest, FunctionName};
@@ -36,6 +37,11 @@ fn host() -> OnnxHost {
     };
     let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
     OnnxHost::new(config, std::sync::Arc::new(metrics))
+}
+
+/// Whoever gives a session back leaves the rest to its time-to-live.
+fn unsaid() -> KeepWish {
+    KeepWish::none("test".parse().unwrap())
 }
 
 fn path(name: &str) -> PathBuf {
@@ -73,6 +79,7 @@ fn compute(session: SessionId, name: &str, dimensions: &[u32], data: Vec<u8>) ->
         data: Bytes::from(data),
     };
     Compute {
+        function: "test".parse().unwrap(),
         session,
         inputs: vec![(name.to_owned(), tensor)],
         deadline: Instant::now() + Duration::from_secs(60),
@@ -123,11 +130,15 @@ async fn a_hundred_loads_at_once_are_one_session_and_the_last_release_lets_it_go
     }
     assert!(sessions.iter().all(|session| *session == sessions[0]));
     for session in &sessions[1..] {
-        host.release(*session);
+        host.release(*session, unsaid());
     }
-    assert_eq!(host.reap(Instant::now()).await, 0, "one use is left");
-    host.release(sessions[0]);
-    assert_eq!(host.reap(Instant::now()).await, 1);
+    assert_eq!(
+        host.reap(Instant::now()).await.count(),
+        0,
+        "one use is left"
+    );
+    host.release(sessions[0], unsaid());
+    assert_eq!(host.reap(Instant::now()).await.count(), 1);
     assert_eq!(host.resident().0, 0);
     let gone = host
         .compute(compute(sessions[0], "features", &[1, 16], vec![0; 64]))
@@ -145,11 +156,11 @@ async fn a_caller_that_gives_up_leaves_no_use_behind() {
         if let Ok(loaded) =
             tokio::time::timeout(Duration::from_micros(200), load(&host, FRAUD)).await
         {
-            host.release(loaded.session);
+            host.release(loaded.session, unsaid());
         }
     }
     // The loads go on without their callers: all of them share the one that this waits for.
-    host.release(load(&host, FRAUD).await.session);
+    host.release(load(&host, FRAUD).await.session, unsaid());
     let until = Instant::now() + Duration::from_secs(10);
     while host.resident().0 > 0 {
         host.reap(Instant::now()).await;
@@ -279,6 +290,7 @@ async fn an_output_that_is_an_input_is_a_copy() {
         data: input,
     };
     let request = Compute {
+        function: "test".parse().unwrap(),
         session: loaded.session,
         inputs: vec![("x".to_owned(), tensor)],
         deadline: Instant::now() + Duration::from_secs(10),
@@ -384,6 +396,7 @@ async fn every_element_type_of_wasi_nn_goes_through_a_model_and_back() {
             data: data.clone().into(),
         };
         let request = Compute {
+            function: "test".parse().unwrap(),
             session: loaded.session,
             inputs: vec![("x".to_owned(), tensor)],
             deadline: Instant::now() + Duration::from_secs(10),

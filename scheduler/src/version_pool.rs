@@ -300,7 +300,9 @@ impl VersionPool {
 
     /// Says how long what is below these instances is kept, whose time has come.
     fn leave(&self, gone: &[Instance], now: Instant) {
+        // What the policy learned is about the live version.
         if !gone.is_empty()
+            && self.books.lock().is_kept_by_policy()
             && let Some(until) = self.keep.below(&self.version, now)
         {
             gone.iter().for_each(|instance| instance.leave(until));

@@ -199,6 +199,7 @@ impl Host {
                     drop(gone);
                     purge_allocator();
                     self.note();
+                    self.report(&Report::Unloaded { session });
                 }
                 Order::Cancel { slot, run } => self.cancel(slot, run),
                 Order::Ping(number) => self.report(&Report::Pong(number)),

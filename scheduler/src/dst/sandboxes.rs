@@ -7,6 +7,7 @@ use super::world::{Answer, World, is_candidate};
 use async_trait::async_trait;
 use bytes::Bytes;
 use fnctl_core::body::{Body, BodyError};
+use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{Compute, LoadModel, ModelSource, SessionId, Tensor, TensorType};
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ports::{Created, InferenceHost, Sandbox, SandboxFactory};
@@ -50,7 +51,7 @@ impl Drop for Units<'_> {
 }
 
 /// A use of a session.
-struct Use(Arc<World>, SessionId);
+struct Use(Arc<World>, SessionId, FunctionName);
 
 impl Drop for Use {
     fn drop(&mut self) {
@@ -153,7 +154,7 @@ impl Factory {
         };
         let loaded = FakeHost(self.0.clone()).load(request).await;
         loaded
-            .map(|loaded| Use(self.0.clone(), loaded.session))
+            .map(|loaded| Use(self.0.clone(), loaded.session, version.function.clone()))
             .map_err(|error| Failure::new(error.error_kind(), "the model could not be loaded"))
     }
 }
@@ -331,6 +332,7 @@ impl Fake {
         };
         let request = Compute {
             session: session.1,
+            function: session.2.clone(),
             inputs: vec![("time".into(), input)],
             deadline,
         };

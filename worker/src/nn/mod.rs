@@ -283,6 +283,7 @@ impl NnContext {
         let since = Instant::now();
         let request = Compute {
             session: model.session,
+            function: self.function.clone(),
             inputs,
             deadline: self.deadline,
         };
