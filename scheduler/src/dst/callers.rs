@@ -49,7 +49,11 @@ impl Platform {
         let (world, id) = (&self.world, call.id);
         let version = invocation.version.clone();
         world.log(|| format!("call {id} of {}", version.key()));
-        world.books.lock().unwanted.remove(&version.key());
+        {
+            let mut books = world.books.lock();
+            books.unwanted.remove(&version.key());
+            books.versions.insert(version.key(), version.clone());
+        }
         let asked = Asked {
             version: version.key(),
             at: Instant::now(),

@@ -111,7 +111,10 @@ fn call(id: u64, function: usize, cost: u64) -> Call {
 }
 
 pub(super) fn settled(books: &mut Books, world: &World, audit: &Audit) {
-    let (Some(costs), Some(last)) = (&world.plan.contest, books.last.take()) else {
+    let Some(costs) = &world.plan.contest else {
+        return;
+    };
+    let Some(last) = books.last.take() else {
         return;
     };
     let lane = |audit: &Audit, function: usize| -> Option<LaneAudit> {

@@ -117,6 +117,15 @@ impl Scaled {
         (self.desired, self.panic.is_some())
     }
 
+    /// What it knows, in seconds since it began.
+    fn told(&self) -> String {
+        let since = |at: &Instant| at.duration_since(self.began).as_secs_f64();
+        let looks = self.looks.iter();
+        let looks: Vec<_> = looks.map(|it| (since(&it.0), since(&it.1), it.2)).collect();
+        let (panic, wanted) = (self.panic.as_ref().map(since), &self.wanted.len());
+        format!("panic {panic:?} most {} wanted {wanted} looks {looks:?}", self.panic_most)
+    }
+
     /// Whether the load has been over for so long that nothing can be wanted for it. The last of it may be in an average
     /// that ends a grain later.
     fn is_over(&self, rules: &Rules) -> bool {
@@ -128,14 +137,8 @@ impl Scaled {
 }
 
 fn rules(books: &Books, pool: &PoolAudit) -> Option<Rules> {
-    let mut live = books.live.values();
-    let known = live.find(|live| live.version.key() == pool.version);
-    let known = known.map(|live| live.version.clone());
-    let live = books.ledger.live(&pool.version.function);
-    let version = known.or_else(|| live.cloned())?;
-    (version.key() == pool.version)
-        .then(|| Rules::of(&version.config))
-        .flatten()
+    let known = books.versions.get(&pool.version);
+    Rules::of(&known?.config)
 }
 
 /// Takes note of the load until now, and of who calls from now on.
@@ -184,7 +187,7 @@ pub(super) fn reaped(books: &mut Books, before: &Audit, after: &Audit, then: Ins
             let ready = same.map_or(0, |pool| pool.idle.len() + pool.busy);
             let expected = scaled.look(scaling.looked, ready, &rules);
             books.require("scaling", found == expected, || {
-                format!("{key} wants {found:?} (panics), it is to want {expected:?}: {scaled:?}")
+                format!("{key} wants {found:?} (panics), it is to want {expected:?} {}", scaled.told())
             });
             if was.1 && found.1 {
                 books.require("panic", found.0 >= was.0, || {
@@ -198,7 +201,7 @@ pub(super) fn reaped(books: &mut Books, before: &Audit, after: &Audit, then: Ins
             }
             let over = scaled.is_over(&rules);
             books.require("scaling", !over || found.0 == 0, || {
-                format!("{key} wants {} long after its load: {scaled:?}", found.0)
+                format!("{key} wants {} long after its load {}", found.0, scaled.told())
             });
         }
         books.scaled.insert(pool.number, scaled);

@@ -158,6 +158,8 @@ pub(super) struct Books {
     /// Units that starts have taken for sandboxes to come.
     pub(super) units_taken: usize,
     pub(super) calls: BTreeMap<u64, Asked>,
+    /// Every version that was called or started.
+    pub(super) versions: BTreeMap<VersionKey, Arc<Version>>,
     pub(super) planned_panics: u64,
     /// No fault from now on.
     pub(super) calm: bool,
@@ -222,6 +224,7 @@ impl World {
                 starting: 0,
                 units_taken: 0,
                 calls: BTreeMap::new(),
+                versions: BTreeMap::new(),
                 planned_panics: 0,
                 calm: false,
                 most: BTreeMap::new(),
@@ -335,8 +338,9 @@ impl World {
     }
 
     /// A start begins; says what becomes of it.
-    pub(super) fn start_begins(&self, version: &Version) -> Start {
+    pub(super) fn start_begins(&self, version: &Arc<Version>) -> Start {
         let mut books = self.books.lock();
+        books.versions.insert(version.key(), version.clone());
         books.starts += 1;
         let start = self.plan.start(self.life, books.starts, books.calm);
         let number = books.starts;
