@@ -113,9 +113,11 @@ fn callers(books: &mut Books, audit: &Audit) {
     let leased = sum(&audit.pools, |pool| pool.leased);
     // Who has an instance may wait for a processor before it is run.
     let turn: usize = audit.lanes.iter().map(|lane| lane.flows[1].waiting).sum();
-    books.require("leases", (running..=running + turn).contains(&leased), || {
-        format!("{leased} callers have an instance, {running} run, {turn} wait for their turn")
-    });
+    books.require(
+        "leases",
+        (running..=running + turn).contains(&leased),
+        || format!("{leased} callers have an instance, {running} run, {turn} wait for their turn"),
+    );
     let busy = sum(&audit.pools, |pool| pool.busy);
     let in_use = books.live.values();
     let in_use = in_use.filter(|live| !live.running.is_empty()).count();

@@ -78,7 +78,9 @@ impl Ledger {
 pub(super) fn limit(config: &FunctionConfig) -> usize {
     let reserved = config.reserved_concurrency.unwrap_or(u32::MAX);
     let each = config.instance_concurrency.get();
-    let served = config.max_instances.map_or(u32::MAX, |max| max.get() * each);
+    let served = config
+        .max_instances
+        .map_or(u32::MAX, |max| max.get() * each);
     config.concurrency.get().min(reserved).min(served) as usize
 }
 

@@ -123,7 +123,10 @@ impl Scaled {
         let looks = self.looks.iter();
         let looks: Vec<_> = looks.map(|it| (since(&it.0), since(&it.1), it.2)).collect();
         let (panic, wanted) = (self.panic.as_ref().map(since), &self.wanted.len());
-        format!("panic {panic:?} most {} wanted {wanted} looks {looks:?}", self.panic_most)
+        format!(
+            "panic {panic:?} most {} wanted {wanted} looks {looks:?}",
+            self.panic_most
+        )
     }
 
     /// Whether the load has been over for so long that nothing can be wanted for it. The last of it may be in an average
@@ -179,15 +182,20 @@ pub(super) fn reaped(books: &mut Books, before: &Audit, after: &Audit, then: Ins
         };
         let found = (scaling.desired, scaling.panicking);
         let (looked, was) = (scaled.looked, (scaled.desired, scaled.panic.is_some()));
-        books.require("scaling", pool.closed || scaling.looked >= then.min(looked.max(then)), || {
-            format!("{key} was not looked at")
-        });
+        books.require(
+            "scaling",
+            pool.closed || scaling.looked >= then.min(looked.max(then)),
+            || format!("{key} was not looked at"),
+        );
         if scaling.looked > looked && scaled.began == scaling.began {
             let same = before.pools.iter().find(|it| it.number == pool.number);
             let ready = same.map_or(0, |pool| pool.idle.len() + pool.busy);
             let expected = scaled.look(scaling.looked, ready, &rules);
             books.require("scaling", found == expected, || {
-                format!("{key} wants {found:?} (panics), it is to want {expected:?} {}", scaled.told())
+                format!(
+                    "{key} wants {found:?} (panics), it is to want {expected:?} {}",
+                    scaled.told()
+                )
             });
             if was.1 && found.1 {
                 books.require("panic", found.0 >= was.0, || {
@@ -201,7 +209,11 @@ pub(super) fn reaped(books: &mut Books, before: &Audit, after: &Audit, then: Ins
             }
             let over = scaled.is_over(&rules);
             books.require("scaling", !over || found.0 == 0, || {
-                format!("{key} wants {} long after its load {}", found.0, scaled.told())
+                format!(
+                    "{key} wants {} long after its load {}",
+                    found.0,
+                    scaled.told()
+                )
             });
         }
         books.scaled.insert(pool.number, scaled);

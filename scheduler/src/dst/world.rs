@@ -81,9 +81,7 @@ pub(super) struct Live {
 impl Live {
     /// Whether it may serve another.
     fn is_usable(&self) -> bool {
-        self.failed.is_none()
-            && self.superseded.is_none()
-            && self.uses < most_uses(&self.version)
+        self.failed.is_none() && self.superseded.is_none() && self.uses < most_uses(&self.version)
     }
 
     /// Seats that are free for others, if it is in use and may serve another.
