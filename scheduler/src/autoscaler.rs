@@ -91,6 +91,12 @@ impl Autoscaler {
         }
     }
 
+    /// Since when it has a history.
+    #[cfg(test)]
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// What was decided last.
     pub fn last(&self) -> Decision {
         self.last
@@ -115,7 +121,8 @@ impl Autoscaler {
         match self.panic {
             None if over => {
                 self.panic = Some(now);
-                self.panic_most = ready.max(stable);
+                // What is wanted still, for the delay, is not to be wanted less in panic.
+                self.panic_most = ready.max(stable).max(self.last.desired);
             }
             Some(_) if over => self.panic = Some(now),
             Some(since) if now.saturating_duration_since(since) >= self.rules.stable_window => {

@@ -293,7 +293,8 @@ async fn a_periodic_function_is_started_ahead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_adaptive_policy_lets_models_and_code_go_as_well() {
     let platform = TestPlatform::start_with(|config| {
-        config.scheduler.keep_alive_policy = "adaptive:1s".parse().unwrap();
+        // So dear that even a model of a few kilobytes is not worth a second.
+        config.scheduler.keep_alive_policy = "adaptive:20ms".parse().unwrap();
         config.inference.session_ttl = Period::secs(3600);
         config.worker.template_ttl = Period::secs(3600);
     })

@@ -77,8 +77,11 @@ impl Ledger {
 /// Most invocations of a function in flight: the least of what limits them.
 pub(super) fn limit(config: &FunctionConfig) -> usize {
     let reserved = config.reserved_concurrency.unwrap_or(u32::MAX);
-    let instances = config.max_instances.map_or(u32::MAX, |max| max.get());
-    config.concurrency.get().min(reserved).min(instances) as usize
+    let each = config.instance_concurrency.get();
+    let served = config
+        .max_instances
+        .map_or(u32::MAX, |max| max.get() * each);
+    config.concurrency.get().min(reserved).min(served) as usize
 }
 
 /// What a live version is to have provisioned, and as its minimum, at this time of day.
@@ -139,6 +142,7 @@ pub(super) struct Before {
 impl Before {
     pub(super) fn look(world: &World, then: Instant) -> Option<Self> {
         let audit = world.audit()?;
+        super::scaling::note(&mut world.books.lock(), &audit);
         let limit = world.plan.memory;
         let over = limit > 0 && audit.memory.iter().sum::<u64>() > limit;
         Some(Self {
@@ -192,6 +196,7 @@ pub(super) fn reaped(
     let then = before.then;
     let now = world.time_of_day();
     let mut books = world.books.lock();
+    super::scaling::reaped(&mut books, &before.audit, after, then);
     let open = |pool: &&PoolAudit| pool.listed && !pool.closed;
     for pool in after.pools.iter().filter(open) {
         let key = &pool.version;
@@ -209,10 +214,12 @@ pub(super) fn reaped(
         });
         // One that nobody has run yet may have been called, and left.
         let floor = provisioned[0].max(if called == Some(true) { least[0] } else { 0 });
-        let holds = (floor..=provisioned[1].max(least[1])).contains(&pool.floor);
+        let desired = pool.scaling.map_or(0, |scaling| scaling.desired);
+        let (floor, most) = (floor.max(desired), desired.max(least[1]));
+        let holds = (floor..=provisioned[1].max(most)).contains(&pool.floor);
         books.require("asked", holds, || {
             format!(
-                "{key} keeps {} of {provisioned:?} and {least:?}, called: {called:?}",
+                "{key} keeps {} of {provisioned:?}, {least:?} and {desired}, called: {called:?}",
                 pool.floor
             )
         });
