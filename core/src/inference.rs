@@ -4,6 +4,7 @@
 use crate::config::InferenceIsolation;
 use crate::error::ErrorKind;
 use crate::ids::{Digest, FunctionName};
+use crate::ladder::RungCost;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -155,6 +156,17 @@ pub struct LoadedModel {
     pub session: SessionId,
     /// What it takes and gives.
     pub info: std::sync::Arc<ModelInfo>,
+    /// What loading it took, and the memory it takes.
+    pub cost: RungCost,
+}
+
+/// How long a function wants a session kept that it does not use any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepWish {
+    /// Who wants it. The last word of a function is the one that counts.
+    pub function: FunctionName,
+    /// Until when; nothing for the time-to-live of sessions.
+    pub until: Option<Instant>,
 }
 
 /// Asks for one inference.

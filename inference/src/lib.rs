@@ -33,13 +33,14 @@ pub use library::{
     LIBRARY_NAME, cache_folder, candidates as library_candidates, find as find_library,
     probe as probe_library,
 };
+pub use sessions::Reaped;
 
 use async_trait::async_trait;
 use fnctl_core::hosts::{HostStatus, InferenceStatus, Quarantine};
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, ModelInfo,
-    SessionId,
+    Compute, Computed, InferenceError, InferenceErrorKind, KeepWish, LoadModel, LoadedModel,
+    ModelInfo, SessionId,
 };
 use fnctl_core::ports::{ArtifactStore, InferenceControl, InferenceHost};
 #[cfg(target_os = "linux")]
@@ -127,8 +128,8 @@ impl Inference {
         }
     }
 
-    /// Unloads what nobody used for its time-to-live, and ends hosts that are empty for theirs. Returns how many went.
-    pub async fn reap(&self, now: Instant) -> usize {
+    /// Unloads what nobody wants kept any more, and ends hosts that are empty for their time-to-live.
+    pub async fn reap(&self, now: Instant) -> Reaped {
         match &self.0 {
             Kind::InProcess(host) => host.reap(now).await,
             #[cfg(target_os = "linux")]
@@ -193,8 +194,12 @@ impl Trial {
     async fn load(&mut self, request: LoadModel) -> Result<Arc<ModelInfo>, InferenceError> {
         match self {
             Self::InProcess(host) => {
+                let wish = KeepWish {
+                    function: request.function.clone(),
+                    until: None,
+                };
                 let loaded = host.load(request).await?;
-                host.release(loaded.session);
+                host.release(loaded.session, wish);
                 Ok(loaded.info)
             }
             #[cfg(target_os = "linux")]
@@ -221,8 +226,8 @@ impl InferenceHost for Inference {
         self.port().compute(request).await
     }
 
-    fn release(&self, session: SessionId) {
-        self.port().release(session);
+    fn release(&self, session: SessionId, wish: KeepWish) {
+        self.port().release(session, wish);
     }
 }
 

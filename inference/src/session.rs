@@ -8,12 +8,14 @@ use crate::tensors::{self, Input, Value};
 use fnctl_core::inference::{
     Computed, InferenceError, InferenceErrorKind, ModelInfo, Port, Tensor,
 };
+use fnctl_core::ladder::RungCost;
 use ort::AsPointer;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use std::ffi::CString;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 pub(crate) struct OnnxSession {
     session: Session,
@@ -21,6 +23,8 @@ pub(crate) struct OnnxSession {
     input_names: Vec<CString>,
     output_names: Vec<CString>,
     account: Arc<Account>,
+    /// How long loading it took, as whoever loads it sees it.
+    pub(crate) took: Duration,
     running: AtomicUsize,
     /// Most runs that were inside ONNX Runtime at one time.
     peak: AtomicUsize,
@@ -29,6 +33,13 @@ pub(crate) struct OnnxSession {
 impl Loaded for OnnxSession {
     fn info(&self) -> Arc<ModelInfo> {
         self.info.clone()
+    }
+
+    fn cost(&self) -> RungCost {
+        RungCost {
+            took: self.took,
+            bytes: self.resident_bytes(),
+        }
     }
 }
 
@@ -81,6 +92,7 @@ impl OnnxSession {
             info: Arc::new(info),
             session,
             account,
+            took: Duration::ZERO,
             running: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
         })

@@ -4,6 +4,8 @@
 //! What a function teaches about others is gathered per function and put into the book when instances are reaped, and the
 //! clock of evictions is a number that rises, so that no invocation waits for a lock that another function holds.
 
+mod rungs;
+
 use crate::ahead::Ahead;
 use crate::policy::greedy_dual::GreedyDual;
 use crate::policy::{
@@ -13,7 +15,6 @@ use crate::{Inner, Scheduler};
 use dashmap::DashMap;
 use fnctl_core::config::{FunctionConfig, KeepAlivePolicy};
 use fnctl_core::ids::FunctionName;
-use fnctl_core::invocation::ColdStart;
 use fnctl_core::record::Recorder;
 use fnctl_core::version::Version;
 use parking_lot::{Mutex, RwLock};
@@ -368,34 +369,6 @@ impl FunctionKeep {
         self.keep.node.rise_to(&node);
         if last {
             state.set_plan(Plan::default());
-        }
-    }
-
-    /// What a start took, and what an instance takes: bytes are learned from runs.
-    pub(crate) fn measured(&self, phases: Option<&ColdStart>, bytes: Option<u64>) {
-        let mut state = self.state.lock();
-        let before = state.history.worth;
-        let cold = phases.map(|phases| {
-            let code = phases.artifact + phases.compile;
-            code.max(phases.model) + phases.instantiate + phases.init
-        });
-        let now = Worth::of(
-            cold.unwrap_or(Duration::from_secs_f32(before.cold.clamp(0.0, 1e4))),
-            bytes.filter(|bytes| *bytes > 0).unwrap_or_else(|| {
-                #[allow(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "a saturating conversion is meant"
-                )]
-                let bytes = before.bytes as u64;
-                bytes
-            }),
-        );
-        if state.measured {
-            state.history.worth.learn(now);
-        } else {
-            state.measured = phases.is_some();
-            state.history.worth = now;
         }
     }
 

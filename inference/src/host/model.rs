@@ -6,6 +6,7 @@ use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
     InferenceError, InferenceErrorKind, LoadModel, ModelInfo, ModelSource, SessionId,
 };
+use fnctl_core::ladder::RungCost;
 use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
@@ -63,6 +64,8 @@ impl Wanted {
 pub(crate) struct Model {
     pub(crate) wanted: Arc<Wanted>,
     pub(crate) info: Arc<ModelInfo>,
+    /// What its first load took.
+    pub(crate) cost: RungCost,
     /// Bytes that its outputs took so far.
     pub(crate) room: AtomicUsize,
     /// Functions that ever had a use of it.
@@ -72,6 +75,10 @@ pub(crate) struct Model {
 impl Loaded for Model {
     fn info(&self) -> Arc<ModelInfo> {
         self.info.clone()
+    }
+
+    fn cost(&self) -> RungCost {
+        self.cost
     }
 }
 

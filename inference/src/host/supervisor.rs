@@ -19,9 +19,10 @@ use crate::timed_out;
 use async_trait::async_trait;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, ModelInfo,
-    SessionId,
+    Compute, Computed, InferenceError, InferenceErrorKind, KeepWish, LoadModel, LoadedModel,
+    ModelInfo, SessionId,
 };
+use fnctl_core::ladder::RungCost;
 use fnctl_core::ports::InferenceHost;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -314,31 +315,34 @@ impl Supervisor {
         };
         let since = Instant::now();
         let wanted = Wanted::new(id, key, function, file);
-        let info = self
+        let (info, bytes) = self
             .load_somewhere(&wanted, &wanted.function, deadline)
             .await?;
-        self.metrics.loaded(since.elapsed());
+        let took = since.elapsed();
+        self.metrics.loaded(took);
         tracing::info!(function = %wanted.function, "model loaded");
         Ok(Model {
             wanted,
             info: Arc::new(info),
+            cost: RungCost { took, bytes },
             room: AtomicUsize::new(0),
             users: Mutex::default(),
         })
     }
 
+    /// Loads a session where it belongs. Says also how many bytes it takes there.
     async fn load_somewhere(
         self: &Arc<Self>,
         wanted: &Arc<Wanted>,
         function: &FunctionName,
         deadline: Instant,
-    ) -> Result<ModelInfo, InferenceError> {
+    ) -> Result<(ModelInfo, u64), InferenceError> {
         let mut round = 0;
         loop {
             let group = self.place(&wanted.key, function, deadline).await?;
             let host = self.host(&group).await?;
             match host.load(wanted, function).await {
-                Ok(Ok(info)) => return Ok(info),
+                Ok(Ok(info)) => return Ok((info, host.bytes_of(wanted.id).unwrap_or(0))),
                 Ok(Err(refusal)) => {
                     round += 1;
                     let room = self.make_room(&host, function, &refusal, round, deadline);
@@ -379,7 +383,7 @@ impl Supervisor {
                 None => self.host(&group).await?,
             };
             let Some(resident) = host.resident(wanted.id) else {
-                let info = self.load_somewhere(wanted, function, deadline).await?;
+                let (info, _) = self.load_somewhere(wanted, function, deadline).await?;
                 if info != *model.info {
                     return Err(InferenceError::new(
                         InferenceErrorKind::Runtime,
@@ -435,7 +439,11 @@ impl InferenceHost for SupervisedHost {
             // Whoever drops it, sent or not, gives the use back.
             let _ = tx.send(acquired.map(|loaded| {
                 Unclaimed::new(loaded, move |session| {
-                    supervisor.sessions.release(session, Instant::now());
+                    let wish = KeepWish {
+                        function,
+                        until: None,
+                    };
+                    supervisor.sessions.release(session, wish, Instant::now());
                 })
             }));
         });
@@ -475,7 +483,7 @@ impl InferenceHost for SupervisedHost {
         }
     }
 
-    fn release(&self, session: SessionId) {
-        self.0.sessions.release(session, Instant::now());
+    fn release(&self, session: SessionId, wish: KeepWish) {
+        self.0.sessions.release(session, wish, Instant::now());
     }
 }

@@ -7,6 +7,7 @@ use super::metrics::resident_bytes;
 use super::process::HostProcess;
 use super::quarantine::Suspect;
 use super::supervisor::{LOOK_AGAIN, SupervisedHost, Supervisor};
+use crate::sessions::{Idleness, Reaped};
 use fnctl_core::hosts::{HostStatus, Quarantine};
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{InferenceError, SessionId};
@@ -24,7 +25,7 @@ impl Supervisor {
     pub(super) async fn evict(
         &self,
         reason: &'static str,
-        expired: impl Fn(SessionId, Instant) -> bool,
+        expired: impl Fn(SessionId, Idleness) -> bool,
     ) -> usize {
         let unused = self.sessions.take_unused(expired);
         if unused.is_empty() {
@@ -204,13 +205,15 @@ impl SupervisedHost {
         hosts.chain(spare).collect()
     }
 
-    /// Unloads what nobody used for its time-to-live, and ends hosts that are empty for theirs. Returns how many
-    /// sessions and hosts went.
-    pub(crate) async fn reap(&self, now: Instant) -> usize {
+    /// Unloads what nobody wants kept any more, and ends hosts that are empty for their time-to-live.
+    pub(crate) async fn reap(&self, now: Instant) -> Reaped {
         let ttl = self.0.plan.config.session_ttl.duration();
-        let expired = |_, idle_since| now.saturating_duration_since(idle_since) >= ttl;
-        let unloaded = self.0.evict("ttl", expired).await;
-        let ended = self.0.retire(now);
+        let over = |reason| move |_, idle: Idleness| idle.over(now, ttl) == Some(reason);
+        let reaped = Reaped {
+            expired: self.0.evict("ttl", over("ttl")).await,
+            by_policy: self.0.evict("policy", over("policy")).await,
+            hosts: self.0.retire(now),
+        };
         {
             let mut ledger = self.0.ledger.lock();
             let remembered = ledger.forget(now);
@@ -218,7 +221,7 @@ impl SupervisedHost {
         }
         self.0.clone().start_spare();
         self.0.observe(now);
-        unloaded + ended
+        reaped
     }
 
     /// Unloads every session without a use, however short that is. Returns how many.

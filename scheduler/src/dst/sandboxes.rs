@@ -55,7 +55,7 @@ struct Use(Arc<World>, SessionId, FunctionName);
 
 impl Drop for Use {
     fn drop(&mut self) {
-        FakeHost(self.0.clone()).release(self.1);
+        FakeHost(self.0.clone()).give_back(self.1);
     }
 }
 
@@ -138,7 +138,11 @@ impl Factory {
             id,
             session,
         });
-        Ok(Created { sandbox, phases })
+        Ok(Created {
+            sandbox,
+            phases,
+            footing: Box::new(fnctl_core::ports::NoFooting),
+        })
     }
 
     async fn load(&self, version: &Version, deadline: Instant) -> Result<Use, Failure> {

@@ -93,6 +93,7 @@ impl SandboxFactory for Factory {
                 failed: false,
             }),
             phases,
+            footing: Box::new(fnctl_core::ports::NoFooting),
         })
     }
 }
