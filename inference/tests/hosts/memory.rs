@@ -105,14 +105,21 @@ pub(crate) async fn for_an_inference() {
 
 /// It is tried again when the room is there, and not before: then it would have the next one evicted as well.
 pub(crate) async fn one_is_enough() {
-    let host = host(128);
-    let echo = load(&host, "echo", echo()).await.unwrap().session;
+    let host = host(8);
+    // The sum of so many zeros: an order of a few bytes for much memory, which is there at once.
+    let zeros = onnx::model(&[
+        onnx::node("ConstantOfShape", &["x"], "c"),
+        onnx::node("ReduceSum", &["c"], "y"),
+        onnx::input(&onnx::open_value("x", onnx::element::I64)),
+        onnx::output(&onnx::open_value("y", onnx::element::F32)),
+    ]);
+    let zeros = load(&host, "zeros", zeros).await.unwrap().session;
     let mut b = leave(&host, "b", 40).await;
     for _ in 0..10 {
         let a = leave(&host, "a", 40).await;
         // Used last, so that the other one goes.
         assert!(is_there(&host, "b", 40, b).await);
-        host.compute(numbers(echo, 15)).await.unwrap();
+        host.compute(identity(zeros, &[30 << 18])).await.unwrap();
         assert!(is_there(&host, "b", 40, b).await);
         b = leave(&host, "b", 40).await;
         assert!(!is_there(&host, "a", 40, a).await);

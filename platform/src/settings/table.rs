@@ -349,7 +349,7 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "inference.quarantine_after",
-        "Times that a model may kill its inference host before it is quarantined; each counts half as much every three hours. For a function that brings model after model, twice as many.",
+        "Times that a function may kill inference hosts with one model before it is quarantined with that model; each counts half as much every three hours. With model after model, twice as many.",
         inference.quarantine_after,
         positive
     ),
