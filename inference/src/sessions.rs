@@ -263,17 +263,6 @@ impl<S: Loaded> Sessions<S> {
     }
 }
 
-/// What went because nobody wanted it kept any more.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reaped {
-    /// Sessions whose time-to-live was over.
-    pub expired: usize,
-    /// Sessions that the functions' policies wanted no longer.
-    pub by_policy: usize,
-    /// Inference hosts.
-    pub hosts: usize,
-}
-
 struct GiveBack<'a, S> {
     sessions: &'a Sessions<S>,
     entry: &'a Arc<Entry<S>>,
