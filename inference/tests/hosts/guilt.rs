@@ -53,7 +53,7 @@ pub(crate) async fn changing_models() {
             let _ = host
                 .compute(crash(loaded.session, Duration::from_millis(40)))
                 .await;
-            host.release(loaded.session);
+            host.release(loaded.session, crate::talk::wish());
             // The death is told before the next one comes.
             let limit = Instant::now() + Duration::from_millis(500);
             while host.hosts() == before && Instant::now() < limit {
