@@ -20,7 +20,7 @@ use tokio::time::Instant;
 static TURN: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
 
 /// A turn beside others.
-async fn turn() -> tokio::sync::RwLockReadGuard<'static, ()> {
+pub(crate) async fn turn() -> tokio::sync::RwLockReadGuard<'static, ()> {
     TURN.read().await
 }
 
@@ -37,11 +37,6 @@ fn host() -> OnnxHost {
     };
     let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
     OnnxHost::new(config, std::sync::Arc::new(metrics))
-}
-
-/// Whoever gives a session back leaves the rest to its time-to-live.
-fn unsaid() -> KeepWish {
-    KeepWish::none("test".parse().unwrap())
 }
 
 fn path(name: &str) -> PathBuf {
@@ -61,6 +56,14 @@ async fn load(host: &OnnxHost, name: &str) -> LoadedModel {
     })
     .await
     .unwrap()
+}
+
+/// No wish how long a session is kept.
+fn wish() -> KeepWish {
+    KeepWish {
+        function: "test".parse().unwrap(),
+        until: None,
+    }
 }
 
 fn brought(function: &str, bytes: Vec<u8>) -> LoadModel {
@@ -130,15 +133,15 @@ async fn a_hundred_loads_at_once_are_one_session_and_the_last_release_lets_it_go
     }
     assert!(sessions.iter().all(|session| *session == sessions[0]));
     for session in &sessions[1..] {
-        host.release(*session, unsaid());
+        host.release(*session, wish());
     }
     assert_eq!(
-        host.reap(Instant::now()).await.count(),
+        host.reap(Instant::now()).await.expired,
         0,
         "one use is left"
     );
-    host.release(sessions[0], unsaid());
-    assert_eq!(host.reap(Instant::now()).await.count(), 1);
+    host.release(sessions[0], wish());
+    assert_eq!(host.reap(Instant::now()).await.expired, 1);
     assert_eq!(host.resident().0, 0);
     let gone = host
         .compute(compute(sessions[0], "features", &[1, 16], vec![0; 64]))
@@ -156,11 +159,11 @@ async fn a_caller_that_gives_up_leaves_no_use_behind() {
         if let Ok(loaded) =
             tokio::time::timeout(Duration::from_micros(200), load(&host, FRAUD)).await
         {
-            host.release(loaded.session, unsaid());
+            host.release(loaded.session, wish());
         }
     }
     // The loads go on without their callers: all of them share the one that this waits for.
-    host.release(load(&host, FRAUD).await.session, unsaid());
+    host.release(load(&host, FRAUD).await.session, wish());
     let until = Instant::now() + Duration::from_secs(10);
     while host.resident().0 > 0 {
         host.reap(Instant::now()).await;

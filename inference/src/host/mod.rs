@@ -8,6 +8,9 @@
 mod arena;
 mod asked;
 mod backoff;
+mod bound;
+#[cfg(test)]
+mod bound_tests;
 mod child;
 mod child_compute;
 mod computes;

@@ -7,7 +7,6 @@
 use crate::onnx;
 use crate::system::{children, memory_descriptors, signal};
 use crate::talk::{Patience, brought, crash, divide, identity, inference, longs, only, request};
-use crate::unsaid;
 use fnctl_core::config::InferenceIsolation;
 use fnctl_core::hosts::HostStatus;
 use fnctl_core::ids::Digest;
@@ -249,12 +248,12 @@ async fn call(world: Arc<World>, function: Function, mut draw: Draw) {
         if draw.below(3) == 0 {
             held = Some(loaded);
         } else {
-            world.host.release(loaded.session, unsaid());
+            world.host.release(loaded.session, crate::talk::wish());
         }
         tokio::time::sleep(draw.micros(8_000)).await;
     }
     if let Some(loaded) = held {
-        world.host.release(loaded.session, unsaid());
+        world.host.release(loaded.session, crate::talk::wish());
     }
 }
 
@@ -268,7 +267,7 @@ async fn kill_hosts(world: Arc<World>, mut draw: Draw) {
         };
         let within = Duration::from_millis(20) + draw.micros(400_000);
         let computed = world.host.compute(crash(loaded.session, within)).await;
-        world.host.release(loaded.session, unsaid());
+        world.host.release(loaded.session, crate::talk::wish());
         let error = computed.expect_err("the quotient does not exist");
         assert!(
             matches!(

@@ -3,7 +3,6 @@
 use crate::onnx;
 use crate::system::signal;
 use crate::talk::{Declared, by, changed, crash, divide, identity, inference, load, longs, only};
-use crate::unsaid;
 use fnctl_core::ids::Digest;
 use fnctl_core::inference::InferenceErrorKind;
 use fnctl_core::ports::InferenceHost;
@@ -54,7 +53,7 @@ pub(crate) async fn changing_models() {
             let _ = host
                 .compute(crash(loaded.session, Duration::from_millis(40)))
                 .await;
-            host.release(loaded.session, unsaid());
+            host.release(loaded.session, crate::talk::wish());
             // The death is told before the next one comes.
             let limit = Instant::now() + Duration::from_millis(500);
             while host.hosts() == before && Instant::now() < limit {

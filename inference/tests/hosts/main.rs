@@ -28,11 +28,6 @@ mod talk;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::future::Future;
 
-/// Whoever gives a session back leaves the rest to its time-to-live.
-pub(crate) fn unsaid() -> fnctl_core::inference::KeepWish {
-    fnctl_core::inference::KeepWish::none("test".parse().unwrap())
-}
-
 fn main() {
     if std::env::args().nth(1).as_deref() == Some(fnctl_inference::SUBCOMMAND) {
         if let Err(error) = fnctl_inference::serve() {

@@ -2,7 +2,6 @@
 
 use crate::onnx;
 use crate::talk::{Declared, by, heavy, identity, inference, load, only};
-use crate::unsaid;
 use fnctl_core::inference::{Compute, InferenceErrorKind, SessionId};
 use fnctl_core::ports::InferenceHost;
 use fnctl_core::units::{ByteSize, Period};
@@ -21,7 +20,7 @@ fn host(shared_mib: u64) -> Inference {
 /// Loads a model and leaves it idle.
 async fn leave(host: &Inference, function: &str, mib: i64) -> SessionId {
     let loaded = load(host, function, heavy(mib, 0)).await.unwrap();
-    host.release(loaded.session, unsaid());
+    host.release(loaded.session, crate::talk::wish());
     loaded.session
 }
 
@@ -70,7 +69,7 @@ pub(crate) async fn own_first() {
     let busy = load(&host, "own", heavy(41, 1)).await.unwrap();
     assert!(is_there(&host, "a", 20, a).await);
     assert!(is_there(&host, "b", 20, b).await);
-    host.release(busy.session, unsaid());
+    host.release(busy.session, crate::talk::wish());
     assert!(!is_there(&host, "own", 40, own).await);
     // Other functions' go if there is nothing else: as few as may be, the longest idle first.
     load(&host, "last", heavy(30, 1)).await.unwrap();
@@ -143,7 +142,7 @@ pub(crate) async fn who_pays() {
     let both = Declared::new(&heavy(60, 1));
     for function in ["second", "first"] {
         let session = both.load(&host, function).await.unwrap();
-        host.release(session, unsaid());
+        host.release(session, crate::talk::wish());
     }
     let large = |function| load(&host, function, heavy(50, 2));
     let error = large("second").await.unwrap_err();

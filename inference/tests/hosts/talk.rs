@@ -5,8 +5,8 @@ use bytes::Bytes;
 use fnctl_core::config::InferenceIsolation;
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, LoadModel, LoadedModel, ModelSource, SessionId, Tensor,
-    TensorType,
+    Compute, Computed, InferenceError, KeepWish, LoadModel, LoadedModel, ModelSource, SessionId,
+    Tensor, TensorType,
 };
 use fnctl_core::ports::InferenceHost;
 use fnctl_core::units::Period;
@@ -87,6 +87,14 @@ pub(crate) async fn load(
 /// Who computes with a session that is one function's: it is known whose.
 pub(crate) fn whoever() -> FunctionName {
     "whoever".parse().unwrap()
+}
+
+/// No wish how long a session is kept.
+pub(crate) fn wish() -> KeepWish {
+    KeepWish {
+        function: whoever(),
+        until: None,
+    }
 }
 
 /// `y = x` of so many whole numbers.
