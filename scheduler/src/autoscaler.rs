@@ -322,6 +322,31 @@ mod tests {
         assert_eq!(story.load(10, 0.0).desired, 0);
     }
 
+    #[test]
+    fn panic_begins_with_what_the_delay_still_holds() {
+        let held = Rules {
+            scale_down_delay: 60 * SECOND,
+            stable_window: 6 * SECOND,
+            panic_window: SECOND,
+            ..rules()
+        };
+        let mut story = Story::new(held, 0);
+        assert_eq!(story.load(20, 10.0).desired, 10);
+        assert!(!story.load(50, 1.0).panicking);
+        // The node had no room for more than one of them.
+        let step = |story: &mut Story, ready| {
+            let from = story.now;
+            story.now += SECOND;
+            story.scaler.decide(from, story.now, 4.0, ready)
+        };
+        let first = step(&mut story, 1);
+        assert_eq!((first.desired, first.panicking), (10, true));
+        for _ in 0..20 {
+            let decided = step(&mut story, 1);
+            assert_eq!((decided.desired, decided.panicking), (10, true));
+        }
+    }
+
     proptest! {
         /// While it panics the number wanted never falls, and it is never more than the highest load asks for.
         #[test]

@@ -4,6 +4,7 @@ mod activator;
 mod fake;
 mod models;
 mod overload;
+mod returns;
 mod rungs;
 mod scaling;
 mod seats;

@@ -135,8 +135,10 @@ pub(super) fn settled(books: &mut Books, world: &World, audit: &Audit) {
                     continue;
                 };
                 let (before, after) = (&before.flows[shared], &after.flows[shared]);
-                waits &= before.waiting > 0 && after.waiting > 0;
-                served.0[at] += after.given.saturating_sub(before.given) as u64 * costs[function];
+                let given = after.given.saturating_sub(before.given);
+                // One of those who waited waits still, so that there was somebody all the time.
+                waits &= before.waiting > given && after.waiting > 0;
+                served.0[at] += given as u64 * costs[function];
             }
             if !waits {
                 let had = books.shares.remove(&pair).unwrap_or_default().0;

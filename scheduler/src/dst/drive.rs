@@ -181,7 +181,11 @@ impl Platform {
             .filter_map(|function| function.versions.get(&function.live()?.version).cloned())
             .collect();
         for version in &live {
-            self.world.books.lock().ledger.activated(version);
+            self.world
+                .books
+                .lock()
+                .ledger
+                .activated(&self.world, version);
             self.scheduler.configure(version);
         }
         live.retain(|version| version.config.provisioned > 0);

@@ -19,6 +19,8 @@ struct Note {
     version: Arc<Version>,
     /// It was called since it is live.
     called: bool,
+    /// Since when instances are kept for their `keep_alive`, if they are.
+    fixed: Option<Instant>,
 }
 
 /// Which version is live, as deploys told the scheduler.
@@ -32,13 +34,20 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// `version` is live from now on.
-    pub(super) fn activated(&mut self, version: &Arc<Version>) {
+    pub(super) fn activated(&mut self, world: &World, version: &Arc<Version>) {
         let function = &version.function;
         let known = self.notes.get(function);
         let called = known.is_some_and(|note| note.called && note.version.number == version.number);
-        let version = version.clone();
-        self.notes
-            .insert(version.function.clone(), Note { version, called });
+        let fixed = is_fixed(world, &version.config);
+        let since = known
+            .and_then(|note| note.fixed)
+            .unwrap_or_else(Instant::now);
+        let note = Note {
+            version: version.clone(),
+            called,
+            fixed: fixed.then_some(since),
+        };
+        self.notes.insert(function.clone(), note);
     }
 
     /// These are gone.
@@ -62,6 +71,12 @@ impl Ledger {
     pub(super) fn is_live(&self, key: &VersionKey) -> Option<bool> {
         let note = self.notes.get(&key.function)?;
         (note.version.number == key.number).then_some(note.called)
+    }
+
+    /// Whether an instance that went idle then was to be kept for its `keep_alive`.
+    pub(super) fn was_fixed(&self, function: &FunctionName, then: Instant) -> bool {
+        let note = self.notes.get(function);
+        note.is_none_or(|note| note.fixed.is_some_and(|since| since < then))
     }
 
     /// What live versions have reserved together.

@@ -140,7 +140,10 @@ impl Scaled {
 }
 
 fn rules(books: &Books, pool: &PoolAudit) -> Option<Rules> {
-    let known = books.versions.get(&pool.version);
+    // One that was neither called nor started yet is live.
+    let live = books.ledger.live(&pool.version.function);
+    let live = live.filter(|live| live.key() == pool.version);
+    let known = books.versions.get(&pool.version).or(live);
     Rules::of(&known?.config)
 }
 
@@ -177,9 +180,9 @@ pub(super) fn reaped(books: &mut Books, before: &Audit, after: &Audit, then: Ins
         let Some((scaling, rules)) = pool.scaling.zip(rules(books, pool)) else {
             continue;
         };
-        let Some(mut scaled) = books.scaled.remove(&pool.number) else {
-            continue;
-        };
+        // The reap itself may have made the pool.
+        let known = books.scaled.remove(&pool.number);
+        let mut scaled = known.unwrap_or_else(|| Scaled::new(scaling.began));
         let found = (scaling.desired, scaling.panicking);
         let (looked, was) = (scaled.looked, (scaled.desired, scaled.panic.is_some()));
         books.require(

@@ -24,7 +24,7 @@ impl Invoker for Watched {
         version: Arc<Version>,
         retired: Vec<VersionKey>,
     ) -> Result<(), Failure> {
-        self.1.books.lock().ledger.activated(&version);
+        self.1.books.lock().ledger.activated(&self.1, &version);
         let activated = self.0.activate(version, retired.clone()).await;
         let mut books = self.1.books.lock();
         for live in books.live.values_mut() {

@@ -424,6 +424,9 @@ impl Books {
             let (idle, strict) = (live.free_since.elapsed(), reaping.strict);
             *reaping.gone.entry(live.version.key()).or_default() += 1;
             let least = live.version.config.keep_alive.duration();
+            let function = &live.version.function;
+            // Another policy may have said how long, when it went idle.
+            let strict = strict && self.ledger.was_fixed(function, live.free_since);
             self.require("keep-alive", !strict || idle >= least, || {
                 format!("sandbox {id} was reaped after {idle:?}, its keep-alive is {least:?}")
             });
