@@ -148,6 +148,7 @@ async fn a_deadline_fails_its_own_request_and_the_others_finish() {
     platform.call("probe/count").await.ok();
     let late = call(&platform, "hang");
     busy_with(&platform, "busy with 1 of 8").await;
+    // Half of its time.
     tokio::time::sleep(Duration::from_millis(1000)).await;
     // It ends after the other's deadline, and before its own.
     let fine = call(&platform, "sleep?1500");
@@ -203,6 +204,7 @@ async fn one_that_spins_past_its_deadline_does_not_hold_the_others_for_long() {
     platform.call("probe/count").await.ok();
     let spinning = call(&platform, "spin");
     busy_with(&platform, "busy with 1 of 8").await;
+    // Half of its time.
     tokio::time::sleep(Duration::from_millis(1000)).await;
     let held = call(&platform, "sleep?10");
     assert_eq!(outcome(&spinning.await.unwrap()), (504, "timeout".into()));
@@ -221,6 +223,7 @@ async fn one_that_waits_in_a_call_of_wasi_0_2_holds_nobody_past_its_deadline_who
     platform.call("probe/count").await.ok();
     let blocking = call(&platform, "block?60000");
     busy_with(&platform, "busy with 1 of 8").await;
+    // Half of its time.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let held = call(&platform, "sleep?10");
     busy_with(&platform, "busy with 2 of 8").await;
@@ -275,6 +278,7 @@ async fn a_caller_that_leaves_does_not_take_the_others_with_it() {
     // A reader that leaves in the middle of a body is noticed by the guest itself: its instance serves on.
     let leaving = call(&platform, "endless");
     busy_with(&platform, "busy with 1 of 8").await;
+    // The caller is somewhere in the body by then; nothing tells where.
     tokio::time::sleep(Duration::from_millis(200)).await;
     leaving.abort();
     eventually("the guest is done", || platform.platform().in_flight() == 0).await;
@@ -288,6 +292,7 @@ async fn a_caller_that_leaves_a_body_beside_others_ends_the_instance_for_new_one
     let staying = call(&platform, "sleep?2500");
     let leaving = call(&platform, "endless");
     busy_with(&platform, "busy with 2 of 8").await;
+    // The caller is somewhere in the body by then; nothing tells where.
     tokio::time::sleep(Duration::from_millis(200)).await;
     leaving.abort();
     // Whether the guest still writes is not known while another is in flight.
