@@ -258,9 +258,8 @@ fn a_closed_terminal_ends_dev_and_its_build_and_leaves_nothing() {
     let folder = project.path();
     std::fs::write(folder.join("seed.wasm"), probe()).unwrap();
     let settings = |command: &str| {
-        let text = format!(
-            "name = 'hung-up'\nartifact = 'probe.wasm'\n[build]\ncommand = '{command}'\n"
-        );
+        let text =
+            format!("name = 'hung-up'\nartifact = 'probe.wasm'\n[build]\ncommand = '{command}'\n");
         std::fs::write(folder.join("function.toml"), text).unwrap();
     };
     settings("cp seed.wasm probe.wasm");

@@ -396,6 +396,64 @@ async fn inference_works_in_a_shared_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_compute_keeps_its_processor_when_the_request_that_ran_the_guest_leaves() {
+    let model = file("tests/fixtures/models/light_vgg19.onnx");
+    let platform = platform_with(8, |probe| {
+        probe.model("vgg", model).with("start_timeout", "60s")
+    })
+    .await;
+    platform.call("probe/count").await.ok();
+    // The first who comes runs the guest for all.
+    let leading = call(&platform, "sleep?20000");
+    busy_with(&platform, "busy with 1 of 8").await;
+    platform.metric_becomes("fnctl_running", 0.0).await;
+    let client = platform.client.clone();
+    let path = "/fn/probe/nn/run?model=vgg";
+    let computing =
+        tokio::spawn(async move { client.post(path, "data_0;f32;1x3x224x224;ramp").await });
+    platform.metric_becomes("fnctl_running", 1.0).await;
+    // What has begun is the compute by now, which takes some hundred times as long as to get there.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    leading.abort();
+    // One that comes while it is computed is not begun, and does not wait for it: the instance takes nobody new.
+    eventually("the one that led is gone", || {
+        platform.platform().in_flight() == 1
+    })
+    .await;
+    let running = platform.metric("fnctl_running").await;
+    assert!(computing.is_finished() || running == 1.0, "{running} run");
+    is_fresh(&platform).await;
+    computing.await.unwrap().ok();
+    platform.metric_becomes("fnctl_running", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_during_a_compute_is_served_by_another_instance_if_that_one_ends() {
+    let model = file("tests/fixtures/models/light_vgg19.onnx");
+    let platform = platform_with(8, |probe| {
+        probe.model("vgg", model).with("start_timeout", "60s")
+    })
+    .await;
+    platform.call("probe/count").await.ok();
+    let client = platform.client.clone();
+    let path = "/fn/probe/nn/run?model=vgg";
+    let computing =
+        tokio::spawn(async move { client.post(path, "data_0;f32;1x3x224x224;ramp").await });
+    busy_with(&platform, "busy with 1 of 8").await;
+    platform.metric_becomes("fnctl_running", 1.0).await;
+    // It computes by now.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let came = call(&platform, "count");
+    busy_with(&platform, "busy with 2 of 8").await;
+    assert!(!computing.is_finished(), "the model computes for longer");
+    computing.abort();
+    let came = came.await.unwrap().ok();
+    assert_eq!(came.text(), "1", "of another instance");
+    eventually("nothing is left", || platform.platform().in_flight() == 0).await;
+    assert_eq!(instances(&platform).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn work_after_the_answers_is_finished_before_the_instance_is_idle() {
     let platform = platform_with(4, |probe| probe.with("keep_alive", "1s")).await;
     let platform_ref = &platform;
