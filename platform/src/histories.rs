@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The format of the file. Another one is not read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Most bytes that are read.
 const MOST: u64 = 256 << 20;
 

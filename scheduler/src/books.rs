@@ -120,6 +120,11 @@ impl Books {
         self.most_kept = time;
     }
 
+    /// Whether the function's policy alone decides how long instances are kept: the version is live.
+    pub(crate) fn is_kept_by_policy(&self) -> bool {
+        self.most_kept.is_none()
+    }
+
     /// Until when an idle instance is kept.
     fn until(most_kept: Option<Duration>, idle: &Idle<Instance>) -> Instant {
         let until = idle.instance.until;

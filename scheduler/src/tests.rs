@@ -5,6 +5,7 @@ mod fake;
 mod models;
 mod overload;
 mod returns;
+mod rungs;
 mod scaling;
 mod seats;
 

@@ -153,7 +153,7 @@ impl VersionPool {
 
     /// A start that was counted has succeeded.
     pub(crate) fn started(self: &Arc<Self>, started: Started) {
-        self.keep.measured(Some(&started.phases), None);
+        self.keep.started(&started.phases, &started.below());
         let until = self.keep.idle(&self.version, Instant::now());
         let (place, more) = self.change(|books, now| {
             books
@@ -240,6 +240,7 @@ impl VersionPool {
             return;
         }
         let gone = self.change(|books, now| books.state.expire(now, |idle| idle.instance.until));
+        self.leave(&gone, Instant::now());
         self.metrics.reaped(gone.len(), self.keep.reason());
         self.keep.let_go(gone.len());
     }
@@ -277,7 +278,19 @@ impl VersionPool {
             self.metrics.scaled(decision.desired, decision.panicking);
         }
         self.start_more(starts);
+        self.leave(&expired, now);
         expired
+    }
+
+    /// Says how long what is below these instances is kept, whose time has come.
+    fn leave(&self, gone: &[Instance], now: Instant) {
+        // What the policy learned is about the live version.
+        if !gone.is_empty()
+            && self.books.lock().is_kept_by_policy()
+            && let Some(until) = self.keep.below(&self.version, now)
+        {
+            gone.iter().for_each(|instance| instance.leave(until));
+        }
     }
 
     /// Sets what configuration and windows ask for together, what the windows do, and whether the version is live: one

@@ -5,6 +5,7 @@
 //! lies in the shared memory. It is not trusted with anything: it checks what it is told, because that is cheap, but the
 //! platform must not depend on it doing so.
 
+use super::bound::Learned;
 use super::protocol::{Answer, Order, Report, Setup, VERSION};
 use super::shared::{Figure, Shared};
 use super::socket;
@@ -58,13 +59,19 @@ pub(super) struct SlotState {
     pub(super) held: Option<(u32, Computed)>,
 }
 
+/// A session, and what its runs have taught.
+pub(super) struct Hosted {
+    pub(super) session: Arc<OnnxSession>,
+    pub(super) learned: Learned,
+}
+
 pub(super) struct Host {
     pub(super) shared: Arc<Shared>,
     pub(super) signal: OwnedFd,
     pub(super) taker: super::rings::Taker,
     pub(super) answerer: super::rings::Answerer,
     pub(super) slots: Vec<Mutex<SlotState>>,
-    pub(super) sessions: RwLock<HashMap<u64, Arc<OnnxSession>>>,
+    pub(super) sessions: RwLock<HashMap<u64, Arc<Hosted>>>,
     runtime: Runtime,
     socket: OwnedFd,
     loading: AtomicUsize,
@@ -199,6 +206,7 @@ impl Host {
                     drop(gone);
                     purge_allocator();
                     self.note();
+                    self.report(&Report::Unloaded { session });
                 }
                 Order::Cancel { slot, run } => self.cancel(slot, run),
                 Order::Ping(number) => self.report(&Report::Pong(number)),
@@ -282,7 +290,11 @@ impl Host {
         let report = match loaded {
             Ok(loaded) => {
                 let (info, bytes) = (loaded.info.as_ref().clone(), loaded.resident_bytes());
-                self.sessions.write().insert(session, Arc::new(loaded));
+                let hosted = Hosted {
+                    learned: Learned::new(&info),
+                    session: Arc::new(loaded),
+                };
+                self.sessions.write().insert(session, Arc::new(hosted));
                 Report::Loaded {
                     session,
                     result: Ok(info),

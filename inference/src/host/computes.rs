@@ -4,47 +4,21 @@
 //! answer that cannot be true ends the host.
 
 use super::arena::Arena;
+use super::asked::{Asked, Gone, Refusal, refused};
 use super::child_compute::ALIGNMENT;
 use super::protocol::{self, Answer, InputAt, OutputAt, Span, Submission};
+use super::quarantine::Suspect;
 use super::rings::{Collector, Lie, Submitter};
 use super::shared::{INLINE, MAX_MESSAGE, Shared, SlotWord};
-use crate::allocator::Shortage;
 use crate::inputs::Resolved;
 use crate::sessions::SessionKey;
+use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind, ModelInfo, Tensor};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
-
-/// The host died, or is about to, before it answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Gone;
-
-/// The outcome of something asked of a host.
-pub(crate) type Asked<T> = Result<Result<T, Refusal>, Gone>;
-
-/// Why a host that lives did not do what was asked.
-#[derive(Debug, Clone)]
-pub(crate) struct Refusal {
-    pub(crate) error: InferenceError,
-    /// What its memory lacked, as it says; none if less of other things in it would not help.
-    pub(crate) shortage: Option<Shortage>,
-}
-
-impl From<InferenceError> for Refusal {
-    fn from(error: InferenceError) -> Self {
-        Self {
-            error,
-            shortage: None,
-        }
-    }
-}
-
-fn refused<T>(kind: InferenceErrorKind, message: impl Into<String>) -> Asked<T> {
-    Ok(Err(InferenceError::new(kind, message).into()))
-}
 
 pub(crate) struct Computes {
     shared: Arc<Shared>,
@@ -74,6 +48,7 @@ struct State {
 struct Pending {
     run: u32,
     key: Arc<SessionKey>,
+    caller: FunctionName,
     lease: Lease,
     answer: oneshot::Sender<Lease>,
     /// Since when nobody waits for it.
@@ -140,8 +115,16 @@ impl Drop for Unfetched<'_> {
 pub(crate) struct InFlight {
     pub(crate) slot: u32,
     pub(crate) run: u32,
-    pub(crate) key: Arc<SessionKey>,
+    key: Arc<SessionKey>,
+    caller: FunctionName,
     pub(crate) cancelled: Option<Instant>,
+}
+
+impl InFlight {
+    /// Whose doing it is.
+    pub(crate) fn who(&self) -> Suspect {
+        Suspect::computing(&self.key, &self.caller)
+    }
 }
 
 /// What one compute needs to know about its model.
@@ -149,6 +132,7 @@ pub(crate) struct Work<'a> {
     /// What the host knows the session by.
     pub(crate) session: u64,
     pub(crate) key: &'a Arc<SessionKey>,
+    pub(crate) caller: &'a FunctionName,
     pub(crate) info: &'a ModelInfo,
     /// Bytes that the last outputs took, so that there is room at once for the next.
     pub(crate) room: &'a AtomicUsize,
@@ -192,6 +176,7 @@ impl Computes {
                 slot: one.lease.slot,
                 run: one.run,
                 key: one.key.clone(),
+                caller: one.caller.clone(),
                 cancelled: one.cancelled,
             })
             .collect()
@@ -412,6 +397,7 @@ impl Computes {
                 *place = Some(Pending {
                     run,
                     key: work.key.clone(),
+                    caller: work.caller.clone(),
                     lease,
                     answer,
                     cancelled: None,

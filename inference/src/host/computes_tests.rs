@@ -1,13 +1,14 @@
 //! Computes against hosts that lie: each is found out, and whoever waits is told that the host is gone.
 
-use super::computes::{Asked, Computes, Gone, Work};
+use super::asked::{Asked, Gone};
+use super::computes::{Computes, Work};
 use super::protocol::{self, Answer, OutputAt, Span, Submission};
 use super::rings::{Answerer, Taker};
 use super::shared::{INLINE, Layout, MAX_MESSAGE, Shared};
 use crate::inputs::Resolved;
 use crate::sessions::SessionKey;
 use fnctl_core::config::InferenceIsolation;
-use fnctl_core::ids::Digest;
+use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{Computed, ModelInfo, Port, Tensor, TensorType};
 use rustix::event::EventfdFlags;
 use std::os::fd::AsFd;
@@ -21,6 +22,10 @@ fn key(session: u64) -> Arc<SessionKey> {
         owner: None,
         isolation: InferenceIsolation::Shared,
     })
+}
+
+fn caller() -> FunctionName {
+    "caller".parse().unwrap()
 }
 
 fn port(name: &str) -> Port {
@@ -107,6 +112,7 @@ async fn one_after(room: &AtomicUsize, behaviour: Behaviour) -> (Asked<Computed>
     let work = Work {
         session: 1,
         key: &key(1),
+        caller: &caller(),
         info: &info,
         room,
         inputs: &inputs,
@@ -250,6 +256,7 @@ async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
         let work = Work {
             session,
             key: &key(session),
+            caller: &caller(),
             info: &info,
             room: &room,
             inputs: &inputs,
@@ -281,6 +288,7 @@ async fn outputs_that_nobody_fetches_are_given_up() {
     let work = Work {
         session: 1,
         key: &key(1),
+        caller: &caller(),
         info: &info,
         room: &room,
         inputs: &inputs,

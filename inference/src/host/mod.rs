@@ -6,7 +6,11 @@
 //! that a caller waits for depends on one host living.
 
 mod arena;
+mod asked;
 mod backoff;
+mod bound;
+#[cfg(test)]
+mod bound_tests;
 mod child;
 mod child_compute;
 mod computes;
@@ -14,7 +18,9 @@ mod computes;
 mod computes_tests;
 mod death;
 mod fading;
+mod few;
 mod group;
+mod loads;
 mod logs;
 mod making_room;
 mod metrics;
@@ -33,6 +39,7 @@ mod supervisor;
 #[cfg(test)]
 mod supervisor_tests;
 mod trial;
+mod unloads;
 mod upkeep;
 mod watch;
 

@@ -7,6 +7,7 @@ use super::world::{Answer, World, is_candidate, seats};
 use async_trait::async_trait;
 use bytes::Bytes;
 use fnctl_core::body::{Body, BodyError};
+use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{Compute, LoadModel, ModelSource, SessionId, Tensor, TensorType};
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ports::{Created, InferenceHost, Sandbox, SandboxFactory};
@@ -51,11 +52,11 @@ impl Drop for Units<'_> {
 }
 
 /// A use of a session.
-struct Use(Arc<World>, SessionId);
+struct Use(Arc<World>, SessionId, FunctionName);
 
 impl Drop for Use {
     fn drop(&mut self) {
-        FakeHost(self.0.clone()).release(self.1);
+        FakeHost(self.0.clone()).give_back(self.1);
     }
 }
 
@@ -140,7 +141,11 @@ impl Factory {
             is_shared: seats(version) > 1,
             died: CancellationToken::new(),
         })));
-        Ok(Created { sandbox, phases })
+        Ok(Created {
+            sandbox,
+            phases,
+            footing: Box::new(fnctl_core::ports::NoFooting),
+        })
     }
 
     async fn load(&self, version: &Version, deadline: Instant) -> Result<Use, Failure> {
@@ -152,7 +157,7 @@ impl Factory {
         };
         let loaded = FakeHost(self.0.clone()).load(request).await;
         loaded
-            .map(|loaded| Use(self.0.clone(), loaded.session))
+            .map(|loaded| Use(self.0.clone(), loaded.session, version.function.clone()))
             .map_err(|error| Failure::new(error.error_kind(), "the model could not be loaded"))
     }
 }
@@ -362,6 +367,7 @@ impl Guest {
         };
         let request = Compute {
             session: session.1,
+            function: session.2.clone(),
             inputs: vec![("time".into(), input)],
             deadline,
         };
