@@ -268,6 +268,7 @@ async fn a_periodic_function_is_started_ahead() {
         if starts.last().is_some_and(|start| start == "prewarmed") {
             break;
         }
+        // Its period, which is what is learned.
         tokio::time::sleep(Duration::from_millis(3050)).await;
     }
     assert_eq!(starts.first().map(String::as_str), Some("cold"));
