@@ -169,6 +169,16 @@ pub struct KeepWish {
     pub until: Option<Instant>,
 }
 
+impl KeepWish {
+    /// It is left to the time-to-live.
+    pub fn none(function: FunctionName) -> Self {
+        Self {
+            function,
+            until: None,
+        }
+    }
+}
+
 /// Asks for one inference.
 #[derive(Debug)]
 pub struct Compute {

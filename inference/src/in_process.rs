@@ -202,10 +202,7 @@ impl InferenceHost for OnnxHost {
             // Whoever drops it, sent or not, gives the use back.
             let _ = tx.send(acquired.map(|loaded| {
                 Unclaimed::new(loaded, move |session| {
-                    let wish = KeepWish {
-                        function,
-                        until: None,
-                    };
+                    let wish = KeepWish::none(function);
                     inner.sessions.release(session, wish, Instant::now());
                 })
             }));

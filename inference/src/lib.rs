@@ -194,10 +194,7 @@ impl Trial {
     async fn load(&mut self, request: LoadModel) -> Result<Arc<ModelInfo>, InferenceError> {
         match self {
             Self::InProcess(host) => {
-                let wish = KeepWish {
-                    function: request.function.clone(),
-                    until: None,
-                };
+                let wish = KeepWish::none(request.function.clone());
                 let loaded = host.load(request).await?;
                 host.release(loaded.session, wish);
                 Ok(loaded.info)

@@ -91,6 +91,24 @@ impl Idleness {
     }
 }
 
+/// What went because nobody wanted it kept any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Sessions whose time-to-live was over.
+    pub expired: usize,
+    /// Sessions that the functions' policies wanted no longer.
+    pub by_policy: usize,
+    /// Inference hosts.
+    pub hosts: usize,
+}
+
+impl Reaped {
+    /// All of them.
+    pub fn count(&self) -> usize {
+        self.expired + self.by_policy + self.hosts
+    }
+}
+
 struct Usage {
     uses: usize,
     idle_since: Instant,
@@ -245,17 +263,6 @@ impl<S: Loaded> Sessions<S> {
     }
 }
 
-/// What went because nobody wanted it kept any more.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reaped {
-    /// Sessions whose time-to-live was over.
-    pub expired: usize,
-    /// Sessions that the functions' policies wanted no longer.
-    pub by_policy: usize,
-    /// Inference hosts.
-    pub hosts: usize,
-}
-
 struct GiveBack<'a, S> {
     sessions: &'a Sessions<S>,
     entry: &'a Arc<Entry<S>>,
@@ -312,5 +319,49 @@ impl<R: FnOnce(SessionId)> Drop for Unclaimed<R> {
         if let Some((unwanted, release)) = self.loaded.take() {
             release(unwanted.session);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(300);
+
+    fn wish(function: &str, until: Option<Instant>) -> KeepWish {
+        KeepWish {
+            function: function.parse().unwrap(),
+            until,
+        }
+    }
+
+    #[test]
+    fn a_session_goes_when_the_last_of_its_functions_wants_it_no_longer() {
+        let now = Instant::now();
+        let after = |secs| now + Duration::from_secs(secs);
+        let mut usage = Usage {
+            uses: 3,
+            idle_since: now,
+            wishes: Vec::new(),
+            gone: false,
+        };
+        let over = |usage: &Usage, at| usage.idleness().over(at, TTL);
+        // By the platform's time, while nobody has said anything.
+        assert_eq!(over(&usage, after(299)), None);
+        assert_eq!(over(&usage, after(300)), Some("ttl"));
+        // Sooner than that, and later.
+        usage.given_back(wish("a", Some(after(10))), now);
+        assert_eq!(over(&usage, after(9)), None);
+        assert_eq!(over(&usage, after(10)), Some("policy"));
+        usage.given_back(wish("b", Some(after(1000))), now);
+        assert_eq!(over(&usage, after(999)), None);
+        // A function's last word counts, not its longest.
+        usage.given_back(wish("b", Some(after(20))), after(5));
+        assert_eq!(over(&usage, after(20)), Some("policy"));
+        // Who has no opinion has the platform's time from its own last use.
+        usage.given_back(wish("c", None), after(30));
+        assert_eq!(over(&usage, after(329)), None);
+        assert_eq!(over(&usage, after(330)), Some("policy"));
+        assert_eq!((usage.uses, usage.wishes.len()), (0, 3));
     }
 }

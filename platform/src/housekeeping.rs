@@ -51,8 +51,7 @@ impl Keeper {
                 0
             };
             self.evictions.relieved(relieved);
-            let gone = sessions.expired + sessions.by_policy + sessions.hosts;
-            freed |= gone + templates.expired + templates.by_policy + relieved > 0;
+            freed |= sessions.count() + templates.expired + templates.by_policy + relieved > 0;
             // Once nothing runs: trimming takes the allocator's lock, which a busy platform would feel.
             if freed && self.scheduler.instances() == 0 {
                 freed = false;

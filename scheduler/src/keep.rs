@@ -130,10 +130,9 @@ impl Keep {
     ) -> Arc<FunctionKeep> {
         let spec = self.spec(config);
         let restored = self.restored.lock().remove(function);
-        let mut history = match restored {
-            Some(history) if history.suits(&spec) => history,
-            _ => History::new(&spec, Worth::UNKNOWN),
-        };
+        let restored = restored.filter(|history| history.suits(&spec));
+        let known = restored.is_some();
+        let mut history = restored.unwrap_or_else(|| History::new(&spec, Worth::UNKNOWN));
         history.restarted();
         Arc::new(FunctionKeep {
             keep: self.clone(),
@@ -142,7 +141,8 @@ impl Keep {
                 ahead_until: None,
                 spec,
                 history,
-                measured: false,
+                timed: known,
+                sized: known,
                 plan: Plan::default(),
                 idle_from: Moment(0),
                 served: 0.0,
@@ -261,8 +261,10 @@ struct State {
     ahead_until: Option<Moment>,
     spec: Spec,
     history: History,
-    /// Whether cold cost and size were measured, or are assumed.
-    measured: bool,
+    /// Whether the cold cost was measured, or is assumed.
+    timed: bool,
+    /// Whether the size was measured, or is assumed.
+    sized: bool,
     plan: Plan,
     idle_from: Moment,
     /// Windows of the plan that end before this age, in seconds, were started for.

@@ -439,10 +439,7 @@ impl InferenceHost for SupervisedHost {
             // Whoever drops it, sent or not, gives the use back.
             let _ = tx.send(acquired.map(|loaded| {
                 Unclaimed::new(loaded, move |session| {
-                    let wish = KeepWish {
-                        function,
-                        until: None,
-                    };
+                    let wish = KeepWish::none(function);
                     supervisor.sessions.release(session, wish, Instant::now());
                 })
             }));

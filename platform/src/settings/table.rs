@@ -237,7 +237,7 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "worker.template_ttl",
-        "How long unused compiled code stays in memory.",
+        "How long unused compiled code stays in memory. The adaptive policy decides for its functions.",
         worker.template_ttl,
         period
     ),
@@ -271,7 +271,7 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "inference.session_ttl",
-        "How long an unused model stays loaded.",
+        "How long an unused model stays loaded. The adaptive policy decides for its functions.",
         inference.session_ttl,
         parsed::<Period>
     ),

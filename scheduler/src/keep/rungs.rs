@@ -22,10 +22,9 @@ impl FunctionKeep {
         let before = state.history.worth.sandbox;
         let mut now = Worth::of(cold, 0).upon(lower);
         now.sandbox.bytes = before.bytes;
-        if state.measured {
+        if std::mem::replace(&mut state.timed, true) {
             state.history.worth.learn(now);
         } else {
-            state.measured = true;
             state.history.worth = now;
         }
     }
@@ -36,11 +35,9 @@ impl FunctionKeep {
             return;
         }
         let mut state = self.state.lock();
-        let worth = &mut state.history.worth;
-        let mut now = *worth;
-        now.sandbox = Worth::of(Duration::ZERO, bytes).sandbox;
-        now.sandbox.cold = worth.sandbox.cold;
-        if state.measured {
+        let mut now = state.history.worth;
+        now.sandbox.bytes = Worth::of(Duration::ZERO, bytes).sandbox.bytes;
+        if std::mem::replace(&mut state.sized, true) {
             state.history.worth.learn(now);
         } else {
             state.history.worth = now;

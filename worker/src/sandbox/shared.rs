@@ -17,6 +17,7 @@ use crate::sharing::{Call, Sharing};
 use crate::state::{self, ComponentState};
 use crate::template::Template;
 use async_trait::async_trait;
+use fnctl_core::activity::{Computes, Led};
 use fnctl_core::ports::Sandbox;
 use fnctl_core::version::Version;
 use fnctl_core::{Failure, Invocation, ReplySender, RunEnd, RunReport};
@@ -43,6 +44,8 @@ pub(crate) struct SharedSandbox(Arc<Shared>);
 
 struct Shared {
     crew: Arc<Crew>,
+    /// What the guest has computed, whichever request it is for.
+    computes: Computes,
     /// The store's event loop; nothing while it is polled, and once the instance has died.
     driver: Mutex<Option<Driver>>,
     /// Wakes whoever leads.
@@ -73,6 +76,7 @@ impl SharedSandbox {
         Self(Arc::new(Shared {
             waker: Waker::from(crew.clone()),
             crew,
+            computes: Computes::default(),
             driver: Mutex::new(Some(Box::pin(async move { meter.measure(driver).await }))),
             template,
             version,
@@ -211,6 +215,7 @@ async fn serve(
 struct Seat {
     shared: Arc<Shared>,
     call: Arc<Call>,
+    led: Mutex<Led>,
 }
 
 impl Shared {
@@ -224,7 +229,11 @@ impl Shared {
         let limit = self.version.config.response_body.bytes();
         let call = self.crew.enter(invocation, reply, fate, limit)?;
         let shared = self.clone();
-        Ok(Seat { shared, call })
+        Ok(Seat {
+            shared,
+            call,
+            led: Mutex::default(),
+        })
     }
 
     /// Polls the guest for everybody.
@@ -238,7 +247,8 @@ impl Shared {
             return;
         };
         let guard = DiesOnPanic(&self.crew);
-        let polled = driver.as_mut().poll(&mut Context::from_waker(&self.waker));
+        let mut ctx = Context::from_waker(&self.waker);
+        let polled = self.computes.within(|| driver.as_mut().poll(&mut ctx));
         std::mem::forget(guard);
         if polled.is_pending() {
             *slot = Some(driver);
@@ -263,6 +273,7 @@ impl Seat {
         let (crew, key) = (&self.shared.crew, self.call.key);
         if crew.leads(key, ctx) {
             self.shared.drive(ctx);
+            self.led.lock().ran(&self.shared.computes);
             crew.has_led(key, ctx);
         }
         crew.outcome(key)
