@@ -76,7 +76,8 @@ impl Bench {
                         (output.ty, &output.dimensions),
                         (tensor.ty, &tensor.dimensions)
                     );
-                    let at = (output.at.offset as usize, output.at.length as usize);
+                    let bytes = |number: u64| usize::try_from(number).unwrap();
+                    let at = (bytes(output.at.offset), bytes(output.at.length));
                     assert_eq!(self.shared.read_bytes(at.0, at.1).unwrap(), tensor.data);
                     assert!(at.0 >= self.room.0 && at.0 + at.1 <= self.room.0 + self.room.1);
                 }
