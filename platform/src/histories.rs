@@ -21,8 +21,6 @@ const MOST: u64 = 256 << 20;
 struct File {
     format: u32,
     histories: Vec<(FunctionName, History)>,
-    /// Absent in files of before it was kept.
-    #[serde(default)]
     measured: Vec<MeasuredVersion>,
 }
 
@@ -93,18 +91,16 @@ mod tests {
     }
 
     #[test]
-    fn an_older_file_is_read_and_a_damaged_one_is_not() {
-        let young = read_text(r#"{"format":1,"histories":[]}"#).unwrap();
-        assert!(young.measured.is_empty());
+    fn a_file_is_read_and_one_that_is_damaged_or_older_is_not() {
         let numbers = r#"{"service":[0.01,3],"start":[0.1,1],"cost":900,"memory":3145728}"#;
-        let one = format!(r#"{{"format":1,"histories":[],"measured":[["echo",2,{numbers}]]}}"#);
+        let one = format!(r#"{{"format":2,"histories":[],"measured":[["echo",2,{numbers}]]}}"#);
         let read = read_text(&one).unwrap();
         let (function, number, _) = &read.measured[0];
         assert_eq!((function.as_str(), number.0), ("echo", 2));
         for damaged in [
             "",
-            "{\"format\":1,\"histories\":[",
-            "{\"format\":2,\"histories\":[]}",
+            "{\"format\":2,\"histories\":[",
+            "{\"format\":1,\"histories\":[],\"measured\":[]}",
             // A time that no call took.
             &one.replace("0.01", "1e300"),
             &one.replace("\"echo\"", "\"../echo\""),

@@ -29,8 +29,6 @@ pub(super) struct Scaled {
     panic_most: usize,
     wanted: Vec<(Instant, usize)>,
     desired: usize,
-    /// Since when there is no load.
-    calm: Option<Instant>,
 }
 
 /// Callers times seconds, of a stretch, from some time on and until another.
@@ -52,7 +50,6 @@ impl Scaled {
             panic_most: 0,
             wanted: Vec::new(),
             desired: 0,
-            calm: None,
         }
     }
 
@@ -78,11 +75,6 @@ impl Scaled {
         let stretches = self.stretches.iter();
         let sum: f64 = stretches.map(|stretch| load(stretch, from, now)).sum();
         self.stretches.retain(|stretch| stretch.1 > now);
-        self.calm = match self.calm {
-            _ if sum > 0.0 => None,
-            None => Some(from),
-            since => since,
-        };
         match self.looks.last_mut() {
             Some(last) if last.1.duration_since(last.0) < GRAIN => {
                 let before = last.1.duration_since(last.0).as_secs_f64();
@@ -129,13 +121,13 @@ impl Scaled {
         )
     }
 
-    /// Whether the load has been over for so long that nothing can be wanted for it. The last of it may be in an average
-    /// that ends a grain later.
+    /// Whether the load has been over for so long that nothing can be wanted for it.
     fn is_over(&self, rules: &Rules) -> bool {
         let most = rules.panic_window + rules.stable_window + rules.scale_down_delay;
-        let calm = self.calm.map(|since| self.looked.duration_since(since));
-        let last = self.looks.last().map(|look| look.1.duration_since(look.0));
-        calm.is_some_and(|calm| calm > most + GRAIN + last.unwrap_or_default())
+        // The last look that has any of it in its average.
+        let last = self.looks.iter().rfind(|look| look.2 > 0.0);
+        let end = last.map_or(self.began, |look| look.1);
+        self.looked.duration_since(end) > most
     }
 }
 

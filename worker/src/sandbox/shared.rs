@@ -72,11 +72,13 @@ impl SharedSandbox {
         guest.sharing = Some(Sharing::default());
         let log = guest.log.clone();
         let crew = Arc::new(Crew::new(meter.clone(), guest.limits.memory as u64));
-        let driver = drive(store, service, crew.clone(), template.clone());
+        let computes = Computes::default();
+        let guest = (service, computes.clone());
+        let driver = drive(store, guest, crew.clone(), template.clone());
         Self(Arc::new(Shared {
             waker: Waker::from(crew.clone()),
             crew,
-            computes: Computes::default(),
+            computes,
             driver: Mutex::new(Some(Box::pin(async move { meter.measure(driver).await }))),
             template,
             version,
@@ -88,7 +90,7 @@ impl SharedSandbox {
 /// Runs the event loop until the guest fails, and tells everybody.
 async fn drive(
     store: Store<ComponentState>,
-    service: Service,
+    (service, computes): (Service, Computes),
     crew: Arc<Crew>,
     template: Arc<Template>,
 ) {
@@ -96,7 +98,7 @@ async fn drive(
     let _template = template;
     let mut store = store;
     let ended = store
-        .run_concurrent(async |accessor| serve_all(accessor, &service, &crew).await)
+        .run_concurrent(async |accessor| serve_all(accessor, &service, &computes, &crew).await)
         .await;
     let error = match ended {
         Ok(error) | Err(error) => error,
@@ -111,6 +113,7 @@ async fn drive(
 async fn serve_all(
     accessor: &Accessor<ComponentState>,
     service: &Service,
+    computes: &Computes,
     crew: &Crew,
 ) -> wasmtime::Error {
     let mut calls = FuturesUnordered::new();
@@ -125,6 +128,10 @@ async fn serve_all(
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(error),
                 Poll::Ready(Some(Ok(()))) => continue,
                 Poll::Ready(None) | Poll::Pending => {}
+            }
+            // While it waits for its inference the guest sees nobody: who comes may still be served by another.
+            if computes.any() {
+                break;
             }
             match crew.next_job() {
                 Some(job) => calls.push(Box::pin(serve(accessor, service, crew, job))),
@@ -339,20 +346,11 @@ impl Sandbox for SharedSandbox {
         if let Some(invocation) = crew.unbegun(key) {
             return unbegun(invocation);
         }
+        fate.settle(&outcome, &reply);
         let end = match outcome {
-            Ok(()) => {
-                fate.run_ended();
-                RunEnd::Completed
-            }
-            Err(failure) => {
-                fate.run_failed();
-                reply.send(Err(failure.clone()));
-                if crew.is_unseen(key) {
-                    RunEnd::Unseen(failure)
-                } else {
-                    RunEnd::Failed(failure)
-                }
-            }
+            Ok(()) => RunEnd::Completed,
+            Err(failure) if crew.is_unseen(key) => RunEnd::Unseen(failure),
+            Err(failure) => RunEnd::Failed(failure),
         };
         shared.log.flush(key);
         let (inference, computes) = seat.call.inference();
