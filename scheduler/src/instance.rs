@@ -27,7 +27,7 @@ pub(crate) struct Instance {
     pub(crate) phases: ColdStart,
     /// When its start began.
     pub(crate) began: Instant,
-    /// The pool's generation when its start ended.
+    /// The pool's generation when its start began.
     pub(crate) generation: u64,
     /// Until when it is kept while it is idle.
     pub(crate) until: Instant,

@@ -340,7 +340,7 @@ impl Inner {
 
     /// Starts one instance that was reserved in the pool; whoever waits first gets it.
     fn spawn_start(self: Arc<Self>, pool: Arc<VersionPool>) {
-        let this = self.clone();
+        let (this, generation) = (self.clone(), pool.generation());
         self.tasks.spawn("start-instance", async move {
             // Whatever becomes of this task, the start that the pool has counted comes to an end.
             let mut counted = CountedStart(Some(pool.clone()));
@@ -349,7 +349,7 @@ impl Inner {
             let outcome = this.instances.start(&pool.version, expected, evict).await;
             counted.0 = None;
             match outcome {
-                Ok(started) => pool.started(started),
+                Ok(started) => pool.started(started, generation),
                 Err(failure) => {
                     pool.keep.cancel();
                     pool.metrics.start_failed(failure.kind);

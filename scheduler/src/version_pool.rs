@@ -151,15 +151,19 @@ impl VersionPool {
         }
     }
 
-    /// A start that was counted has succeeded.
-    pub(crate) fn started(self: &Arc<Self>, started: Started) {
+    /// The generation that instances belong to whose start begins now.
+    pub(crate) fn generation(&self) -> u64 {
+        self.books.lock().state.generation()
+    }
+
+    /// A start that was counted, and that began in `generation`, has succeeded.
+    pub(crate) fn started(self: &Arc<Self>, started: Started, generation: u64) {
         self.keep.started(&started.phases, &started.below());
         let until = self.keep.idle(&self.version, Instant::now());
         let (place, more) = self.change(|books, now| {
             books
                 .state
                 .start_took(now.saturating_duration_since(started.began));
-            let generation = books.state.generation();
             let mut instance = started.into_instance(generation);
             instance.until = until;
             let place = books.state.started(instance, generation, now);
