@@ -25,6 +25,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod turns;
 
 pub use check::ModelCheck;
 pub use config::{Config, Process};
@@ -35,6 +36,7 @@ pub use library::{
     probe as probe_library,
 };
 pub use status::{HostStatus, Quarantined};
+pub use turns::answer_promptly;
 
 use async_trait::async_trait;
 use fnctl_core::hosts::InferenceStatus;

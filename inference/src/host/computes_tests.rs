@@ -1,6 +1,7 @@
 //! Computes against hosts that lie: each is found out, and whoever waits is told that the host is gone.
 
 use super::computes::{Asked, Computes, Gone, Work};
+use super::lanes::{Lane, Pace};
 use super::protocol::{self, Answer, OutputAt, Span, Submission};
 use super::rings::{Answerer, Taker};
 use super::shared::{INLINE, Layout, MAX_MESSAGE, Shared};
@@ -85,9 +86,9 @@ async fn one_after(room: &AtomicUsize, behaviour: Behaviour) -> (Asked<Computed>
     let layout = Layout::new(1, 1 << 20);
     let ours = Arc::new(Shared::create(layout).unwrap());
     let theirs = Shared::open(ours.descriptor().try_clone_to_owned().unwrap(), layout).unwrap();
-    let computes = Computes::new(ours, 4);
+    let computes = Computes::new(ours, 4, 1);
     std::thread::spawn(move || {
-        let (taker, answerer) = (Taker::default(), Answerer::default());
+        let (taker, answerer) = (Taker::new(Lane::Bulk), Answerer::default());
         let signal = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let mut message = Vec::new();
         for _ in 0..2 {
@@ -107,6 +108,7 @@ async fn one_after(room: &AtomicUsize, behaviour: Behaviour) -> (Asked<Computed>
     let work = Work {
         session: 1,
         key: &key(1),
+        pace: &Pace::default(),
         info: &info,
         room,
         inputs: &inputs,
@@ -211,7 +213,7 @@ async fn every_lie_ends_the_host() {
 #[test]
 fn outputs_come_one_after_another() {
     let layout = Layout::new(1, 1 << 20);
-    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4);
+    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4, 2);
     let info = info(2);
     let (room, length) = (layout.inline_offset(0), INLINE);
     let at = |offset: usize, length: u32| OutputAt {
@@ -242,7 +244,7 @@ fn outputs_come_one_after_another() {
 #[tokio::test]
 async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
     let layout = Layout::new(2, 1 << 20);
-    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4);
+    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4, 2);
     let (info, inputs) = (info(1), inputs(3));
     let (room, cancel) = (AtomicUsize::new(0), |_, _| {});
     // A host that takes nothing, and callers that give up.
@@ -250,6 +252,7 @@ async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
         let work = Work {
             session,
             key: &key(session),
+            pace: &Pace::default(),
             info: &info,
             room: &room,
             inputs: &inputs,
@@ -274,13 +277,14 @@ async fn outputs_that_nobody_fetches_are_given_up() {
     let layout = Layout::new(1, 1 << 20);
     let ours = Arc::new(Shared::create(layout).unwrap());
     let theirs = Shared::open(ours.descriptor().try_clone_to_owned().unwrap(), layout).unwrap();
-    let computes = Computes::new(ours, 4);
+    let computes = Computes::new(ours, 4, 1);
     let (info, inputs, room) = (info(1), inputs(3), AtomicUsize::new(0));
     let cancelled = parking_lot::Mutex::new(Vec::new());
     let cancel = |slot, run| cancelled.lock().push((slot, run));
     let work = Work {
         session: 1,
         key: &key(1),
+        pace: &Pace::default(),
         info: &info,
         room: &room,
         inputs: &inputs,
@@ -292,7 +296,7 @@ async fn outputs_that_nobody_fetches_are_given_up() {
     {
         let mut run = std::pin::pin!(run);
         assert!(futures::poll!(&mut run).is_pending());
-        let slot = Taker::default().take(&theirs);
+        let slot = Taker::new(Lane::Bulk).take(&theirs);
         let mut message = Vec::new();
         protocol::encode(
             &Answer::NeedsRoom(INLINE as u64 * 2),

@@ -9,12 +9,14 @@ mod arena;
 mod backoff;
 mod child;
 mod child_compute;
+mod child_threads;
 mod computes;
 #[cfg(test)]
 mod computes_tests;
 mod death;
 mod fading;
 mod group;
+mod lanes;
 mod logs;
 mod making_room;
 mod metrics;

@@ -2,6 +2,7 @@
 
 use super::computes::{Asked, Computes, Gone, Refusal, Work};
 use super::death::{self, Death, Reason};
+use super::lanes::Pace;
 use super::metrics::resident_bytes;
 use super::model::Wanted;
 use super::protocol::{Order, Report, Setup, VERSION};
@@ -79,6 +80,8 @@ pub(crate) struct Resident {
     pub(super) loaded: AtomicBool,
     /// Bytes that it took, as the host says.
     pub(super) bytes: AtomicU64,
+    /// What its computes take.
+    pub(super) pace: Pace,
 }
 
 /// A running host.
@@ -216,7 +219,7 @@ impl HostProcess {
             pid,
             confinement,
             unconfined,
-            computes: Computes::new(shared.clone(), config.compute_queue),
+            computes: Computes::new(shared.clone(), config.compute_queue, config.compute_threads),
             shared,
             socket,
             loading: Mutex::default(),
@@ -359,6 +362,7 @@ impl HostProcess {
                         info: OnceCell::new(),
                         loaded: AtomicBool::new(false),
                         bytes: AtomicU64::new(0),
+                        pace: Pace::default(),
                     })
                 })
                 .clone()
@@ -490,6 +494,7 @@ impl HostProcess {
         let work = Work {
             session: resident.number,
             key: &resident.key,
+            pace: &resident.pace,
             info,
             room,
             inputs,
@@ -568,6 +573,7 @@ mod tests {
             info: OnceCell::new(),
             loaded: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
+            pace: Pace::default(),
         })
     }
 

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides are the same program; a host that says another number was replaced on disk under a running platform.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// Most bytes of one frame.
 pub(crate) const MAX_FRAME: usize = 64 << 10;
 
