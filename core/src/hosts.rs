@@ -13,7 +13,7 @@ pub struct InferenceStatus {
     pub sessions: usize,
     /// The hosts that run; none in-process.
     pub hosts: Vec<HostStatus>,
-    /// Models that killed their hosts too often.
+    /// What killed hosts too often.
     pub quarantined: Vec<Quarantine>,
 }
 
@@ -28,6 +28,10 @@ pub struct HostStatus {
     pub function: Option<FunctionName>,
     /// Sessions in it.
     pub sessions: usize,
+    /// Inferences in it.
+    pub in_flight: usize,
+    /// Bytes of the memory it shares with the platform that tensors take, besides small ones.
+    pub shared_bytes: u64,
     /// Its resident memory in bytes.
     pub resident_bytes: u64,
     /// What the system enforces on it, measure by measure.
@@ -36,12 +40,12 @@ pub struct HostStatus {
     pub unconfined: Vec<String>,
 }
 
-/// A model that is kept away from inference hosts for a while.
+/// What is kept away from inference hosts for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
-    /// The model; none if it is every model of `function`.
+    /// The model; none if it is every model that `function` computes with.
     pub model: Option<Digest>,
-    /// Whose it is; none for a deployed model that functions share.
+    /// In whose hands; none for a model that kills hosts while it is loaded, which functions share.
     pub function: Option<FunctionName>,
     /// Deaths of hosts that are proven against it.
     pub deaths: u32,
@@ -50,18 +54,20 @@ pub struct Quarantine {
 }
 
 impl InferenceStatus {
-    /// What keeps a declared model of `function` from computing, if anything does. Its models are its own only where it
-    /// has a host of its own: otherwise they are everybody's who declares them.
+    /// What keeps a declared model of `function` from computing, if anything does. A model that kills hosts while it is
+    /// loaded is kept from all functions that share it: not from one that has a host of its own.
     pub fn quarantine_of(
         &self,
         model: &Digest,
         function: &FunctionName,
         isolation: InferenceIsolation,
     ) -> Option<&Quarantine> {
-        let owner = (isolation == InferenceIsolation::Dedicated).then_some(function);
         self.quarantined.iter().find(|quarantine| {
             quarantine.model.is_none_or(|one| one == *model)
-                && quarantine.function.as_ref() == owner
+                && match &quarantine.function {
+                    Some(whose) => whose == function,
+                    None => isolation == InferenceIsolation::Shared,
+                }
         })
     }
 }
@@ -71,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quarantine_is_of_a_model_or_of_an_owner() {
+    fn a_quarantine_is_of_a_function_or_of_a_models_loading() {
         let asks = |model: Option<&[u8]>, function: Option<&str>, isolation| {
             let status = InferenceStatus {
                 quarantined: vec![Quarantine {
@@ -88,10 +94,15 @@ mod tests {
         let (shared, dedicated) = (InferenceIsolation::Shared, InferenceIsolation::Dedicated);
         assert!(asks(Some(b"bad"), None, shared), "everybody's");
         assert!(asks(Some(b"bad"), Some("a"), dedicated));
-        assert!(asks(None, Some("a"), dedicated), "each of its own");
-        assert!(!asks(None, Some("a"), shared), "of those its guest brings");
+        assert!(asks(Some(b"bad"), Some("a"), shared));
+        assert!(asks(None, Some("a"), dedicated), "each that it has");
+        assert!(asks(None, Some("a"), shared), "each that it has");
         assert!(!asks(Some(b"bad"), None, dedicated), "in other hosts");
         assert!(!asks(Some(b"bad"), Some("b"), dedicated));
+        assert!(
+            !asks(Some(b"bad"), Some("b"), shared),
+            "another function's doing"
+        );
         assert!(!asks(Some(b"good"), None, shared));
     }
 }

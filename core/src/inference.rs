@@ -4,6 +4,7 @@
 use crate::config::InferenceIsolation;
 use crate::error::ErrorKind;
 use crate::ids::{Digest, FunctionName};
+use crate::ladder::RungCost;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -136,7 +137,7 @@ pub enum ModelSource {
 pub struct LoadModel {
     /// The model.
     pub source: ModelSource,
-    /// On whose behalf, for logs.
+    /// On whose behalf.
     pub function: FunctionName,
     /// Whether that function shares an inference host with the others.
     pub isolation: InferenceIsolation,
@@ -155,6 +156,27 @@ pub struct LoadedModel {
     pub session: SessionId,
     /// What it takes and gives.
     pub info: std::sync::Arc<ModelInfo>,
+    /// What loading it took, and the memory it takes.
+    pub cost: RungCost,
+}
+
+/// How long a function wants a session kept that it does not use any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepWish {
+    /// Who wants it. The last word of a function is the one that counts.
+    pub function: FunctionName,
+    /// Until when; nothing for the time-to-live of sessions.
+    pub until: Option<Instant>,
+}
+
+impl KeepWish {
+    /// It is left to the time-to-live.
+    pub fn none(function: FunctionName) -> Self {
+        Self {
+            function,
+            until: None,
+        }
+    }
 }
 
 /// Asks for one inference.
@@ -162,6 +184,8 @@ pub struct LoadedModel {
 pub struct Compute {
     /// The session.
     pub session: SessionId,
+    /// Who computes, as the platform knows it: what its inputs do to an inference host is held against this function.
+    pub function: FunctionName,
     /// The inputs by name.
     pub inputs: Vec<(String, Tensor)>,
     /// When it must be done.

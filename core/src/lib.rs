@@ -13,6 +13,7 @@ pub mod hosts;
 pub mod ids;
 pub mod inference;
 pub mod invocation;
+pub mod ladder;
 pub mod log;
 pub mod ports;
 pub mod record;

@@ -4,8 +4,11 @@
 use crate::error::Failure;
 use crate::hosts::InferenceStatus;
 use crate::ids::{AliasName, Digest, FunctionName, VersionNumber};
-use crate::inference::{Compute, Computed, InferenceError, LoadModel, LoadedModel, SessionId};
+use crate::inference::{
+    Compute, Computed, InferenceError, KeepWish, LoadModel, LoadedModel, SessionId,
+};
 use crate::invocation::{ColdStart, Invocation, Reply, ReplySender, RunReport, Unanswered};
+use crate::ladder::{KeptUntil, LowerRungs};
 use crate::version::{Alias, Function, Selector, Version, VersionKey};
 use async_trait::async_trait;
 use std::path::PathBuf;
@@ -84,6 +87,30 @@ pub struct Created {
     pub sandbox: Box<dyn Sandbox>,
     /// The measured phases.
     pub phases: ColdStart,
+    /// What it stands on.
+    pub footing: Box<dyn Footing>,
+}
+
+/// What a sandbox stands on. It holds nothing by itself beyond the sandbox's life.
+pub trait Footing: Send + Sync {
+    /// What the rungs below the sandbox cost.
+    fn cost(&self) -> LowerRungs;
+
+    /// Until when they are kept once the sandbox has gone and nobody else uses them. To be said before it goes; unsaid,
+    /// the platform's times decide.
+    fn keep(&self, until: KeptUntil);
+}
+
+/// A sandbox that stands on nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct NoFooting;
+
+impl Footing for NoFooting {
+    fn cost(&self) -> LowerRungs {
+        LowerRungs::default()
+    }
+
+    fn keep(&self, _until: KeptUntil) {}
 }
 
 impl std::fmt::Debug for Created {
@@ -116,8 +143,9 @@ pub trait InferenceHost: Send + Sync {
     /// Runs one inference. Computes of one session run side by side. Dropping the future stops it.
     async fn compute(&self, request: Compute) -> Result<Computed, InferenceError>;
 
-    /// Gives back one use of a session. An unused session is unloaded after its time-to-live.
-    fn release(&self, session: SessionId);
+    /// Gives back one use of a session. An unused session is unloaded when nobody wants it kept any more: each function
+    /// says until when, or leaves it to the time-to-live.
+    fn release(&self, session: SessionId, wish: KeepWish);
 }
 
 /// Shows operators the processes that compute, and replaces them. The gateway calls it, the inference crate implements it.

@@ -8,13 +8,14 @@ use crate::metrics::Metrics;
 use crate::room::{self, Idle, Rights};
 use crate::runtime::Runtime;
 use crate::session::OnnxSession;
-use crate::sessions::{SessionKey, Sessions, Unclaimed};
+use crate::sessions::{Reaped, SessionKey, Sessions, Unclaimed};
 use crate::threads::ComputeThreads;
 use crate::{allocator, timed_out};
 use async_trait::async_trait;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, SessionId,
+    Compute, Computed, InferenceError, InferenceErrorKind, KeepWish, LoadModel, LoadedModel,
+    SessionId,
 };
 use fnctl_core::ports::InferenceHost;
 use parking_lot::Mutex;
@@ -67,13 +68,17 @@ impl OnnxHost {
     }
 
     /// Unloads the sessions that nobody used for the time-to-live. Returns how many.
-    pub(crate) async fn reap(&self, now: Instant) -> usize {
+    pub(crate) async fn reap(&self, now: Instant) -> Reaped {
         let ttl = self.0.config.session_ttl.duration();
-        let expired = self
-            .0
-            .sessions
-            .take_unused(|_, idle_since| now.saturating_duration_since(idle_since) >= ttl);
-        self.0.unload(expired, "ttl").await
+        let over = |reason| {
+            let sessions = &self.0.sessions;
+            sessions.take_unused(|_, idle| idle.over(now, ttl) == Some(reason))
+        };
+        Reaped {
+            expired: self.0.unload(over("ttl"), "ttl").await,
+            by_policy: self.0.unload(over("policy"), "policy").await,
+            hosts: 0,
+        }
     }
 
     /// Unloads every session without a use, however short that is. Returns how many.
@@ -160,7 +165,7 @@ impl Inner {
         let _permit = self.loads.clone().acquire_owned().await;
         let since = Instant::now();
         let mut round = 0;
-        let loaded = loop {
+        let mut loaded = loop {
             match runtime.load_session(request).await {
                 Ok(loaded) => break loaded,
                 Err((error, shortage)) => {
@@ -174,9 +179,8 @@ impl Inner {
                 }
             }
         };
-        self.metrics
-            .load_seconds
-            .observe(since.elapsed().as_secs_f64());
+        loaded.took = since.elapsed();
+        self.metrics.loaded(loaded.took);
         Ok(loaded)
     }
 }
@@ -189,6 +193,7 @@ impl InferenceHost for OnnxHost {
         let (tx, rx) = oneshot::channel();
         // In a task of its own: a caller that gives up must not undo the load that the next one waits for.
         tokio::spawn(async move {
+            let function = request.function.clone();
             let acquired = inner
                 .sessions
                 .acquire(SessionKey::of(&request), |_| inner.load_session(&request))
@@ -197,7 +202,8 @@ impl InferenceHost for OnnxHost {
             // Whoever drops it, sent or not, gives the use back.
             let _ = tx.send(acquired.map(|loaded| {
                 Unclaimed::new(loaded, move |session| {
-                    inner.sessions.release(session, Instant::now());
+                    let wish = KeepWish::none(function);
+                    inner.sessions.release(session, wish, Instant::now());
                 })
             }));
         });
@@ -259,7 +265,7 @@ impl InferenceHost for OnnxHost {
         }
     }
 
-    fn release(&self, session: SessionId) {
-        self.0.sessions.release(session, Instant::now());
+    fn release(&self, session: SessionId, wish: KeepWish) {
+        self.0.sessions.release(session, wish, Instant::now());
     }
 }

@@ -20,7 +20,6 @@ mod room;
 mod runtime;
 mod session;
 mod sessions;
-mod status;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -35,15 +34,15 @@ pub use library::{
     LIBRARY_NAME, cache_folder, candidates as library_candidates, find as find_library,
     probe as probe_library,
 };
-pub use status::{HostStatus, Quarantined};
+pub use sessions::Reaped;
 pub use turns::answer_promptly;
 
 use async_trait::async_trait;
-use fnctl_core::hosts::InferenceStatus;
+use fnctl_core::hosts::{HostStatus, InferenceStatus, Quarantine};
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, ModelInfo,
-    SessionId,
+    Compute, Computed, InferenceError, InferenceErrorKind, KeepWish, LoadModel, LoadedModel,
+    ModelInfo, SessionId,
 };
 use fnctl_core::ports::{ArtifactStore, InferenceControl, InferenceHost};
 #[cfg(target_os = "linux")]
@@ -123,7 +122,7 @@ impl Inference {
     }
 
     /// What is kept away from hosts at the moment; nothing in-process.
-    pub fn quarantined(&self, now: Instant) -> Vec<Quarantined> {
+    pub fn quarantined(&self, now: Instant) -> Vec<Quarantine> {
         match &self.0 {
             Kind::InProcess(_) => Vec::new(),
             #[cfg(target_os = "linux")]
@@ -131,8 +130,8 @@ impl Inference {
         }
     }
 
-    /// Unloads what nobody used for its time-to-live, and ends hosts that are empty for theirs. Returns how many went.
-    pub async fn reap(&self, now: Instant) -> usize {
+    /// Unloads what nobody wants kept any more, and ends hosts that are empty for their time-to-live.
+    pub async fn reap(&self, now: Instant) -> Reaped {
         match &self.0 {
             Kind::InProcess(host) => host.reap(now).await,
             #[cfg(target_os = "linux")]
@@ -197,8 +196,9 @@ impl Trial {
     async fn load(&mut self, request: LoadModel) -> Result<Arc<ModelInfo>, InferenceError> {
         match self {
             Self::InProcess(host) => {
+                let wish = KeepWish::none(request.function.clone());
                 let loaded = host.load(request).await?;
-                host.release(loaded.session);
+                host.release(loaded.session, wish);
                 Ok(loaded.info)
             }
             #[cfg(target_os = "linux")]
@@ -225,8 +225,8 @@ impl InferenceHost for Inference {
         self.port().compute(request).await
     }
 
-    fn release(&self, session: SessionId) {
-        self.port().release(session);
+    fn release(&self, session: SessionId, wish: KeepWish) {
+        self.port().release(session, wish);
     }
 }
 
@@ -241,12 +241,8 @@ impl InferenceControl for Inference {
         InferenceStatus {
             process: process.to_string(),
             sessions: self.resident().0,
-            hosts: self.host_status().into_iter().map(Into::into).collect(),
-            quarantined: self
-                .quarantined(Instant::now())
-                .into_iter()
-                .map(Into::into)
-                .collect(),
+            hosts: self.host_status(),
+            quarantined: self.quarantined(Instant::now()),
         }
     }
 

@@ -45,7 +45,7 @@ impl Metrics {
             unloads: IntCounterVec::new(
                 Opts::new(
                     "fnctl_inference_unloads_total",
-                    "Sessions unloaded, by reason (ttl, budget).",
+                    "Sessions unloaded, by reason (ttl, policy, budget, memory).",
                 ),
                 &["reason"],
             )?,

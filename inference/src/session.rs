@@ -8,12 +8,15 @@ use crate::tensors::{self, Input, Value};
 use fnctl_core::inference::{
     Computed, InferenceError, InferenceErrorKind, ModelInfo, Port, Tensor,
 };
+use fnctl_core::ladder::RungCost;
 use ort::AsPointer;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
+use ort::sys::OrtValue;
 use std::ffi::CString;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 pub(crate) struct OnnxSession {
     session: Session,
@@ -21,6 +24,8 @@ pub(crate) struct OnnxSession {
     input_names: Vec<CString>,
     output_names: Vec<CString>,
     account: Arc<Account>,
+    /// How long loading it took, as whoever loads it sees it.
+    pub(crate) took: Duration,
     running: AtomicUsize,
     /// Most runs that were inside ONNX Runtime at one time.
     peak: AtomicUsize,
@@ -29,6 +34,13 @@ pub(crate) struct OnnxSession {
 impl Loaded for OnnxSession {
     fn info(&self) -> Arc<ModelInfo> {
         self.info.clone()
+    }
+
+    fn cost(&self) -> RungCost {
+        RungCost {
+            took: self.took,
+            bytes: self.resident_bytes(),
+        }
     }
 }
 
@@ -81,6 +93,7 @@ impl OnnxSession {
             info: Arc::new(info),
             session,
             account,
+            took: Duration::ZERO,
             running: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
         })
@@ -113,15 +126,18 @@ impl OnnxSession {
 
     /// Binds inputs that were checked against the graph.
     pub(crate) fn bind(self: &Arc<Self>, inputs: Vec<Resolved>) -> Result<Run, InferenceError> {
-        let bound = inputs
-            .into_iter()
-            .map(|input| Ok((input.index, Input::new(input.tensor, &input.shape)?)))
-            .collect::<Result<Vec<_>, InferenceError>>()?;
+        let mut bound = Vec::with_capacity(inputs.len());
+        let mut shapes = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            bound.push((input.index, Input::new(input.tensor, &input.shape)?));
+            shapes.push((input.index, input.shape));
+        }
         let options = RunOptions::new()
             .map_err(|error| InferenceError::new(InferenceErrorKind::Runtime, error.to_string()))?;
         Ok(Run {
             session: self.clone(),
             inputs: bound,
+            shapes,
             stop: Arc::new(Stop {
                 options,
                 done: AtomicBool::new(false),
@@ -157,6 +173,7 @@ impl Drop for Stopper {
 pub(crate) struct Run {
     session: Arc<OnnxSession>,
     inputs: Vec<(usize, Input)>,
+    shapes: Vec<(usize, Vec<i64>)>,
     stop: Arc<Stop>,
 }
 
@@ -165,14 +182,47 @@ impl Run {
         Stopper(self.stop.clone())
     }
 
+    /// The inputs by their indexes in the graph, and the shapes that they have.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn shapes(&self) -> &[(usize, Vec<i64>)] {
+        &self.shapes
+    }
+
     /// Computes. Blocks the thread for as long as the model takes.
-    pub(crate) fn execute(self) -> Result<Computed, InferenceError> {
+    pub(crate) fn execute(&self) -> Result<Computed, InferenceError> {
+        let outputs = &self.session.info.outputs;
+        let mut values = vec![ptr::null_mut(); outputs.len()];
+        let ran = self.run(&mut values);
+        // Owned before the error is looked at, so that nothing leaks.
+        let owned: Vec<_> = values.into_iter().map(Value::own).collect();
+        ran?;
+        owned
+            .into_iter()
+            .zip(outputs)
+            .map(|(value, port)| Ok((port.name.clone(), value?.into_tensor(&self.inputs)?)))
+            .collect()
+    }
+
+    /// Computes, and has the outputs written into these values, one for each. ONNX Runtime refuses those that have
+    /// another shape than what comes out.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn execute_onto(&self, outputs: &[Value]) -> Result<(), InferenceError> {
+        if outputs.len() != self.session.info.outputs.len() {
+            return Err(InferenceError::invalid("another number of outputs"));
+        }
+        // They stay the caller's: what is not null is written to, and neither replaced nor released.
+        let mut values: Vec<_> = outputs.iter().map(Value::as_ptr).collect();
+        self.run(&mut values)
+    }
+
+    /// Runs the session onto `outputs`: as many as the graph has, each null or a value that is to be written to.
+    fn run(&self, outputs: &mut [*mut OrtValue]) -> Result<(), InferenceError> {
         let session = &self.session;
         let running = session.running.fetch_add(1, Ordering::Relaxed) + 1;
         session.peak.fetch_max(running, Ordering::Relaxed);
-        let outputs = allocator::charged(&session.account, || self.run());
+        let ran = allocator::charged(&session.account, || self.run_native(outputs));
         session.running.fetch_sub(1, Ordering::Relaxed);
-        let outputs = outputs.map_err(|error| {
+        ran.map_err(|error| {
             if session.account.take_refused() {
                 return InferenceError::new(
                     InferenceErrorKind::TooLarge,
@@ -180,15 +230,10 @@ impl Run {
                 );
             }
             error
-        })?;
-        outputs
-            .into_iter()
-            .zip(&session.info.outputs)
-            .map(|(value, port)| Ok((port.name.clone(), value.into_tensor(&self.inputs)?)))
-            .collect()
+        })
     }
 
-    fn run(&self) -> Result<Vec<Value>, InferenceError> {
+    fn run_native(&self, outputs: &mut [*mut OrtValue]) -> Result<(), InferenceError> {
         let session = &self.session;
         let mut names = Vec::with_capacity(self.inputs.len());
         let mut values = Vec::with_capacity(self.inputs.len());
@@ -205,12 +250,12 @@ impl Run {
             .iter()
             .map(|name| name.as_ptr())
             .collect();
-        let mut outputs = vec![ptr::null_mut(); output_names.len()];
-        // SAFETY: every array has the length that is passed with it; names and values outlive the call; the outputs are
-        // null, so ONNX Runtime allocates them and gives them to us. `Run` may be called on one session from several
-        // threads at once (onnxruntime_c_api.h, and the threading section of ONNX Runtime's documentation); the CPU
-        // provider, the only one here, keeps no state between runs.
-        let ran = tensors::status(unsafe {
+        // SAFETY: every array has the length that is passed with it (`run` says so of the outputs); names and values
+        // outlive the call. Outputs that are null ONNX Runtime allocates and gives to us; the others are tensors over
+        // memory that is theirs to write to (`Value::over`). `Run` may be called on one session from several threads at
+        // once (onnxruntime_c_api.h, and the threading section of ONNX Runtime's documentation); the CPU provider, the
+        // only one here, keeps no state between runs.
+        tensors::status(unsafe {
             (ort::api().Run)(
                 session.session.ptr().cast_mut(),
                 self.stop.options.ptr(),
@@ -221,10 +266,6 @@ impl Run {
                 output_names.len(),
                 outputs.as_mut_ptr(),
             )
-        });
-        // Owned before the error is looked at, so that nothing leaks.
-        let owned: Vec<_> = outputs.into_iter().map(Value::own).collect();
-        ran?;
-        owned.into_iter().collect()
+        })
     }
 }

@@ -97,33 +97,10 @@ impl Input {
     /// The tensor as an `OrtValue`. `shape` is what the model wants it to be called.
     pub(crate) fn new(tensor: Tensor, shape: &[i64]) -> Result<Self, InferenceError> {
         let data = aligned(tensor.data, tensor.ty.size());
-        let api = ort::api();
-        let mut info = ptr::null_mut();
-        let mut value = ptr::null_mut();
-        // SAFETY: the data outlives the value (`data`), its length was checked against shape and type, and ONNX
-        // Runtime only reads from the inputs of a run. The memory info is copied, and released here.
-        unsafe {
-            status((api.CreateCpuMemoryInfo)(
-                ort::sys::OrtAllocatorType::OrtDeviceAllocator,
-                ort::sys::OrtMemType::OrtMemTypeDefault,
-                &mut info,
-            ))?;
-            let made = status((api.CreateTensorWithDataAsOrtValue)(
-                info,
-                data.as_ptr().cast_mut().cast(),
-                data.len(),
-                shape.as_ptr(),
-                shape.len(),
-                element(tensor.ty),
-                &mut value,
-            ));
-            (api.ReleaseMemoryInfo)(info);
-            made?;
-        }
-        Ok(Self {
-            value: Value::own(value)?,
-            data,
-        })
+        // SAFETY: the data outlives the value (`data`), its length was checked against shape and type, and ONNX Runtime
+        // only reads from the inputs of a run.
+        let value = unsafe { Value::over(data.as_ptr().cast_mut(), data.len(), shape, tensor.ty)? };
+        Ok(Self { value, data })
     }
 
     pub(crate) fn as_ptr(&self) -> *const OrtValue {
@@ -168,6 +145,48 @@ impl AsRef<[u8]> for Words {
 }
 
 impl Value {
+    /// A tensor over memory that is there already.
+    ///
+    /// # Safety
+    /// `data` must be aligned for the type and point to `length` bytes that may be read, and written if the tensor is an
+    /// output, for as long as the value lives; the length must be that of shape and type.
+    pub(crate) unsafe fn over(
+        data: *mut u8,
+        length: usize,
+        shape: &[i64],
+        ty: TensorType,
+    ) -> Result<Self, InferenceError> {
+        let api = ort::api();
+        let mut info = ptr::null_mut();
+        let mut value = ptr::null_mut();
+        // SAFETY: what the caller promises of the data; shape has the length that is passed. The memory info is copied,
+        // and released here.
+        unsafe {
+            status((api.CreateCpuMemoryInfo)(
+                ort::sys::OrtAllocatorType::OrtDeviceAllocator,
+                ort::sys::OrtMemType::OrtMemTypeDefault,
+                &mut info,
+            ))?;
+            let made = status((api.CreateTensorWithDataAsOrtValue)(
+                info,
+                data.cast(),
+                length,
+                shape.as_ptr(),
+                shape.len(),
+                element(ty),
+                &mut value,
+            ));
+            (api.ReleaseMemoryInfo)(info);
+            made?;
+        }
+        Self::own(value)
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn as_ptr(&self) -> *mut OrtValue {
+        self.0.as_ptr()
+    }
+
     /// Takes ownership of a value the C API made.
     pub(crate) fn own(value: *mut OrtValue) -> Result<Self, InferenceError> {
         NonNull::new(value).map(Self).ok_or_else(|| {

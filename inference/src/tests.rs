@@ -7,7 +7,8 @@ use crate::tensors::Input;
 use bytes::Bytes;
 use fnctl_core::config::InferenceIsolation;
 use fnctl_core::inference::{
-    Compute, InferenceErrorKind, LoadModel, LoadedModel, ModelSource, SessionId, Tensor, TensorType,
+    Compute, InferenceErrorKind, KeepWish, LoadModel, LoadedModel, ModelSource, SessionId, Tensor,
+    TensorType,
 };
 use fnctl_core::ports::InferenceHost;
 use fnctl_core::{Digest, FunctionName};
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 static TURN: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
 
 /// A turn beside others.
-async fn turn() -> tokio::sync::RwLockReadGuard<'static, ()> {
+pub(crate) async fn turn() -> tokio::sync::RwLockReadGuard<'static, ()> {
     TURN.read().await
 }
 
@@ -57,6 +58,14 @@ async fn load(host: &OnnxHost, name: &str) -> LoadedModel {
     .unwrap()
 }
 
+/// No wish how long a session is kept.
+fn wish() -> KeepWish {
+    KeepWish {
+        function: "test".parse().unwrap(),
+        until: None,
+    }
+}
+
 fn brought(function: &str, bytes: Vec<u8>) -> LoadModel {
     LoadModel {
         source: ModelSource::Bytes(bytes.into()),
@@ -73,6 +82,7 @@ fn compute(session: SessionId, name: &str, dimensions: &[u32], data: Vec<u8>) ->
         data: Bytes::from(data),
     };
     Compute {
+        function: "test".parse().unwrap(),
         session,
         inputs: vec![(name.to_owned(), tensor)],
         deadline: Instant::now() + Duration::from_secs(60),
@@ -123,11 +133,15 @@ async fn a_hundred_loads_at_once_are_one_session_and_the_last_release_lets_it_go
     }
     assert!(sessions.iter().all(|session| *session == sessions[0]));
     for session in &sessions[1..] {
-        host.release(*session);
+        host.release(*session, wish());
     }
-    assert_eq!(host.reap(Instant::now()).await, 0, "one use is left");
-    host.release(sessions[0]);
-    assert_eq!(host.reap(Instant::now()).await, 1);
+    assert_eq!(
+        host.reap(Instant::now()).await.expired,
+        0,
+        "one use is left"
+    );
+    host.release(sessions[0], wish());
+    assert_eq!(host.reap(Instant::now()).await.expired, 1);
     assert_eq!(host.resident().0, 0);
     let gone = host
         .compute(compute(sessions[0], "features", &[1, 16], vec![0; 64]))
@@ -145,11 +159,11 @@ async fn a_caller_that_gives_up_leaves_no_use_behind() {
         if let Ok(loaded) =
             tokio::time::timeout(Duration::from_micros(200), load(&host, FRAUD)).await
         {
-            host.release(loaded.session);
+            host.release(loaded.session, wish());
         }
     }
     // The loads go on without their callers: all of them share the one that this waits for.
-    host.release(load(&host, FRAUD).await.session);
+    host.release(load(&host, FRAUD).await.session, wish());
     let until = Instant::now() + Duration::from_secs(10);
     while host.resident().0 > 0 {
         host.reap(Instant::now()).await;
@@ -279,6 +293,7 @@ async fn an_output_that_is_an_input_is_a_copy() {
         data: input,
     };
     let request = Compute {
+        function: "test".parse().unwrap(),
         session: loaded.session,
         inputs: vec![("x".to_owned(), tensor)],
         deadline: Instant::now() + Duration::from_secs(10),
@@ -384,6 +399,7 @@ async fn every_element_type_of_wasi_nn_goes_through_a_model_and_back() {
             data: data.clone().into(),
         };
         let request = Compute {
+            function: "test".parse().unwrap(),
             session: loaded.session,
             inputs: vec![("x".to_owned(), tensor)],
             deadline: Instant::now() + Duration::from_secs(10),

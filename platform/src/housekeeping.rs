@@ -43,7 +43,7 @@ impl Keeper {
             freed |= self.scheduler.reap(now) > 0;
             let sessions = self.inference.reap(now).await;
             let templates = self.worker.reap(now);
-            self.evictions.expired(sessions, templates);
+            self.evictions.reaped(sessions, templates);
             // An idle session may come back in milliseconds; a function that cannot start does not answer at all.
             let relieved = if self.scheduler.is_short_of_memory() {
                 self.inference.relieve().await
@@ -51,7 +51,7 @@ impl Keeper {
                 0
             };
             self.evictions.relieved(relieved);
-            freed |= sessions + templates + relieved > 0;
+            freed |= sessions.count() + templates.expired + templates.by_policy + relieved > 0;
             // Once nothing runs: trimming takes the allocator's lock, which a busy platform would feel.
             if freed && self.scheduler.instances() == 0 {
                 freed = false;

@@ -231,6 +231,11 @@ impl Platform {
         self.inference.resident()
     }
 
+    /// Templates in memory.
+    pub fn templates(&self) -> usize {
+        self.worker.resident_templates()
+    }
+
     /// Process ids of the inference hosts that run.
     pub fn inference_hosts(&self) -> Vec<u32> {
         self.inference.hosts()

@@ -4,7 +4,7 @@
 use crate::Config;
 use fnctl_core::ports::FunctionStore;
 use fnctl_store::Store;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, PullingGauge, Registry};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, PullingGauge, Registry};
 use std::path::Path;
 
 /// The process and the version.
@@ -51,9 +51,8 @@ pub(crate) fn register_limits(registry: &Registry, config: &Config) -> prometheu
 /// What was let go on the rungs below the sandbox, whose own evictions the scheduler counts under the same name.
 #[derive(Debug, Clone)]
 pub(crate) struct Evictions {
-    sessions: IntCounter,
-    relieved: IntCounter,
-    templates: IntCounter,
+    sessions: IntCounterVec,
+    templates: IntCounterVec,
 }
 
 impl Evictions {
@@ -70,23 +69,37 @@ impl Evictions {
             registry.register(Box::new(family.clone()))?;
             Ok(family)
         };
-        let sessions = rung("session")?;
-        Ok(Self {
-            sessions: sessions.with_label_values(&["ttl"]),
-            relieved: sessions.with_label_values(&["memory"]),
-            templates: rung("template")?.with_label_values(&["ttl"]),
-        })
+        let evictions = Self {
+            sessions: rung("session")?,
+            templates: rung("template")?,
+        };
+        // There from the start, so that the first one is an increase.
+        evictions.relieved(0);
+        evictions.reaped(Default::default(), Default::default());
+        Ok(evictions)
     }
 
     /// Counts sessions that went for want of memory.
     pub(crate) fn relieved(&self, sessions: usize) {
-        self.relieved.inc_by(sessions as u64);
+        self.sessions
+            .with_label_values(&["memory"])
+            .inc_by(sessions as u64);
     }
 
-    /// Counts what its time-to-live has ended.
-    pub(crate) fn expired(&self, sessions: usize, templates: usize) {
-        self.sessions.inc_by(sessions as u64);
-        self.templates.inc_by(templates as u64);
+    /// Counts what a time-to-live or a policy has ended.
+    pub(crate) fn reaped(
+        &self,
+        sessions: fnctl_inference::Reaped,
+        templates: fnctl_worker::Reaped,
+    ) {
+        for (family, reason, count) in [
+            (&self.sessions, "ttl", sessions.expired),
+            (&self.sessions, "policy", sessions.by_policy),
+            (&self.templates, "ttl", templates.expired),
+            (&self.templates, "policy", templates.by_policy),
+        ] {
+            family.with_label_values(&[reason]).inc_by(count as u64);
+        }
     }
 }
 

@@ -34,6 +34,7 @@ impl SandboxFactory for Nothing {
         Ok(Created {
             sandbox: Box::new(Nothing),
             phases: ColdStart::default(),
+            footing: Box::new(fnctl_core::ports::NoFooting),
         })
     }
 }

@@ -8,7 +8,8 @@ use crate::gate::{Flow, Gate};
 use crate::version_pool::VersionPool;
 use fnctl_core::ids::FunctionName;
 use fnctl_core::version::VersionKey;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -72,6 +73,8 @@ pub(crate) struct LaneAudit {
 /// The counts of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PoolAudit {
+    /// Which of the pools of this thread it is.
+    pub(crate) number: u64,
     pub(crate) version: VersionKey,
     /// Whether calls can still reach it through its lane.
     pub(crate) listed: bool,
@@ -82,6 +85,13 @@ pub(crate) struct PoolAudit {
     pub(crate) kept: Vec<(Instant, Instant)>,
     pub(crate) keep_alive: Duration,
     pub(crate) busy: usize,
+    /// Callers that one instance serves at the same time, and those that are served.
+    pub(crate) seats: usize,
+    pub(crate) leased: usize,
+    /// Leases by instance.
+    pub(crate) leases: BTreeMap<u64, usize>,
+    /// What the autoscaler wants, if there is one.
+    pub(crate) scaling: Option<ScalingAudit>,
     pub(crate) starting: usize,
     pub(crate) waiting: usize,
     pub(crate) provisioned: usize,
@@ -93,14 +103,26 @@ pub(crate) struct PoolAudit {
     pub(crate) gauges: [i64; 3],
 }
 
+/// What an autoscaler decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ScalingAudit {
+    pub(crate) began: Instant,
+    pub(crate) looked: Instant,
+    pub(crate) desired: usize,
+    pub(crate) panicking: bool,
+}
+
 thread_local! {
     /// Every pool that this thread has made: one that was taken out of its lane has instances as well.
-    static MADE: RefCell<Vec<Weak<VersionPool>>> = const { RefCell::new(Vec::new()) };
+    static MADE: RefCell<Vec<(u64, Weak<VersionPool>)>> = const { RefCell::new(Vec::new()) };
+    static NUMBER: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Notes that a pool was made.
 pub(crate) fn made(pool: &Arc<VersionPool>) {
-    MADE.with_borrow_mut(|made| made.push(Arc::downgrade(pool)));
+    let number = NUMBER.get();
+    NUMBER.set(number + 1);
+    MADE.with_borrow_mut(|made| made.push((number, Arc::downgrade(pool))));
 }
 
 /// Forgets the pools of schedulers that are gone.
@@ -147,14 +169,24 @@ pub(crate) fn audit(inner: &Inner, functions: &[FunctionName]) -> Result<Audit, 
         listed.extend(pools.by_version.values().cloned());
     }
     let made: Vec<_> = MADE.with_borrow_mut(|made| {
-        made.retain(|pool| pool.strong_count() > 0);
-        made.iter().filter_map(Weak::upgrade).collect()
+        made.retain(|(_, pool)| pool.strong_count() > 0);
+        let known = made.iter();
+        known
+            .filter_map(|(number, pool)| Some((*number, pool.upgrade()?)))
+            .collect()
     });
     let mut pools = Vec::new();
-    for pool in made {
+    for (number, pool) in made {
         let books = pool.books.try_lock().ok_or(Held("a pool"))?;
         let state = &books.state;
+        let scaling = books.scaling().map(|(began, looked, last)| ScalingAudit {
+            began,
+            looked,
+            desired: last.desired,
+            panicking: last.panicking,
+        });
         pools.push(PoolAudit {
+            number,
             version: pool.version.key(),
             listed: listed.iter().any(|other| Arc::ptr_eq(other, &pool)),
             closed: state.is_closed(),
@@ -166,6 +198,10 @@ pub(crate) fn audit(inner: &Inner, functions: &[FunctionName]) -> Result<Audit, 
                 .collect(),
             keep_alive: pool.version.config.keep_alive.duration(),
             busy: state.busy(),
+            seats: state.seats(),
+            leased: state.leased(),
+            leases: books.leases(),
+            scaling,
             starting: state.starting(),
             waiting: state.waiting(),
             provisioned: state.provisioned(),

@@ -91,6 +91,12 @@ impl Autoscaler {
         }
     }
 
+    /// Since when it has a history.
+    #[cfg(test)]
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// What was decided last.
     pub fn last(&self) -> Decision {
         self.last
@@ -115,7 +121,8 @@ impl Autoscaler {
         match self.panic {
             None if over => {
                 self.panic = Some(now);
-                self.panic_most = ready.max(stable);
+                // What is wanted still, for the delay, is not to be wanted less in panic.
+                self.panic_most = ready.max(stable).max(self.last.desired);
             }
             Some(_) if over => self.panic = Some(now),
             Some(since) if now.saturating_duration_since(since) >= self.rules.stable_window => {
@@ -313,6 +320,31 @@ mod tests {
         assert_eq!(story.load(40, 4.0).desired, 4);
         assert_eq!(story.load(30, 0.0).desired, 4);
         assert_eq!(story.load(10, 0.0).desired, 0);
+    }
+
+    #[test]
+    fn panic_begins_with_what_the_delay_still_holds() {
+        let held = Rules {
+            scale_down_delay: 60 * SECOND,
+            stable_window: 6 * SECOND,
+            panic_window: SECOND,
+            ..rules()
+        };
+        let mut story = Story::new(held, 0);
+        assert_eq!(story.load(20, 10.0).desired, 10);
+        assert!(!story.load(50, 1.0).panicking);
+        // The node had no room for more than one of them.
+        let step = |story: &mut Story, ready| {
+            let from = story.now;
+            story.now += SECOND;
+            story.scaler.decide(from, story.now, 4.0, ready)
+        };
+        let first = step(&mut story, 1);
+        assert_eq!((first.desired, first.panicking), (10, true));
+        for _ in 0..20 {
+            let decided = step(&mut story, 1);
+            assert_eq!((decided.desired, decided.panicking), (10, true));
+        }
     }
 
     proptest! {

@@ -40,6 +40,8 @@ pub(crate) struct Books {
     windows: Asked,
     /// Of a version that is not live: its instances are kept for this long at most, whatever the function's policy says.
     most_kept: Option<Duration>,
+    rules: Option<Rules>,
+    /// Nothing without a target, and while nobody has called a version that was let go.
     scaler: Option<Autoscaler>,
     /// Load since the last look: concurrency times seconds.
     load: f64,
@@ -63,6 +65,7 @@ impl Books {
             Isolation::Instance => config.max_uses,
         });
         state.set_seats(config.instance_concurrency.get() as usize);
+        let rules = Rules::of(config);
         Self {
             state,
             busy: Vec::new(),
@@ -71,7 +74,8 @@ impl Books {
             asked: Asked::default(),
             windows: Asked::default(),
             most_kept: None,
-            scaler: Rules::of(config).map(|rules| Autoscaler::new(rules, now, 0)),
+            rules,
+            scaler: rules.map(|rules| Autoscaler::new(rules, now, 0)),
             load: 0.0,
             looked: now,
             noted: now,
@@ -80,7 +84,8 @@ impl Books {
 
     /// Adds the load up to now. To be called before every change.
     pub(crate) fn note(&mut self, now: Instant) {
-        if self.scaler.is_none() {
+        // A look is told its time: what was noted up to a later one is not to be counted again.
+        if self.scaler.is_none() || now <= self.noted {
             return;
         }
         #[allow(clippy::cast_precision_loss, reason = "counts of invocations")]
@@ -90,8 +95,20 @@ impl Books {
     }
 
     /// Somebody calls it, or has called it since it is live.
-    pub(crate) fn call(&mut self) {
+    pub(crate) fn call(&mut self, now: Instant) {
         self.called = true;
+        if self.scaler.is_none() {
+            self.scaler = self.rules.map(|rules| Autoscaler::new(rules, now, 0));
+            (self.load, self.looked, self.noted) = (0.0, now, now);
+        }
+    }
+
+    /// Lets go of every instance that exists now, and of what load there was: it would start others for nobody. Returns
+    /// the idle ones, and whether any were wanted for the load.
+    pub(crate) fn demote(&mut self) -> (Vec<Instance>, bool) {
+        let scaler = self.scaler.take();
+        self.set_floor();
+        (self.state.demote(), scaler.is_some())
     }
 
     pub(crate) fn is_called(&self) -> bool {
@@ -101,6 +118,11 @@ impl Books {
     /// How long instances of the version are kept at most; nothing for the live one.
     pub(crate) fn keep_at_most(&mut self, time: Option<Duration>) {
         self.most_kept = time;
+    }
+
+    /// Whether the function's policy alone decides how long instances are kept: the version is live.
+    pub(crate) fn is_kept_by_policy(&self) -> bool {
+        self.most_kept.is_none()
     }
 
     /// Until when an idle instance is kept.
@@ -163,16 +185,18 @@ impl Books {
     /// Looks what is to go and what is to come. `may_start` is false while starts are backed off.
     pub(crate) fn look(&mut self, now: Instant, may_start: bool) -> Look {
         self.note(now);
-        let length = now.saturating_duration_since(self.looked).as_secs_f64();
+        // Something may have been noted since the time of this look was read.
+        let until = self.noted.max(now);
+        let length = until.saturating_duration_since(self.looked).as_secs_f64();
         let ready = self.state.idle().len() + self.state.busy();
         let decision = match &mut self.scaler {
             Some(scaler) if length > 0.0 => {
-                Some(scaler.decide(self.looked, now, self.load / length, ready))
+                Some(scaler.decide(self.looked, until, self.load / length, ready))
             }
             _ => None,
         };
         if decision.is_some() {
-            (self.load, self.looked) = (0.0, now);
+            (self.load, self.looked) = (0.0, until);
         }
         self.set_floor();
         let most_kept = self.most_kept;
@@ -283,6 +307,24 @@ impl Books {
         } else {
             "its caller has left, or was served by another"
         }
+    }
+}
+
+#[cfg(test)]
+impl Books {
+    /// Leases by instance.
+    pub(crate) fn leases(&self) -> std::collections::BTreeMap<u64, usize> {
+        let mut leases = std::collections::BTreeMap::new();
+        for busy in &self.busy {
+            *leases.entry(busy.id.0).or_insert(0) += 1;
+        }
+        leases
+    }
+
+    /// Since when the autoscaler has a history, when it decided last, and what.
+    pub(crate) fn scaling(&self) -> Option<(Instant, Instant, Decision)> {
+        let scaler = self.scaler.as_ref()?;
+        Some((scaler.began(), self.looked, scaler.last()))
     }
 }
 

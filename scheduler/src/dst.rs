@@ -11,6 +11,7 @@
 
 mod callers;
 mod checks;
+mod contest;
 mod deploys;
 mod drive;
 mod host;
@@ -19,6 +20,8 @@ mod notices;
 mod plan;
 mod quiet;
 mod sandboxes;
+mod scaling;
+mod seats;
 mod seeds;
 mod shares;
 mod shrink;

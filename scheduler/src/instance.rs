@@ -4,7 +4,8 @@ use crate::memory::{Budget, Share};
 use crate::seats::Shareable;
 use fnctl_core::ids::InstanceId;
 use fnctl_core::invocation::ColdStart;
-use fnctl_core::ports::{Sandbox, SandboxFactory};
+use fnctl_core::ladder::{KeptUntil, LowerRungs};
+use fnctl_core::ports::{Footing, Sandbox, SandboxFactory};
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use parking_lot::Mutex;
@@ -39,6 +40,8 @@ struct Held {
     /// Invocations that it has begun to serve.
     uses: AtomicU64,
     handles: AtomicU64,
+    /// What it stands on.
+    footing: Box<dyn Footing>,
     /// Its part of the node's memory.
     memory: Mutex<Share>,
     /// Its slot on the node.
@@ -50,6 +53,11 @@ impl Instance {
     pub(crate) fn serve(&mut self) {
         self.served = true;
         self.held.uses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Until when what it stands on is kept, when it goes.
+    pub(crate) fn leave(&self, until: KeptUntil) {
+        self.held.footing.keep(until);
     }
 
     /// It was measured to have this much linear memory.
@@ -86,6 +94,7 @@ impl Shareable for Instance {
 pub(crate) struct Started {
     pub(crate) id: InstanceId,
     sandbox: Box<dyn Sandbox>,
+    footing: Box<dyn Footing>,
     pub(crate) phases: ColdStart,
     pub(crate) began: Instant,
     memory: Share,
@@ -93,6 +102,11 @@ pub(crate) struct Started {
 }
 
 impl Started {
+    /// What the rungs below it cost.
+    pub(crate) fn below(&self) -> LowerRungs {
+        self.footing.cost()
+    }
+
     pub(crate) fn into_instance(self, generation: u64) -> Instance {
         Instance {
             id: self.id,
@@ -106,6 +120,7 @@ impl Started {
             held: Arc::new(Held {
                 uses: AtomicU64::new(0),
                 handles: AtomicU64::new(1),
+                footing: self.footing,
                 memory: Mutex::new(self.memory),
                 _slot: self.slot,
             }),
@@ -172,6 +187,7 @@ impl Instances {
         Ok(Started {
             id,
             sandbox: created.sandbox,
+            footing: created.footing,
             phases: created.phases,
             began,
             memory,

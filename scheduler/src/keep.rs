@@ -4,6 +4,8 @@
 //! What a function teaches about others is gathered per function and put into the book when instances are reaped, and the
 //! clock of evictions is a number that rises, so that no invocation waits for a lock that another function holds.
 
+mod rungs;
+
 use crate::ahead::Ahead;
 use crate::policy::greedy_dual::GreedyDual;
 use crate::policy::{
@@ -13,7 +15,6 @@ use crate::{Inner, Scheduler};
 use dashmap::DashMap;
 use fnctl_core::config::{FunctionConfig, KeepAlivePolicy};
 use fnctl_core::ids::FunctionName;
-use fnctl_core::invocation::ColdStart;
 use fnctl_core::record::Recorder;
 use fnctl_core::version::Version;
 use parking_lot::{Mutex, RwLock};
@@ -129,10 +130,9 @@ impl Keep {
     ) -> Arc<FunctionKeep> {
         let spec = self.spec(config);
         let restored = self.restored.lock().remove(function);
-        let mut history = match restored {
-            Some(history) if history.suits(&spec) => history,
-            _ => History::new(&spec, Worth::UNKNOWN),
-        };
+        let restored = restored.filter(|history| history.suits(&spec));
+        let known = restored.is_some();
+        let mut history = restored.unwrap_or_else(|| History::new(&spec, Worth::UNKNOWN));
         history.restarted();
         Arc::new(FunctionKeep {
             keep: self.clone(),
@@ -141,7 +141,8 @@ impl Keep {
                 ahead_until: None,
                 spec,
                 history,
-                measured: false,
+                timed: known,
+                sized: known,
                 plan: Plan::default(),
                 idle_from: Moment(0),
                 served: 0.0,
@@ -260,8 +261,10 @@ struct State {
     ahead_until: Option<Moment>,
     spec: Spec,
     history: History,
-    /// Whether cold cost and size were measured, or are assumed.
-    measured: bool,
+    /// Whether the cold cost was measured, or is assumed.
+    timed: bool,
+    /// Whether the size was measured, or is assumed.
+    sized: bool,
     plan: Plan,
     idle_from: Moment,
     /// Windows of the plan that end before this age, in seconds, were started for.
@@ -368,34 +371,6 @@ impl FunctionKeep {
         self.keep.node.rise_to(&node);
         if last {
             state.set_plan(Plan::default());
-        }
-    }
-
-    /// What a start took, and what an instance takes: bytes are learned from runs.
-    pub(crate) fn measured(&self, phases: Option<&ColdStart>, bytes: Option<u64>) {
-        let mut state = self.state.lock();
-        let before = state.history.worth;
-        let cold = phases.map(|phases| {
-            let code = phases.artifact + phases.compile;
-            code.max(phases.model) + phases.instantiate + phases.init
-        });
-        let now = Worth::of(
-            cold.unwrap_or(Duration::from_secs_f32(before.cold.clamp(0.0, 1e4))),
-            bytes.filter(|bytes| *bytes > 0).unwrap_or_else(|| {
-                #[allow(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "a saturating conversion is meant"
-                )]
-                let bytes = before.bytes as u64;
-                bytes
-            }),
-        );
-        if state.measured {
-            state.history.worth.learn(now);
-        } else {
-            state.measured = phases.is_some();
-            state.history.worth = now;
         }
     }
 

@@ -3,13 +3,13 @@
 //! This is all that is held of a function that is at zero: a name, a shared version, and a few measured numbers.
 
 use crate::config::Clock;
-use crate::version_pool::Measured;
+use crate::measured::Measured;
 use dashmap::DashMap;
 use fnctl_core::FunctionName;
 use fnctl_core::schedule::{Asked, Window};
 use fnctl_core::version::{Version, VersionKey};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -89,6 +89,24 @@ impl Live {
     pub(crate) fn recall(&self, version: &Version) -> Measured {
         let measured = self.measured.get(&version.key());
         measured.map(|measured| *measured).unwrap_or_default()
+    }
+
+    /// Takes over what was measured before a restart.
+    pub(crate) fn restore(&self, key: VersionKey, measured: Measured) {
+        self.measured.insert(key, measured);
+    }
+
+    /// What was measured of versions that are live, as their pools left it.
+    pub(crate) fn measured(&self) -> BTreeMap<VersionKey, Measured> {
+        let entries = self.measured.iter();
+        let known: Vec<_> = entries
+            .map(|entry| (entry.key().clone(), *entry.value()))
+            .collect();
+        let is_live = |key: &VersionKey| {
+            let live = self.versions.get(&key.function);
+            live.is_some_and(|live| live.number == key.number)
+        };
+        known.into_iter().filter(|(key, _)| is_live(key)).collect()
     }
 
     /// What is asked for a version now: by configuration and windows together, and by the windows. Nothing if it is not

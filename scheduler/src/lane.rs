@@ -1,6 +1,7 @@
 //! What the scheduler keeps per function: its concurrency limit and queue, its turns on the node, and the pools of its
 //! versions.
 
+use crate::Inner;
 use crate::admission::Verdict;
 use crate::instance::Instance;
 use crate::keep::FunctionKeep;
@@ -8,9 +9,10 @@ use crate::limit::{ConcurrencyLimit, Denied, Permit};
 use crate::metrics::NoTurn;
 use crate::node::{Admitted, Flows, Node};
 use crate::version_pool::VersionPool;
+use dashmap::Entry;
 use fnctl_core::config::FunctionConfig;
 use fnctl_core::ids::{FunctionName, VersionNumber};
-use fnctl_core::version::Version;
+use fnctl_core::version::{Version, VersionKey};
 use fnctl_core::{ErrorKind, Failure};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -231,6 +233,24 @@ impl Lane {
         let mut pools = self.pools.lock();
         pools.closed |= pools.by_version.is_empty() && self.limit.close_if_unused();
         pools.closed
+    }
+}
+
+impl Inner {
+    /// Forgets the numbers of a version that is not live and at zero. If a pool of it was made meanwhile, as by a roll
+    /// back, they stay, and go with that: under the lock under which a lane is made, and that of its pools, nobody can
+    /// make one that would count where nobody looks.
+    pub(crate) fn forget_at_zero(&self, key: &VersionKey) {
+        let forget = || self.metrics.forget(key);
+        match self.lanes.entry(key.function.clone()) {
+            Entry::Vacant(_nobody) => forget(),
+            Entry::Occupied(lane) => {
+                let pools = lane.get().pools.lock();
+                if !pools.by_version.contains_key(&key.number) {
+                    forget();
+                }
+            }
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod keeping;
 mod lane;
 mod lease;
 pub mod limit;
+mod measured;
 pub mod memory;
 mod metrics;
 mod node;
@@ -41,6 +42,7 @@ mod version_pool;
 mod work;
 
 pub use config::{Clock, Config, MemoryLimit};
+pub use measured::{Measured, MeasuredVersion};
 
 use async_trait::async_trait;
 use dashmap::DashMap;
@@ -148,7 +150,7 @@ impl Scheduler {
                 if lane.close_pool_if_unused(&pool) {
                     inner.live.remember(&pool.version, pool.summary());
                     if !inner.live.is_live(&pool.version) {
-                        inner.metrics.forget(&pool.version.key());
+                        inner.forget_at_zero(&pool.version.key());
                     }
                 }
             }
@@ -582,7 +584,7 @@ impl Scheduler {
                 drop(idle);
             } else {
                 // It was at zero already.
-                self.inner.metrics.forget(key);
+                self.inner.forget_at_zero(key);
             }
         }
     }

@@ -16,6 +16,16 @@ const UNKNOWN: u64 = 16 << 20;
 pub struct Footprint(Option<u64>);
 
 impl Footprint {
+    /// What was known, in bytes.
+    pub(crate) fn of(known: Option<u64>) -> Self {
+        Self(known)
+    }
+
+    /// Bytes, if any were measured.
+    pub(crate) fn known(self) -> Option<u64> {
+        self.0
+    }
+
     /// Takes note of a run. It rises at once and falls slowly: linear memory never shrinks, so a smaller instance is
     /// only a younger one.
     pub fn add(&mut self, bytes: u64) {

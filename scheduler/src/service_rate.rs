@@ -26,6 +26,16 @@ impl Average {
         (self.samples > 0).then(|| Duration::from_secs_f64(self.seconds.max(0.0)))
     }
 
+    /// One of so many seconds, which are finite and not negative, that stands on so many samples.
+    pub(crate) fn of(seconds: f64, samples: u32) -> Self {
+        Self { seconds, samples }
+    }
+
+    /// Seconds and samples.
+    pub(crate) fn parts(&self) -> (f64, u32) {
+        (self.seconds, self.samples)
+    }
+
     /// The average once it stands on some samples, for decisions that hurt when they are wrong.
     pub fn settled(&self) -> Option<Duration> {
         (self.samples >= 8).then(|| Duration::from_secs_f64(self.seconds.max(0.0)))

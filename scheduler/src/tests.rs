@@ -4,6 +4,8 @@ mod activator;
 mod fake;
 mod models;
 mod overload;
+mod returns;
+mod rungs;
 mod scaling;
 mod seats;
 

@@ -5,11 +5,11 @@ use crate::books::{Books, Look};
 use crate::instance::{Instance, Started};
 use crate::keep::FunctionKeep;
 use crate::lease::Lease;
+use crate::measured::Measured;
 use crate::memory::Footprint;
 use crate::metrics::VersionMetrics;
 use crate::pool::{Place, Take};
 use crate::seats::Shareable;
-use crate::service_rate::Pace;
 use fnctl_core::config::Isolation;
 use fnctl_core::invocation::StartKind;
 use fnctl_core::ports::InstanceStatus;
@@ -28,23 +28,6 @@ use tokio::time::Instant;
 
 /// What a waiting caller is handed.
 pub(crate) type Handed = Result<Lease, Failure>;
-
-/// What was measured of a version. It outlives the pool, so that a herd on a function at zero meets what is known.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Measured {
-    pace: Pace,
-    cost: u64,
-    footprint: Footprint,
-    /// Whether it was called since it is live.
-    called: bool,
-}
-
-impl Measured {
-    /// Whether the version was called since it is live.
-    pub(crate) fn is_called(&self) -> bool {
-        self.called
-    }
-}
 
 /// The pool of one version.
 pub(crate) struct VersionPool {
@@ -104,10 +87,11 @@ impl VersionPool {
         keep: Arc<FunctionKeep>,
         start: impl Fn(Arc<VersionPool>) + Send + Sync + 'static,
     ) -> Self {
-        let mut books = Books::new(&version.config, Instant::now());
+        let now = Instant::now();
+        let mut books = Books::new(&version.config, now);
         books.state.set_pace(measured.pace);
         if measured.called {
-            books.call();
+            books.call(now);
         }
         Self {
             books: Mutex::new(books),
@@ -126,7 +110,7 @@ impl VersionPool {
     pub(crate) fn checkout(self: &Arc<Self>, behind: usize) -> Checkout {
         let mut channel = None;
         let taken = self.change(|books, now| {
-            books.call();
+            books.call(now);
             books.state.set_behind(behind);
             let taken = books.state.take(|| {
                 let (tx, rx) = oneshot::channel();
@@ -169,7 +153,7 @@ impl VersionPool {
 
     /// A start that was counted has succeeded.
     pub(crate) fn started(self: &Arc<Self>, started: Started) {
-        self.keep.measured(Some(&started.phases), None);
+        self.keep.started(&started.phases, &started.below());
         let until = self.keep.idle(&self.version, Instant::now());
         let (place, more) = self.change(|books, now| {
             books
@@ -256,6 +240,7 @@ impl VersionPool {
             return;
         }
         let gone = self.change(|books, now| books.state.expire(now, |idle| idle.instance.until));
+        self.leave(&gone, Instant::now());
         self.metrics.reaped(gone.len(), self.keep.reason());
         self.keep.let_go(gone.len());
     }
@@ -293,7 +278,19 @@ impl VersionPool {
             self.metrics.scaled(decision.desired, decision.panicking);
         }
         self.start_more(starts);
+        self.leave(&expired, now);
         expired
+    }
+
+    /// Says how long what is below these instances is kept, whose time has come.
+    fn leave(&self, gone: &[Instance], now: Instant) {
+        // What the policy learned is about the live version.
+        if !gone.is_empty()
+            && self.books.lock().is_kept_by_policy()
+            && let Some(until) = self.keep.below(&self.version, now)
+        {
+            gone.iter().for_each(|instance| instance.leave(until));
+        }
     }
 
     /// Sets what configuration and windows ask for together, what the windows do, and whether the version is live: one
@@ -345,7 +342,11 @@ impl VersionPool {
     }
 
     pub(crate) fn demote(&self) -> Vec<Instance> {
-        self.change(|books, _| books.state.demote())
+        let (idle, wanted) = self.change(|books, _| books.demote());
+        if wanted {
+            self.metrics.scaled(0, false);
+        }
+        idle
     }
 
     pub(crate) fn close(&self) -> Vec<Instance> {

@@ -105,7 +105,7 @@ impl Inner {
                         self.log_failure(&key, Some(&request_id), failure);
                     }
                     metrics.ran(took, report.inference, report.memory);
-                    work.lane.keep.measured(None, Some(report.memory));
+                    work.lane.keep.sized(report.memory);
                     self.recorder.add(Recorded {
                         at: work.arrived,
                         function: key.function.clone(),

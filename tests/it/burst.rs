@@ -73,7 +73,8 @@ async fn waiting_in_the_queue_is_bounded() {
         )
         .await;
     let (busy, waiting) = tokio::join!(platform.call("probe/sleep?1500"), async {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let running = || platform.platform().in_flight() == 1;
+        fnctl_tests::eventually("the first runs", running).await;
         platform.call("probe/count").await
     });
     assert_eq!(busy.status, 200);

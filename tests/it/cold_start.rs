@@ -61,6 +61,7 @@ async fn provisioned_instances_are_there_before_the_first_call_and_stay() {
         .await;
     assert_eq!(platform.platform().instances(), 2);
     assert_eq!(platform.call("probe/count").await.ok().start(), "prewarmed");
+    // Housekeeping has looked at least twice by then.
     tokio::time::sleep(std::time::Duration::from_millis(700)).await;
     assert_eq!(
         platform.platform().instances(),
@@ -75,12 +76,7 @@ async fn provisioned_instances_are_there_before_the_first_call_and_stay() {
     .await;
     let platform = platform.restart().await;
     let idle = "fnctl_instances{function=\"probe\",state=\"idle\",version=\"1\"}";
-    for _ in 0..200 {
-        if platform.metric(idle).await == 2.0 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    platform.metric_becomes(idle, 2.0).await;
     assert_eq!(
         platform.metric(idle).await,
         2.0,

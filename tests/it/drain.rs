@@ -1,7 +1,9 @@
 //! Redeploys and shutdowns lose nothing.
 
-use fnctl_tests::{Deployment, TestPlatform, probe};
-use std::time::Duration;
+use fnctl_tests::{Deployment, TestPlatform, eventually, probe};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redeploy_under_load_fails_no_request_and_the_old_instances_go() {
@@ -10,9 +12,11 @@ async fn a_redeploy_under_load_fails_no_request_and_the_old_instances_go() {
         .deploy(Deployment::new("probe", probe()).with("concurrency", 4))
         .await;
     let (stop, stopped) = tokio::sync::watch::channel(false);
+    let answered = Arc::new(AtomicUsize::new(0));
     let load: Vec<_> = (0..4)
         .map(|_| {
             let (client, stopped) = (platform.client.clone(), stopped.clone());
+            let answered = answered.clone();
             tokio::spawn(async move {
                 let mut versions = Vec::new();
                 while !*stopped.borrow() {
@@ -24,13 +28,21 @@ async fn a_redeploy_under_load_fails_no_request_and_the_old_instances_go() {
                             .header("x-fnctl-version")
                             .to_owned(),
                     );
+                    answered.fetch_add(1, Ordering::Relaxed);
                 }
                 versions
             })
         })
         .collect();
+    let under_load = async || {
+        let enough = answered.load(Ordering::Relaxed) + 40;
+        eventually("the load is answered", || {
+            answered.load(Ordering::Relaxed) >= enough
+        })
+        .await;
+    };
     for round in 0..5 {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        under_load().await;
         platform
             .deploy(
                 Deployment::new("probe", probe())
@@ -39,7 +51,7 @@ async fn a_redeploy_under_load_fails_no_request_and_the_old_instances_go() {
             )
             .await;
     }
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    under_load().await;
     stop.send(true).unwrap();
     for caller in load {
         let versions = caller.await.unwrap();
@@ -73,9 +85,12 @@ async fn draining_finishes_what_runs_and_refuses_what_is_new() {
         let client = client.clone();
         async move { client.get("/fn/probe/sleep?800").await }
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    eventually("it runs", || platform.platform().in_flight() == 1).await;
     let drained = tokio::spawn(platform.take().drain());
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let until = Instant::now() + Duration::from_secs(10);
+    while client.get("/readyz").await.status != 503 {
+        assert!(Instant::now() < until, "it does not begin to drain");
+    }
     let refused = client.get("/fn/probe/count").await;
     assert_eq!(
         (refused.status.as_u16(), refused.code().as_str()),
@@ -119,8 +134,13 @@ async fn sigterm_ends_the_program_with_success_after_its_requests() {
         )
         .await
         .ok();
-    let running = tokio::spawn(async move { client.get("/fn/probe/sleep?700").await });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let caller = client.clone();
+    let running = tokio::spawn(async move { caller.get("/fn/probe/sleep?700").await });
+    let busy = "fnctl_instances{function=\"probe\",state=\"busy\",version=\"1\"} 1";
+    let until = Instant::now() + Duration::from_secs(10);
+    while !client.get("/metrics").await.text().contains(busy) {
+        assert!(Instant::now() < until, "the request does not begin");
+    }
     let kill = std::process::Command::new("kill")
         .arg(process.id().to_string())
         .status()

@@ -1,6 +1,6 @@
 //! HTTP as clients speak it.
 
-use fnctl_tests::{Client, Deployment, TestPlatform, probe};
+use fnctl_tests::{Client, Deployment, TestPlatform, eventually, probe};
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -123,7 +123,7 @@ async fn head_requests_and_bodiless_answers_keep_their_instance() {
         .await
         .ok();
     // The guest notices that nobody reads with its next piece.
-    tokio::time::sleep(std::time::Duration::from_millis(900)).await;
+    eventually("the guest is done", || platform.platform().in_flight() == 0).await;
     let next = platform.call("probe/count").await.ok();
     assert_eq!((next.start(), next.text().as_str()), ("warm", "1"));
 }

@@ -86,10 +86,10 @@ async fn kill_dash_nine_twenty_times_under_load_fails_no_request() {
             killed += 1;
         }
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let restarts = "fnctl_inference_host_restarts_total{reason=\"killed\"}";
+    platform.metric_becomes(restarts, 20.0).await;
     let answered = load.end().await;
     assert!(answered > 100, "{answered}");
-    let restarts = "fnctl_inference_host_restarts_total{reason=\"killed\"}";
     assert_eq!(platform.metric(restarts).await, 20.0);
     assert_eq!(
         platform.metric("fnctl_inference_quarantined_models").await,
@@ -148,9 +148,8 @@ async fn a_model_that_crashes_is_quarantined_and_only_its_function_notices() {
         crashed.text()
     );
     assert!(load.end().await > 0);
-    tokio::time::sleep(Duration::from_millis(600)).await;
     let quarantined = "fnctl_inference_quarantined_models";
-    assert_eq!(platform.metric(quarantined).await, 1.0);
+    platform.metric_becomes(quarantined, 1.0).await;
     let restarts = "fnctl_inference_host_restarts_total{reason=\"crashed\"}";
     assert!(platform.metric(restarts).await >= 3.0);
     // Whoever looks at the function, or at inference, sees it.
@@ -432,6 +431,7 @@ async fn signals_to_the_whole_group_end_no_host_before_the_drain() {
             .status()
             .unwrap();
         assert!(sent.success());
+        // Long enough for one that does not wait to be gone.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(exists(hosts[0]), "{name}: the host waits for its platform");
         stream.write_all(rest).await.unwrap();

@@ -52,6 +52,7 @@ fn compute(session: SessionId, inputs: &[(&str, TensorType, &[u32], Bytes)]) -> 
         })
         .collect();
     Compute {
+        function: "test".parse().unwrap(),
         session,
         inputs,
         deadline: Instant::now() + Duration::from_secs(60),

@@ -65,6 +65,7 @@ async fn a_rate_limit_is_told_with_the_time_to_wait() {
             .await,
         1.0
     );
+    // What it was told to wait, and a little.
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     platform.call("probe/count").await.ok();
 }

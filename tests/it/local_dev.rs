@@ -2,7 +2,7 @@
 
 use crate::cli::program;
 use crate::languages::cache;
-use fnctl_tests::{Client, TestPlatform};
+use fnctl_tests::{Client, TestPlatform, probe};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -249,6 +249,52 @@ async fn a_save_is_redeployed_and_a_broken_one_is_not() {
     assert!(status.success(), "{status}");
     let left: Vec<_> = std::fs::read_dir(temporary.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// The terminal is closed while a build runs: nothing of it is left, neither data nor compiler.
+#[test]
+fn a_closed_terminal_ends_dev_and_its_build_and_leaves_nothing() {
+    let (project, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = project.path();
+    std::fs::write(folder.join("seed.wasm"), probe()).unwrap();
+    let settings = |command: &str| {
+        let text =
+            format!("name = 'hung-up'\nartifact = 'probe.wasm'\n[build]\ncommand = '{command}'\n");
+        std::fs::write(folder.join("function.toml"), text).unwrap();
+    };
+    settings("cp seed.wasm probe.wasm");
+    let mut dev = Dev::start(folder, temporary.path());
+    dev.line("version 1 is live");
+    assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 1);
+
+    // A save begins a build that takes its time.
+    settings("echo $$ > building && exec sleep 600");
+    let building = folder.join("building");
+    let until = Instant::now() + Duration::from_secs(20);
+    let compiler = loop {
+        let told = std::fs::read_to_string(&building).unwrap_or_default();
+        match told.trim().parse::<u32>() {
+            Ok(pid) => break pid,
+            Err(_) => assert!(Instant::now() < until, "the build does not begin"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let pid = dev.child.id().to_string();
+    run(Command::new("kill").args(["-HUP", &pid]));
+    let status = dev.child.wait().unwrap();
+    assert!(status.success(), "{status}");
+    let left: Vec<_> = std::fs::read_dir(temporary.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let runs = || {
+        let stat = std::fs::read_to_string(format!("/proc/{compiler}/stat"));
+        // One that nobody has waited for yet is over all the same.
+        stat.is_ok_and(|stat| !stat.rsplit_once(") ").unwrap().1.starts_with('Z'))
+    };
+    let until = Instant::now() + Duration::from_secs(10);
+    while runs() {
+        assert!(Instant::now() < until, "the build goes on");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! that is started before it is called.
 
 use crate::cli::{fnctl, stderr, stdout};
-use fnctl_tests::{Deployment, TestPlatform, probe};
+use fnctl_core::Period;
+use fnctl_tests::{Deployment, TestPlatform, eventually, file, probe};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -267,6 +268,7 @@ async fn a_periodic_function_is_started_ahead() {
         if starts.last().is_some_and(|start| start == "prewarmed") {
             break;
         }
+        // Its period, which is what is learned.
         tokio::time::sleep(Duration::from_millis(3050)).await;
     }
     assert_eq!(starts.first().map(String::as_str), Some("cold"));
@@ -285,4 +287,48 @@ async fn a_periodic_function_is_started_ahead() {
             .await
             >= 1.0
     );
+}
+
+/// A policy that finds memory dear lets the model and the code go seconds after their sandbox, long before the times of
+/// the platform, which hold for a function with another policy.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_adaptive_policy_lets_models_and_code_go_as_well() {
+    let platform = TestPlatform::start_with(|config| {
+        // So dear that even a model of a few kilobytes is not worth a second.
+        config.scheduler.keep_alive_policy = "adaptive:20ms".parse().unwrap();
+        config.inference.session_ttl = Period::secs(3600);
+        config.worker.template_ttl = Period::secs(3600);
+    })
+    .await;
+    let request = file("examples/fraud/request.json");
+    let deployment = |name: &str| {
+        Deployment::new(name, file("examples/fraud/fraud.wasm"))
+            .model("fraud", file("examples/fraud/models/fraud_mlp16.onnx"))
+            .with("keep_alive", "100ms")
+    };
+    platform.deploy(deployment("adaptive")).await;
+    for _ in 0..4 {
+        platform
+            .client
+            .post("/fn/adaptive", request.clone())
+            .await
+            .ok();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    eventually("the session is unloaded", || {
+        platform.platform().sessions() == (0, 0)
+    })
+    .await;
+    eventually("the template is dropped", || {
+        platform.platform().templates() == 0
+    })
+    .await;
+    let gone = |rung: &str, reason: &str| {
+        let name = format!("fnctl_evictions_total{{reason=\"{reason}\",rung=\"{rung}\"}}");
+        let platform = &platform;
+        async move { platform.metric(&name).await }
+    };
+    assert_eq!(gone("session", "policy").await, 1.0);
+    assert_eq!(gone("template", "policy").await, 1.0);
+    assert_eq!(gone("session", "ttl").await, 0.0);
 }

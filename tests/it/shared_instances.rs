@@ -148,6 +148,7 @@ async fn a_deadline_fails_its_own_request_and_the_others_finish() {
     platform.call("probe/count").await.ok();
     let late = call(&platform, "hang");
     busy_with(&platform, "busy with 1 of 8").await;
+    // Half of its time.
     tokio::time::sleep(Duration::from_millis(1000)).await;
     // It ends after the other's deadline, and before its own.
     let fine = call(&platform, "sleep?1500");
@@ -203,6 +204,7 @@ async fn one_that_spins_past_its_deadline_does_not_hold_the_others_for_long() {
     platform.call("probe/count").await.ok();
     let spinning = call(&platform, "spin");
     busy_with(&platform, "busy with 1 of 8").await;
+    // Half of its time.
     tokio::time::sleep(Duration::from_millis(1000)).await;
     let held = call(&platform, "sleep?10");
     assert_eq!(outcome(&spinning.await.unwrap()), (504, "timeout".into()));
@@ -221,6 +223,7 @@ async fn one_that_waits_in_a_call_of_wasi_0_2_holds_nobody_past_its_deadline_who
     platform.call("probe/count").await.ok();
     let blocking = call(&platform, "block?60000");
     busy_with(&platform, "busy with 1 of 8").await;
+    // Half of its time.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let held = call(&platform, "sleep?10");
     busy_with(&platform, "busy with 2 of 8").await;
@@ -275,6 +278,7 @@ async fn a_caller_that_leaves_does_not_take_the_others_with_it() {
     // A reader that leaves in the middle of a body is noticed by the guest itself: its instance serves on.
     let leaving = call(&platform, "endless");
     busy_with(&platform, "busy with 1 of 8").await;
+    // The caller is somewhere in the body by then; nothing tells where.
     tokio::time::sleep(Duration::from_millis(200)).await;
     leaving.abort();
     eventually("the guest is done", || platform.platform().in_flight() == 0).await;
@@ -288,6 +292,7 @@ async fn a_caller_that_leaves_a_body_beside_others_ends_the_instance_for_new_one
     let staying = call(&platform, "sleep?2500");
     let leaving = call(&platform, "endless");
     busy_with(&platform, "busy with 2 of 8").await;
+    // The caller is somewhere in the body by then; nothing tells where.
     tokio::time::sleep(Duration::from_millis(200)).await;
     leaving.abort();
     // Whether the guest still writes is not known while another is in flight.
@@ -387,6 +392,64 @@ async fn inference_works_in_a_shared_instance() {
         "{answers:?}"
     );
     holding.await.unwrap().ok();
+    assert_eq!(instances(&platform).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compute_keeps_its_processor_when_the_request_that_ran_the_guest_leaves() {
+    let model = file("tests/fixtures/models/light_vgg19.onnx");
+    let platform = platform_with(8, |probe| {
+        probe.model("vgg", model).with("start_timeout", "60s")
+    })
+    .await;
+    platform.call("probe/count").await.ok();
+    // The first who comes runs the guest for all.
+    let leading = call(&platform, "sleep?20000");
+    busy_with(&platform, "busy with 1 of 8").await;
+    platform.metric_becomes("fnctl_running", 0.0).await;
+    let client = platform.client.clone();
+    let path = "/fn/probe/nn/run?model=vgg";
+    let computing =
+        tokio::spawn(async move { client.post(path, "data_0;f32;1x3x224x224;ramp").await });
+    platform.metric_becomes("fnctl_running", 1.0).await;
+    // What has begun is the compute by now, which takes some hundred times as long as to get there.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    leading.abort();
+    // One that comes while it is computed is not begun, and does not wait for it: the instance takes nobody new.
+    eventually("the one that led is gone", || {
+        platform.platform().in_flight() == 1
+    })
+    .await;
+    let running = platform.metric("fnctl_running").await;
+    assert!(computing.is_finished() || running == 1.0, "{running} run");
+    is_fresh(&platform).await;
+    computing.await.unwrap().ok();
+    platform.metric_becomes("fnctl_running", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_during_a_compute_is_served_by_another_instance_if_that_one_ends() {
+    let model = file("tests/fixtures/models/light_vgg19.onnx");
+    let platform = platform_with(8, |probe| {
+        probe.model("vgg", model).with("start_timeout", "60s")
+    })
+    .await;
+    platform.call("probe/count").await.ok();
+    let client = platform.client.clone();
+    let path = "/fn/probe/nn/run?model=vgg";
+    let computing =
+        tokio::spawn(async move { client.post(path, "data_0;f32;1x3x224x224;ramp").await });
+    busy_with(&platform, "busy with 1 of 8").await;
+    platform.metric_becomes("fnctl_running", 1.0).await;
+    // It computes by now.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let came = call(&platform, "count");
+    busy_with(&platform, "busy with 2 of 8").await;
+    assert!(!computing.is_finished(), "the model computes for longer");
+    computing.abort();
+    let came = came.await.unwrap().ok();
+    assert_eq!(came.text(), "1", "of another instance");
+    eventually("nothing is left", || platform.platform().in_flight() == 0).await;
     assert_eq!(instances(&platform).await.len(), 1);
 }
 

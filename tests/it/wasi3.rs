@@ -182,6 +182,7 @@ async fn many_short_visits_cost_no_cpu_time_that_was_not_used() {
     for number in 0..60 {
         exchange.send(format!("{number}\n").as_bytes()).await;
         assert_eq!(exchange.line().await, number.to_string());
+        // A guest that works a little, often, over thrice the time that it may compute.
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     exchange.finish().await;

@@ -207,6 +207,22 @@ impl TestPlatform {
         line.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
+    /// Waits until a metric's sample has this value, and fails after ten seconds.
+    pub async fn metric_becomes(&self, sample: &str, value: f64) {
+        let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let is = self.metric(sample).await;
+            if (is - value).abs() < f64::EPSILON {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < until,
+                "{sample} is {is}, not {value}"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
     /// Invokes a function's path, and waits until its guest has returned.
     pub async fn call(&self, target: &str) -> Reply {
         let reply = self.client.get(&format!("/fn/{target}")).await;

@@ -19,6 +19,7 @@ mod nn;
 mod outgoing;
 mod sandbox;
 mod sharing;
+mod standing;
 mod state;
 mod template;
 mod templates;
@@ -26,6 +27,7 @@ mod thread_time;
 
 pub use check::WasmCheck;
 pub use config::Config;
+pub use templates::Reaped;
 
 use async_trait::async_trait;
 use fnctl_core::ids::FunctionName;
@@ -36,6 +38,7 @@ use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
 use guest_log::GuestLog;
 use nn::ModelLease;
+use standing::Standing;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,8 +88,8 @@ impl Worker {
         Arc::new(WasmCheck::new(self.templates.clone()))
     }
 
-    /// Drops templates that nobody used for their time-to-live. Returns how many.
-    pub fn reap(&self, now: Instant) -> usize {
+    /// Drops templates that nobody wants kept any more.
+    pub fn reap(&self, now: Instant) -> Reaped {
         self.templates.reap(now)
     }
 
@@ -181,6 +184,10 @@ impl Worker {
         if !version.models.is_empty() {
             phases.model = models_took;
         }
+        let footing = Box::new(Standing {
+            models: models.values().cloned().collect(),
+            template: template.template.clone(),
+        });
         let nn = nn::NnContext::new(self.inference.clone(), models, version);
         let limit = version.config.log_bytes.bytes();
         let log = GuestLog::new(version.key(), limit, self.logs.clone());
@@ -209,6 +216,10 @@ impl Worker {
                 sandbox.into_sandbox()
             }
         };
-        Ok(Created { sandbox, phases })
+        Ok(Created {
+            sandbox,
+            phases,
+            footing,
+        })
     }
 }

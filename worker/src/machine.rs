@@ -5,8 +5,11 @@ use crate::config::Config;
 use crate::engine::{Concurrency, GuestEngine};
 use crate::template::{GuestKind, Linkers, Template, TemplateKind};
 use fnctl_core::ids::Digest;
+use fnctl_core::ladder::RungCost;
 use fnctl_core::{ErrorKind, Failure};
+use parking_lot::Mutex;
 use std::sync::Arc;
+use tokio::time::Instant;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
@@ -41,8 +44,9 @@ impl Machine {
 
     /// The template of code that was compiled before, if it is there and usable.
     pub(crate) fn cached(&self, digest: Digest) -> Option<Arc<Template>> {
+        let since = Instant::now();
         let code = self.cache.read(&digest)?;
-        match self.deserialize(&code) {
+        match self.deserialize(&code, since) {
             Ok(template) => Some(template),
             Err(error) => {
                 tracing::warn!(%digest, cause = error.cause, "compiled code was refused; compiling again");
@@ -59,7 +63,8 @@ impl Machine {
         bytes: &[u8],
     ) -> Result<Arc<Template>, Failure> {
         let code = kind.precompile(&self.engine.engine, bytes)?;
-        let template = self.deserialize(&code)?;
+        // Compiling is not what comes again when the template is let go: the code is kept.
+        let template = self.deserialize(&code, Instant::now())?;
         self.cache.keep(&digest, &code);
         Ok(template)
     }
@@ -69,7 +74,8 @@ impl Machine {
         self.cache.retain(wanted)
     }
 
-    fn deserialize(&self, code: &[u8]) -> Result<Arc<Template>, Failure> {
+    /// Makes a template of compiled code; getting it began at `since`.
+    fn deserialize(&self, code: &[u8], since: Instant) -> Result<Arc<Template>, Failure> {
         let engine = &self.engine.engine;
         let refused = |error: wasmtime::Error| {
             Failure::internal(format!("compiled code was refused: {error:#}"))
@@ -92,6 +98,11 @@ impl Machine {
         Ok(Arc::new(Template {
             engine: self.engine.clone(),
             kind,
+            cost: RungCost {
+                took: since.elapsed(),
+                bytes: code.len() as u64,
+            },
+            kept: Mutex::new(None),
         }))
     }
 }

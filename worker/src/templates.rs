@@ -22,6 +22,15 @@ pub(crate) struct Loaded {
     pub(crate) compile: Duration,
 }
 
+/// Templates that went because nobody wanted them kept any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Their time-to-live was over.
+    pub expired: usize,
+    /// The functions' policies wanted them no longer.
+    pub by_policy: usize,
+}
+
 struct Slot {
     /// Set once; whoever comes while it is being set waits for the one load.
     cell: OnceCell<Arc<Template>>,
@@ -69,6 +78,8 @@ impl Templates {
             .clone();
         *slot.used.lock() = Instant::now();
         if let Some(template) = slot.cell.get() {
+            // Whoever wanted it kept may be another function.
+            *template.kept.lock() = None;
             return Ok(Loaded {
                 template: template.clone(),
                 artifact: Duration::ZERO,
@@ -107,22 +118,28 @@ impl Templates {
             .sum()
     }
 
-    /// Drops templates that were not asked for within the time-to-live. Running sandboxes keep theirs.
-    pub(crate) fn reap(&self, now: Instant) -> usize {
-        let before = self.slots.len();
+    /// Drops templates that nobody wants kept any more: not asked for within the time-to-live, or let go by the policy of
+    /// the function that used them last. Running sandboxes keep theirs.
+    pub(crate) fn reap(&self, now: Instant) -> Reaped {
+        let mut reaped = Reaped::default();
         self.slots.retain(|_, slot| {
             let mut used = slot.used.lock();
-            if slot
-                .cell
-                .get()
-                .is_some_and(|template| Arc::strong_count(template) > 1)
-            {
+            let template = slot.cell.get();
+            if template.is_some_and(|template| Arc::strong_count(template) > 1) {
                 // In use by a sandbox: its time-to-live begins when the last one goes.
                 *used = now;
+                return true;
             }
-            now.saturating_duration_since(*used) < self.config.template_ttl.duration()
+            if let Some(until) = template.and_then(|template| *template.kept.lock()) {
+                reaped.by_policy += usize::from(until <= now);
+                return until > now;
+            }
+            let ttl = self.config.template_ttl.duration();
+            let lasts = now.saturating_duration_since(*used) < ttl;
+            reaped.expired += usize::from(!lasts);
+            lasts
         });
-        before.saturating_sub(self.slots.len())
+        reaped
     }
 
     pub(crate) fn len(&self) -> usize {

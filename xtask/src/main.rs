@@ -10,6 +10,7 @@ mod ci;
 mod compose;
 mod dashboards;
 mod demo;
+mod drawing;
 mod flows;
 mod gates;
 mod guest_languages;

@@ -12,7 +12,7 @@ use fnctl_platform::policy::{Spec, adaptive};
 use fnctl_platform::simulator::generate::{Mix, Recipe};
 use fnctl_platform::simulator::sweep::{Family, Sweep};
 use fnctl_platform::simulator::trace::{Trace, Trigger};
-use fnctl_platform::simulator::{Band, Outcome, Settings, Spread, simulate};
+use fnctl_platform::simulator::{Band, Outcome, RungSettings, Settings, Spread, simulate};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -33,7 +33,7 @@ pub(crate) struct PolicyArgs {
 enum Action {
     /// Replay a trace under each policy: cold starts, added latency, idle memory, evictions.
     #[command(
-        after_help = "A policy is fixed:TIME, histogram, adaptive or greedy-dual; docs/policies.md has their parameters.\nTraces: the Azure Functions 2019 invocation counts (day files in order), or timestamp,function,duration.\n\nExamples:\n  fnctl policy simulate --trace T.csv --policy fixed:60s --policy histogram --policy adaptive\n  fnctl policy simulate --trace T.csv --policy adaptive:20m --json\n  fnctl policy simulate --trace d01.csv.gz --trace d02.csv.gz --policy fixed:10m --plot out.svg\n  fnctl policy simulate --trace T.csv --policy greedy-dual --node-memory 8GiB"
+        after_help = "A policy is fixed:TIME, histogram, adaptive or greedy-dual; docs/policies.md has their parameters.\nTraces: the Azure Functions 2019 invocation counts (day files in order), or timestamp,function,duration.\n\nExamples:\n  fnctl policy simulate --trace T.csv --policy fixed:60s --policy histogram --policy adaptive\n  fnctl policy simulate --trace T.csv --policy adaptive:20m --json\n  fnctl policy simulate --trace d01.csv.gz --trace d02.csv.gz --policy fixed:10m --plot out.svg\n  fnctl policy simulate --trace T.csv --policy greedy-dual --node-memory 8GiB\n  fnctl policy simulate --trace T.csv --cold-cost 2ms --memory 8MiB --session-cost 20ms..2s --session-memory 16MiB..512MiB --policy adaptive --policy adaptive:no-rungs"
     )]
     Simulate(SimulateArgs),
     /// Compare policies at equal idle memory, by class of function.
@@ -57,6 +57,24 @@ struct World {
     /// Memory of an instance; a range differs between functions, each octave as likely.
     #[arg(long, value_name = "SIZE[..SIZE]", default_value = "64MiB..512MiB", value_parser = sizes)]
     memory: Spread,
+    /// Time to load a function's model, on top of --cold-cost: tells its session apart from the instance.
+    #[arg(long, value_name = "TIME[..TIME]", value_parser = times, requires = "session_memory")]
+    session_cost: Option<Spread>,
+    /// Memory of a function's model, on top of --memory.
+    #[arg(long, value_name = "SIZE[..SIZE]", value_parser = sizes, requires = "session_cost")]
+    session_memory: Option<Spread>,
+    /// How long a session is kept where the policy leaves that open.
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    session_ttl: Period,
+    /// Time to load a function's compiled code, on top of --cold-cost: tells its template apart from the instance.
+    #[arg(long, value_name = "TIME[..TIME]", value_parser = times, requires = "template_memory")]
+    template_cost: Option<Spread>,
+    /// Memory of a function's compiled code, on top of --memory.
+    #[arg(long, value_name = "SIZE[..SIZE]", value_parser = sizes, requires = "template_cost")]
+    template_memory: Option<Spread>,
+    /// How long a template is kept where the policy leaves that open.
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    template_ttl: Period,
     /// How long an invocation runs that the trace tells no duration of.
     #[arg(long, value_name = "TIME", default_value = "100ms")]
     duration: Period,
@@ -173,6 +191,8 @@ impl World {
         Settings {
             cold: self.cold_cost,
             bytes: self.memory,
+            session: rung(self.session_cost, self.session_memory, self.session_ttl),
+            template: rung(self.template_cost, self.template_memory, self.template_ttl),
             duration: self.duration.duration(),
             node_bytes: self.node_memory.map(ByteSize::bytes),
             node_instances: self.node_instances,
@@ -180,6 +200,15 @@ impl World {
             ..Settings::default()
         }
     }
+}
+
+/// A rung below the instance, if it is told apart.
+fn rung(cold: Option<Spread>, bytes: Option<Spread>, ttl: Period) -> Option<RungSettings> {
+    Some(RungSettings {
+        cold: cold?,
+        bytes: bytes?,
+        ttl: ttl.duration(),
+    })
 }
 
 /// One value, or two with dots between them.
@@ -312,6 +341,7 @@ fn value(name: &str, outcome: &Outcome) -> Value {
         "functions": all.functions,
         "cold_starts": all.cold_starts,
         "cold_percent": rounded(part(all.cold_starts, all.invocations) * 100.0),
+        "made_below": all.made_below,
         "prewarmed_starts": all.prewarmed_starts,
         "started_ahead": all.started_ahead,
         "p50_added_ms": rounded(outcome.added(0.5).as_secs_f64() * 1e3),

@@ -5,6 +5,7 @@
 //! lies in the shared memory. It is not trusted with anything: it checks what it is told, because that is cheap, but the
 //! platform must not depend on it doing so.
 
+use super::bound::Learned;
 use super::child_threads::Express;
 use super::lanes::Lane;
 use super::protocol::{Order, Report, Setup, VERSION};
@@ -58,6 +59,12 @@ pub(super) struct SlotState {
     pub(super) held: Option<(u32, Computed)>,
 }
 
+/// A session, and what its runs have taught.
+pub(super) struct Hosted {
+    pub(super) session: Arc<OnnxSession>,
+    pub(super) learned: Learned,
+}
+
 pub(super) struct Host {
     pub(super) shared: Arc<Shared>,
     pub(super) signal: OwnedFd,
@@ -65,7 +72,7 @@ pub(super) struct Host {
     pub(super) express: Taker,
     pub(super) answerer: super::rings::Answerer,
     pub(super) slots: Vec<Mutex<SlotState>>,
-    pub(super) sessions: RwLock<HashMap<u64, Arc<OnnxSession>>>,
+    pub(super) sessions: RwLock<HashMap<u64, Arc<Hosted>>>,
     runtime: Runtime,
     socket: OwnedFd,
     loading: AtomicUsize,
@@ -187,7 +194,7 @@ impl Host {
                 Order::Load { session, length } => {
                     // A bare host shall be small: its threads come with the first model.
                     if let Some(express) = express.take() {
-                        self.start_threads(setup.compute_threads, express)
+                        self.start_threads(setup, express)
                             .map_err(ServeError::Socket)?;
                     }
                     if let Some(model) = descriptors.pop() {
@@ -199,6 +206,7 @@ impl Host {
                     drop(gone);
                     purge_allocator();
                     self.note();
+                    self.report(&Report::Unloaded { session });
                 }
                 Order::Cancel { slot, run } => self.cancel(slot, run),
                 Order::Ping(number) => self.report(&Report::Pong(number)),
@@ -271,7 +279,11 @@ impl Host {
         let report = match loaded {
             Ok(loaded) => {
                 let (info, bytes) = (loaded.info.as_ref().clone(), loaded.resident_bytes());
-                self.sessions.write().insert(session, Arc::new(loaded));
+                let hosted = Hosted {
+                    learned: Learned::new(&info),
+                    session: Arc::new(loaded),
+                };
+                self.sessions.write().insert(session, Arc::new(hosted));
                 Report::Loaded {
                     session,
                     result: Ok(info),

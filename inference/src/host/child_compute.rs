@@ -1,6 +1,7 @@
 //! One inference in the host: from the message in a slot to the answer in the same slot.
 
-use super::child::Host;
+use super::bound::{self, Outputs};
+use super::child::{Host, Hosted};
 use super::protocol::{self, Answer, InputAt, OutputAt, Span, Submission};
 use super::shared::{Figure, SlotWord};
 use crate::allocator;
@@ -39,8 +40,11 @@ impl Host {
                 inputs,
                 room,
             } => {
-                let outputs = self.run(slot, run, session, inputs)?;
-                self.deliver((slot, run), outputs, room)
+                let outputs = self.run((slot, run), session, inputs, room)?;
+                match outputs {
+                    Outputs::Placed(outputs) => Ok(Answer::Outputs(outputs)),
+                    Outputs::Loose(outputs) => self.deliver((slot, run), outputs, room),
+                }
             }
             Submission::Deliver { run, room } => {
                 let held = self
@@ -61,12 +65,12 @@ impl Host {
 
     fn run(
         &self,
-        slot: u32,
-        run: u32,
+        (slot, run): (u32, u32),
         session: u64,
         inputs: Vec<InputAt>,
-    ) -> Result<Computed, InferenceError> {
-        let session = self
+        room: Span,
+    ) -> Result<Outputs, InferenceError> {
+        let Hosted { session, learned } = &*self
             .sessions
             .read()
             .get(&session)
@@ -101,7 +105,10 @@ impl Host {
         if cancelled.load(Ordering::SeqCst) == run {
             state.lock().running = None;
         }
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| bound.execute()));
+        let room = range(room)?;
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            bound::execute(learned, &bound, &self.shared, room)
+        }));
         if let Some((_, stopper)) = state.lock().running.take() {
             stopper.disarm();
         }

@@ -5,7 +5,7 @@
 
 use super::child::Host;
 use super::lanes::Lane;
-use super::protocol::{self, Answer};
+use super::protocol::{self, Answer, Setup};
 use super::shared::{MAX_MESSAGE, SlotWord};
 use crate::turns;
 use fnctl_core::inference::InferenceErrorKind;
@@ -50,17 +50,16 @@ impl Host {
     /// Starts the threads of both lanes.
     pub(super) fn start_threads(
         self: &Arc<Self>,
-        compute_threads: usize,
+        setup: &Setup,
         express: Express,
     ) -> io::Result<()> {
-        for _ in 0..Lane::Bulk.threads(compute_threads) {
+        for _ in 0..setup.compute_threads.max(1) {
             let host = self.clone();
             std::thread::Builder::new()
                 .name("fnctl-compute".into())
                 .spawn(move || host.compute(Lane::Bulk))?;
         }
-        let threads = Lane::Express.threads(compute_threads);
-        let begun = express.0.send((self.clone(), threads));
+        let begun = express.0.send((self.clone(), setup.express_threads));
         begun.map_err(|_| io::Error::other("the express lane's first thread has ended"))
     }
 

@@ -4,48 +4,22 @@
 //! answer that cannot be true ends the host.
 
 use super::arena::Arena;
+use super::asked::{Asked, Gone, Refusal, refused};
 use super::child_compute::ALIGNMENT;
-use super::lanes::{Lane, Lanes, Pace};
+use super::lanes::{Lane, Lanes, Pace, may_wait};
 use super::protocol::{self, Answer, InputAt, OutputAt, Span, Submission};
+use super::quarantine::Suspect;
 use super::rings::{Collector, Lie};
 use super::shared::{INLINE, MAX_MESSAGE, Shared, SlotWord};
-use crate::allocator::Shortage;
 use crate::inputs::Resolved;
 use crate::sessions::SessionKey;
+use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind, ModelInfo, Tensor};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
-
-/// The host died, or is about to, before it answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Gone;
-
-/// The outcome of something asked of a host.
-pub(crate) type Asked<T> = Result<Result<T, Refusal>, Gone>;
-
-/// Why a host that lives did not do what was asked.
-#[derive(Debug, Clone)]
-pub(crate) struct Refusal {
-    pub(crate) error: InferenceError,
-    /// What its memory lacked, as it says; none if less of other things in it would not help.
-    pub(crate) shortage: Option<Shortage>,
-}
-
-impl From<InferenceError> for Refusal {
-    fn from(error: InferenceError) -> Self {
-        Self {
-            error,
-            shortage: None,
-        }
-    }
-}
-
-fn refused<T>(kind: InferenceErrorKind, message: impl Into<String>) -> Asked<T> {
-    Ok(Err(InferenceError::new(kind, message).into()))
-}
 
 pub(crate) struct Computes {
     shared: Arc<Shared>,
@@ -76,6 +50,7 @@ struct Pending {
     run: u32,
     lane: Lane,
     key: Arc<SessionKey>,
+    caller: FunctionName,
     lease: Lease,
     answer: oneshot::Sender<Lease>,
     /// Since when nobody waits for it.
@@ -142,8 +117,16 @@ impl Drop for Unfetched<'_> {
 pub(crate) struct InFlight {
     pub(crate) slot: u32,
     pub(crate) run: u32,
-    pub(crate) key: Arc<SessionKey>,
+    key: Arc<SessionKey>,
+    caller: FunctionName,
     pub(crate) cancelled: Option<Instant>,
+}
+
+impl InFlight {
+    /// Whose doing it is.
+    pub(crate) fn who(&self) -> Suspect {
+        Suspect::computing(&self.key, &self.caller)
+    }
 }
 
 /// What one compute needs to know about its model.
@@ -152,6 +135,7 @@ pub(crate) struct Work<'a> {
     pub(crate) session: u64,
     pub(crate) key: &'a Arc<SessionKey>,
     pub(crate) pace: &'a Pace,
+    pub(crate) caller: &'a FunctionName,
     pub(crate) info: &'a ModelInfo,
     /// Bytes that the last outputs took, so that there is room at once for the next.
     pub(crate) room: &'a AtomicUsize,
@@ -199,31 +183,24 @@ impl Computes {
                 slot: one.lease.slot,
                 run: one.run,
                 key: one.key.clone(),
+                caller: one.caller.clone(),
                 cancelled: one.cancelled,
             })
             .collect()
     }
 
-    /// Restarts the clock of cancelled runs that may not have begun: each lane of the host takes runs in their order, so
-    /// one has surely begun only once fewer older ones of its lane are in flight than the lane has threads. Until then it
-    /// cannot end either.
+    /// Restarts the clock of cancelled runs that may not have begun: until they have they cannot end either.
     pub(crate) fn excuse_queued(&self, compute_threads: usize, now: Instant) {
         let mut state = self.state.lock();
         // By age, which unlike the numbers themselves is not mixed up when they begin anew.
         let newest = self.runs.load(Ordering::Relaxed);
         let age = |pending: &Pending| newest.wrapping_sub(pending.run);
-        for lane in [Lane::Bulk, Lane::Express] {
-            let in_lane = |pending: &&Pending| pending.lane == lane;
-            let pending = state.pending.iter().flatten().filter(in_lane);
-            let mut ages: Vec<u32> = pending.map(age).collect();
-            ages.sort_unstable_by(|one, other| other.cmp(one));
-            for pending in state.pending.iter_mut().flatten() {
-                let mine = age(pending);
-                let older = ages.partition_point(|age| *age > mine);
-                let may_wait = pending.lane == lane && older >= lane.threads(compute_threads);
-                if pending.cancelled.is_some() && may_wait {
-                    pending.cancelled = Some(now);
-                }
+        let runs = state.pending.iter().flatten();
+        let runs: Vec<_> = runs.map(|one| (one.lane, age(one))).collect();
+        for pending in state.pending.iter_mut().flatten() {
+            let run = (pending.lane, age(pending));
+            if pending.cancelled.is_some() && may_wait(run, &runs, compute_threads) {
+                pending.cancelled = Some(now);
             }
         }
     }
@@ -428,6 +405,7 @@ impl Computes {
                     run,
                     lane,
                     key: work.key.clone(),
+                    caller: work.caller.clone(),
                     lease,
                     answer,
                     cancelled: None,

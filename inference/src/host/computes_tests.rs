@@ -1,6 +1,7 @@
 //! Computes against hosts that lie: each is found out, and whoever waits is told that the host is gone.
 
-use super::computes::{Asked, Computes, Gone, Work};
+use super::asked::{Asked, Gone};
+use super::computes::{Computes, Work};
 use super::lanes::{Lane, Pace};
 use super::protocol::{self, Answer, OutputAt, Span, Submission};
 use super::rings::{Answerer, Taker};
@@ -8,7 +9,7 @@ use super::shared::{INLINE, Layout, MAX_MESSAGE, Shared};
 use crate::inputs::Resolved;
 use crate::sessions::SessionKey;
 use fnctl_core::config::InferenceIsolation;
-use fnctl_core::ids::Digest;
+use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{Computed, ModelInfo, Port, Tensor, TensorType};
 use rustix::event::EventfdFlags;
 use std::os::fd::AsFd;
@@ -22,6 +23,10 @@ fn key(session: u64) -> Arc<SessionKey> {
         owner: None,
         isolation: InferenceIsolation::Shared,
     })
+}
+
+fn caller() -> FunctionName {
+    "caller".parse().unwrap()
 }
 
 fn port(name: &str) -> Port {
@@ -109,6 +114,7 @@ async fn one_after(room: &AtomicUsize, behaviour: Behaviour) -> (Asked<Computed>
         session: 1,
         key: &key(1),
         pace: &Pace::default(),
+        caller: &caller(),
         info: &info,
         room,
         inputs: &inputs,
@@ -253,6 +259,7 @@ async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
             session,
             key: &key(session),
             pace: &Pace::default(),
+            caller: &caller(),
             info: &info,
             room: &room,
             inputs: &inputs,
@@ -271,6 +278,41 @@ async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
     assert_eq!(excused, [(1, false), (2, false), (3, true), (4, true)]);
 }
 
+#[tokio::test]
+async fn who_waits_in_one_lane_does_not_wait_for_the_other() {
+    let layout = Layout::new(2, 1 << 20);
+    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4, 1);
+    let (info, inputs) = (info(1), inputs(3));
+    let (room, cancel) = (AtomicUsize::new(0), |_, _| {});
+    let (slow, fast) = (Pace::default(), Pace::default());
+    slow.add(u32::MAX);
+    fast.add(1_000);
+    // A host of one thread for each lane that takes nothing, and callers that give up.
+    for (session, pace) in [(1, &slow), (2, &fast), (3, &slow), (4, &fast)] {
+        let work = Work {
+            session,
+            key: &key(session),
+            pace,
+            caller: &caller(),
+            info: &info,
+            room: &room,
+            inputs: &inputs,
+            cancel: &cancel,
+        };
+        assert!(futures::poll!(std::pin::pin!(computes.run(&work))).is_pending());
+    }
+    let later = tokio::time::Instant::now() + Duration::from_secs(60);
+    computes.excuse_queued(1, later);
+    let mut runs = computes.in_flight();
+    runs.sort_by_key(|run| run.run);
+    let excused: Vec<_> = runs
+        .iter()
+        .map(|run| (run.run, run.cancelled == Some(later)))
+        .collect();
+    // The second is the first of its lane, and so has begun.
+    assert_eq!(excused, [(1, false), (2, false), (3, true), (4, true)]);
+}
+
 /// A caller gives up while its outputs wait for room: the host hears of it, and keeps them no longer.
 #[tokio::test]
 async fn outputs_that_nobody_fetches_are_given_up() {
@@ -285,6 +327,7 @@ async fn outputs_that_nobody_fetches_are_given_up() {
         session: 1,
         key: &key(1),
         pace: &Pace::default(),
+        caller: &caller(),
         info: &info,
         room: &room,
         inputs: &inputs,

@@ -1,7 +1,6 @@
 //! Why a host ended, and whose doing that was.
 
-use super::quarantine::Inhabitants;
-use crate::sessions::SessionKey;
+use super::quarantine::{Inhabitants, Suspect};
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -92,8 +91,8 @@ fn name(signal: i32) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Death {
     pub(crate) reason: Reason,
-    /// Models that were loading or computing.
-    pub(crate) suspects: Vec<SessionKey>,
+    /// Who was loading or computing.
+    pub(crate) suspects: Vec<Suspect>,
     /// Who was ever in this host.
     pub(crate) inhabitants: Inhabitants,
     /// Computes it had answered.

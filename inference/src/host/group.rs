@@ -36,7 +36,7 @@ impl GroupKey {
         match self {
             Self::Shared => None,
             Self::Dedicated(function) => Some(function),
-            Self::Alone(who) => who.owner(),
+            Self::Alone(who) => who.function(),
         }
     }
 

@@ -36,7 +36,8 @@ pub(crate) enum Lane {
 }
 
 impl Lane {
-    /// Threads of the lane in a host of so many compute threads: no more fast ones than could run side by side.
+    /// Threads of the lane in a host of so many compute threads: no more fast ones than could run side by side. Only the
+    /// platform knows, which sees what its container may use of the processors.
     pub(crate) fn threads(self, compute_threads: usize) -> usize {
         match self {
             Self::Bulk => compute_threads.max(1),
@@ -46,6 +47,18 @@ impl Lane {
             }
         }
     }
+}
+
+/// Whether a run may still wait for a thread of its lane, given all that are in the host, each with its lane and its age:
+/// each lane takes runs in their order, so one has surely begun only once fewer older ones of its lane are there than the
+/// lane has threads.
+pub(crate) fn may_wait(
+    (lane, age): (Lane, u32),
+    runs: &[(Lane, u32)],
+    compute_threads: usize,
+) -> bool {
+    let is_before = |(other, theirs): &&(Lane, u32)| *other == lane && *theirs > age;
+    runs.iter().filter(is_before).count() >= lane.threads(compute_threads)
 }
 
 /// What computes of one model take: a moving mean, in nanoseconds.

@@ -6,7 +6,11 @@
 //! that a caller waits for depends on one host living.
 
 mod arena;
+mod asked;
 mod backoff;
+mod bound;
+#[cfg(test)]
+mod bound_tests;
 mod child;
 mod child_compute;
 mod child_threads;
@@ -15,8 +19,10 @@ mod computes;
 mod computes_tests;
 mod death;
 mod fading;
+mod few;
 mod group;
 mod lanes;
+mod loads;
 mod logs;
 mod making_room;
 mod metrics;
@@ -35,6 +41,7 @@ mod supervisor;
 #[cfg(test)]
 mod supervisor_tests;
 mod trial;
+mod unloads;
 mod upkeep;
 mod watch;
 

@@ -1,10 +1,13 @@
 //! A model as the platform keeps it: what it is, and the descriptor from which any host can load it.
 
+use super::few::Few;
 use crate::sessions::{Loaded, SessionKey};
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
     InferenceError, InferenceErrorKind, LoadModel, ModelInfo, ModelSource, SessionId,
 };
+use fnctl_core::ladder::RungCost;
+use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -61,13 +64,21 @@ impl Wanted {
 pub(crate) struct Model {
     pub(crate) wanted: Arc<Wanted>,
     pub(crate) info: Arc<ModelInfo>,
+    /// What its first load took.
+    pub(crate) cost: RungCost,
     /// Bytes that its outputs took so far.
     pub(crate) room: AtomicUsize,
+    /// Functions that ever had a use of it.
+    pub(crate) users: Mutex<Few<FunctionName>>,
 }
 
 impl Loaded for Model {
     fn info(&self) -> Arc<ModelInfo> {
         self.info.clone()
+    }
+
+    fn cost(&self) -> RungCost {
+        self.cost
     }
 }
 

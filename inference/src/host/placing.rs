@@ -6,6 +6,7 @@ use super::quarantine::{Placement, Suspect};
 use super::supervisor::{LOOK_AGAIN, Supervisor};
 use crate::sessions::SessionKey;
 use crate::timed_out;
+use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{InferenceError, InferenceErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 /// Most hosts for suspects at once; further suspects wait for one.
 const MOST_ALONE: usize = 4;
-/// Most of them for what one function owns: its own, and one of its models'.
+/// Most of them for one function: its own, and one of its models'.
 const MOST_ALONE_OF_ONE: usize = 2;
 /// How long a suspect of little waits for a host of its own before it goes back to the others.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -28,9 +29,9 @@ impl Supervisor {
         if let Some(group) = others.get(&key) {
             return Ok(group.clone());
         }
+        // Suspects' hosts have a limit of their own, see `alone`.
         let is_dedicated = |key: &GroupKey| matches!(key, GroupKey::Dedicated(_));
         let dedicated = others.keys().filter(|key| is_dedicated(key)).count();
-        // Suspects' hosts have a limit of their own.
         if is_dedicated(&key) && dedicated >= self.plan.config.max_hosts {
             return Err(InferenceError::new(
                 InferenceErrorKind::TooLarge,
@@ -44,10 +45,29 @@ impl Supervisor {
         Ok(group)
     }
 
-    /// The group where a model may be now.
+    /// Whether a function may have a use of a model now, wherever that is. The session may be there already, for others.
+    pub(super) fn admit(
+        &self,
+        key: &SessionKey,
+        function: &FunctionName,
+    ) -> Result<(), InferenceError> {
+        if !self.suspicion.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        match self.ledger.lock().placement(key, function, now) {
+            Placement::Quarantined { who, deaths, until } => {
+                Err(quarantined(&who, deaths, until.duration_since(now)))
+            }
+            Placement::Usual | Placement::Alone { .. } => Ok(()),
+        }
+    }
+
+    /// The group where a model may be now, for this function.
     pub(super) async fn place(
         &self,
         key: &SessionKey,
+        function: &FunctionName,
         deadline: Instant,
     ) -> Result<Arc<Group>, InferenceError> {
         let since = Instant::now();
@@ -58,15 +78,15 @@ impl Supervisor {
                 return self.group(GroupKey::usual(key));
             }
             let now = Instant::now();
-            let placement = self.ledger.lock().placement(key, now);
+            let placement = self.ledger.lock().placement(key, function, now);
             match placement {
                 Placement::Usual => return self.group(GroupKey::usual(key)),
                 Placement::Quarantined { who, deaths, until } => {
                     return Err(quarantined(&who, deaths, until.duration_since(now)));
                 }
                 Placement::Alone { who, may_return } => {
-                    if self.has_room_alone(&who) {
-                        return self.group(GroupKey::Alone(who));
+                    if let Some(group) = self.alone(who) {
+                        return Ok(group);
                     }
                     if may_return && now.saturating_duration_since(since) >= patience {
                         return self.group(GroupKey::usual(key));
@@ -84,16 +104,17 @@ impl Supervisor {
         }
     }
 
-    /// Whether a suspect has a place of its own, or there is one to be had. Makes room where it can: a host that no
-    /// suspect uses at the moment is ended.
-    fn has_room_alone(&self, who: &Suspect) -> bool {
+    /// A suspect's own place: the one it has, or a new one if there are not too many. The look and the deed are one, under
+    /// one lock. Makes room where there is none: a host that no suspect uses at the moment is ended.
+    fn alone(&self, who: Suspect) -> Option<Arc<Group>> {
         let mut others = self.others.lock();
-        if others.contains_key(&GroupKey::Alone(who.clone())) {
-            return true;
+        let key = GroupKey::Alone(who);
+        if let Some(group) = others.get(&key) {
+            return Some(group.clone());
         }
         // Nobody comes to a group while `others` is locked, so what only the map knows stays unused.
-        others.retain(|key, group| {
-            !matches!(key, GroupKey::Alone(_))
+        others.retain(|other, group| {
+            !matches!(other, GroupKey::Alone(_))
                 || group.live.read().is_some()
                 || Arc::strong_count(group) > 1
         });
@@ -101,13 +122,13 @@ impl Supervisor {
         // Those whose end makes room for this one: its own function's, if that has too many.
         let mut same = Vec::new();
         let mut all = Vec::new();
-        for (key, group) in others.iter() {
-            let GroupKey::Alone(other) = key else {
+        for (other, group) in others.iter() {
+            if !matches!(other, GroupKey::Alone(_)) {
                 continue;
-            };
+            }
             alone += 1;
             all.push(group);
-            if who.owner().is_some() && other.owner() == who.owner() {
+            if key.function().is_some() && other.function() == key.function() {
                 same.push(group);
             }
         }
@@ -116,7 +137,9 @@ impl Supervisor {
         } else if alone >= MOST_ALONE {
             all
         } else {
-            return true;
+            let group = Group::new(key.clone());
+            others.insert(key, group.clone());
+            return Some(group);
         };
         let hosts: Vec<_> = candidates
             .into_iter()
@@ -134,14 +157,15 @@ impl Supervisor {
                 host.finish(Reason::Stopped);
             }
         }
-        false
+        None
     }
 }
 
 /// A suspect, as messages call it.
 pub(super) fn named(who: &Suspect) -> String {
     match who {
-        Suspect::Model(key) => format!("the model {}", key.digest),
+        Suspect::Model(digest, function) => format!("function {function} with the model {digest}"),
+        Suspect::Loading(digest) => format!("the loading of the model {digest}"),
         Suspect::Function(function) => format!("function {function}, with one model or another,"),
     }
 }
@@ -150,7 +174,7 @@ fn quarantined(who: &Suspect, deaths: u32, left: Duration) -> InferenceError {
     InferenceError::new(
         InferenceErrorKind::Quarantined,
         format!(
-            "{} killed its inference host {deaths} times and is kept away from one for another {}s; deploy the function again to lift that at once",
+            "{} killed an inference host {deaths} times and is kept away from one for another {}s; deploy the function again to lift that at once",
             named(who),
             left.as_secs().max(1)
         ),

@@ -1,18 +1,20 @@
 //! One running host, as the platform sees it: its process, its control socket, its computes, and the watch over them.
 
-use super::computes::{Asked, Computes, Gone, Refusal, Work};
+use super::asked::Asked;
+use super::computes::{Computes, Work};
 use super::death::{self, Death, Reason};
-use super::lanes::Pace;
+use super::lanes::Lane;
+use super::loads::{Loading, Resident, Residents};
 use super::metrics::resident_bytes;
-use super::model::Wanted;
 use super::protocol::{Order, Report, Setup, VERSION};
-use super::quarantine::Inhabitants;
+use super::quarantine::{Inhabitants, Suspect};
 use super::shared::{Figure, Layout, Shared};
 use super::spawn::{self, Spawned};
+use super::unloads::Unloads;
 use super::watch::Guard;
 use super::{logs, socket};
 use crate::config::Config;
-use crate::sessions::SessionKey;
+use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind, ModelInfo, SessionId};
 use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
@@ -20,21 +22,17 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, OnceCell, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 /// How long a host has to say that it is ready.
 const START: Duration = Duration::from_secs(20);
 /// How long an ended process may take to be gone.
 pub(super) const REAP: Duration = Duration::from_secs(5);
-/// How long the smallest model may load before its host counts as hung.
-const LOAD: Duration = Duration::from_secs(60);
-/// What a larger one has more: as slow a disk as anybody serves models from.
-const LOAD_BYTES_PER_SECOND: u64 = 16 << 20;
 /// A host that does not empty its socket.
 pub(super) const NO_ORDERS: &str = "it takes no orders";
 
@@ -60,30 +58,6 @@ impl Plan {
 /// Who is told of a death, before anybody who waits for the host is.
 pub(crate) type OnDeath = Box<dyn FnOnce(&Death) + Send>;
 
-pub(super) struct Loading {
-    pub(super) since: Instant,
-    /// How long it may take.
-    pub(super) limit: Duration,
-    pub(super) key: Arc<SessionKey>,
-    pub(super) done: oneshot::Sender<Result<(ModelInfo, u64), Refusal>>,
-}
-
-/// A session in one host, by one load.
-#[derive(Debug)]
-pub(crate) struct Resident {
-    /// What the host knows it by: never used twice, so that the end of one load cannot be taken for another's.
-    pub(super) number: u64,
-    pub(super) key: Arc<SessionKey>,
-    pub(super) info: OnceCell<ModelInfo>,
-    /// Set under the lock of `residents`, and only while this is what is in there: from then on who takes it out tells
-    /// the host, until then who loads it does.
-    pub(super) loaded: AtomicBool,
-    /// Bytes that it took, as the host says.
-    pub(super) bytes: AtomicU64,
-    /// What its computes take.
-    pub(super) pace: Pace,
-}
-
 /// A running host.
 pub(crate) struct HostProcess {
     pub(crate) pid: u32,
@@ -97,7 +71,9 @@ pub(crate) struct HostProcess {
     /// Loads that may be in the host at once; closed when it is gone.
     pub(super) turns: Semaphore,
     pub(super) residents: Residents,
-    loads: AtomicU64,
+    /// Loads so far.
+    pub(super) loads: AtomicU64,
+    pub(super) unloads: Unloads,
     /// Who ever was in it.
     pub(super) inhabitants: Mutex<Inhabitants>,
     pub(crate) dead: OnceLock<Reason>,
@@ -108,12 +84,12 @@ pub(crate) struct HostProcess {
     /// Why the platform ends it, if it does.
     pub(super) ending: OnceLock<Reason>,
     /// A run or a load that did not end: the one suspect of a hang.
-    pub(super) stuck: Mutex<Option<SessionKey>>,
+    pub(super) stuck: Mutex<Option<Suspect>>,
     pub(super) heard: Mutex<Instant>,
     pub(super) pings: AtomicU64,
     pub(super) ponged: AtomicU64,
     /// Since when no session is in it.
-    empty_since: Mutex<Instant>,
+    pub(super) empty_since: Mutex<Instant>,
     pub(super) gone: Notify,
     /// How long it may take no order, or give no sign of life.
     pub(super) patience: Duration,
@@ -127,6 +103,15 @@ impl std::fmt::Debug for HostProcess {
             .field("pid", &self.pid)
             .finish_non_exhaustive()
     }
+}
+
+/// A host that has said that it is ready.
+pub(super) struct Ready {
+    pub(super) pid: u32,
+    pub(super) confinement: String,
+    pub(super) unconfined: Vec<String>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) socket: Arc<AsyncFd<OwnedFd>>,
 }
 
 /// Why a host did not start.
@@ -170,7 +155,8 @@ impl HostProcess {
             memory: config.memory.bytes(),
             constant_folding: config.constant_folding,
             intra_threads: config.intra_threads,
-            compute_threads: config.compute_threads,
+            compute_threads: Lane::Bulk.threads(config.compute_threads),
+            express_threads: Lane::Express.threads(config.compute_threads),
             parallel_loads: config.parallel_loads,
         });
         if let Some(stderr) = stderr {
@@ -215,17 +201,36 @@ impl HostProcess {
                 ),
             )));
         }
-        let process = Arc::new(Self {
+        let ready = Ready {
             pid,
             confinement,
             unconfined,
-            computes: Computes::new(shared.clone(), config.compute_queue, config.compute_threads),
             shared,
             socket,
+        };
+        let process = Arc::new(Self::new(ready, config));
+        let watch = process.clone().watch(guard, signal, config.clone());
+        tokio::spawn(watch);
+        Ok(process)
+    }
+
+    pub(super) fn new(ready: Ready, config: &Config) -> Self {
+        Self {
+            pid: ready.pid,
+            confinement: ready.confinement,
+            unconfined: ready.unconfined,
+            computes: Computes::new(
+                ready.shared.clone(),
+                config.compute_queue,
+                config.compute_threads,
+            ),
+            shared: ready.shared,
+            socket: ready.socket,
             loading: Mutex::default(),
             turns: Semaphore::new(config.parallel_loads.max(1)),
             residents: Mutex::default(),
             loads: AtomicU64::new(0),
+            unloads: Unloads::default(),
             inhabitants: Mutex::default(),
             dead: OnceLock::new(),
             oom_kills: Mutex::new(death::oom_kills()),
@@ -240,10 +245,7 @@ impl HostProcess {
             gone: Notify::new(),
             patience: config.hang_after.duration(),
             budget: config.memory.bytes(),
-        });
-        let watch = process.clone().watch(guard, signal, config.clone());
-        tokio::spawn(watch);
-        Ok(process)
+        }
     }
 
     /// From now on a death is told to `tell`. Says no if the host is dead already.
@@ -317,9 +319,15 @@ impl HostProcess {
     /// Ends the process and waits until it is gone.
     pub(crate) async fn stop(&self) {
         self.finish(Reason::Stopped);
+        self.ended(Instant::now() + REAP).await;
+    }
+
+    /// Waits until its death is told, no longer than until `limit`.
+    pub(super) async fn ended(&self, limit: Instant) {
+        // Before the look, so that a death in between is not missed.
         let gone = self.gone.notified();
         if self.dead.get().is_none() {
-            let _ = tokio::time::timeout(REAP, gone).await;
+            let _ = tokio::time::timeout_at(limit, gone).await;
         }
     }
 
@@ -333,118 +341,6 @@ impl HostProcess {
         socket::send(self.socket.get_ref(), order, descriptors)
     }
 
-    /// Sends an order, and waits while the host does not take any.
-    async fn order_in_turn(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        loop {
-            let mut ready = self.socket.writable().await?;
-            match ready.try_io(|socket| socket::send(socket.get_ref(), order, descriptors)) {
-                Ok(sent) => return sent,
-                Err(_would_block) => {}
-            }
-        }
-    }
-
-    /// Loads a model, once for everybody who asks. The load goes on if this future is dropped.
-    pub(crate) async fn load(self: &Arc<Self>, wanted: &Arc<Wanted>) -> Asked<ModelInfo> {
-        let resident = {
-            let mut residents = self.residents.lock();
-            // Looked at under the lock: who retires a session comes here afterwards to take it out.
-            if wanted.is_retired() {
-                return Ok(Err(not_loaded().into()));
-            }
-            let number = || self.loads.fetch_add(1, Ordering::Relaxed);
-            residents
-                .entry(wanted.id)
-                .or_insert_with(|| {
-                    Arc::new(Resident {
-                        number: number(),
-                        key: Arc::new(wanted.key.clone()),
-                        info: OnceCell::new(),
-                        loaded: AtomicBool::new(false),
-                        bytes: AtomicU64::new(0),
-                        pace: Pace::default(),
-                    })
-                })
-                .clone()
-        };
-        if let Some(info) = resident.info.get() {
-            return Ok(Ok(info.clone()));
-        }
-        self.inhabitants.lock().add(&wanted.key);
-        let (process, wanted) = (self.clone(), wanted.clone());
-        let load = tokio::spawn(async move {
-            let loaded = resident
-                .info
-                .get_or_try_init(|| process.load_now(&wanted, &resident))
-                .await
-                .cloned();
-            match loaded {
-                Ok(info) => Ok(Ok(info)),
-                Err(None) => Err(Gone),
-                Err(Some(refusal)) => {
-                    forget_failed(&process.residents, wanted.id, resident);
-                    Ok(Err(refusal))
-                }
-            }
-        });
-        load.await.unwrap_or(Err(Gone))
-    }
-
-    /// None stands for a host that is gone.
-    async fn load_now(
-        &self,
-        wanted: &Wanted,
-        resident: &Arc<Resident>,
-    ) -> Result<ModelInfo, Option<Refusal>> {
-        let _turn = self.turns.acquire().await.map_err(|_closed| None)?;
-        let (done, loaded) = oneshot::channel();
-        let loading = Loading {
-            since: Instant::now(),
-            limit: load_limit(wanted.file.length),
-            key: resident.key.clone(),
-            done,
-        };
-        self.loading.lock().insert(resident.number, loading);
-        if self.dead.get().is_some() {
-            self.loading.lock().clear();
-            return Err(None);
-        }
-        let order = Order::Load {
-            session: resident.number,
-            length: wanted.file.length,
-        };
-        self.order_in_turn(&order, &[wanted.file.descriptor.as_fd()])
-            .await
-            .map_err(|_| None)?;
-        match loaded.await {
-            Ok(Ok((info, bytes))) => {
-                tracing::debug!(session = wanted.id.0, bytes, pid = self.pid, "model loaded");
-                resident.bytes.store(bytes, Ordering::Relaxed);
-                if self.settle(wanted.id, resident) {
-                    return Ok(info);
-                }
-                // Taken out while it was loading: nobody else tells the host.
-                let session = resident.number;
-                let _ = self.order_in_turn(&Order::Unload { session }, &[]).await;
-                Err(Some(not_loaded().into()))
-            }
-            Ok(Err(refusal)) => Err(Some(refusal)),
-            Err(_gone) => Err(None),
-        }
-    }
-
-    /// A load has come to its end in the host. Says whether it is still wanted.
-    fn settle(&self, session: SessionId, resident: &Arc<Resident>) -> bool {
-        let residents = self.residents.lock();
-        let wanted = residents
-            .get(&session)
-            .is_some_and(|one| Arc::ptr_eq(one, resident));
-        if wanted {
-            resident.loaded.store(true, Ordering::Relaxed);
-        }
-        wanted
-    }
-
     /// Why a host that does not react has to end: stopped from outside is nobody's fault.
     pub(super) fn silent(&self, how: &'static str) -> Reason {
         if death::is_stopped(self.pid) {
@@ -454,35 +350,11 @@ impl HostProcess {
         }
     }
 
-    /// Forgets sessions. Says how many were here. A host that takes no orders is ended.
-    pub(crate) async fn unload(&self, sessions: &[SessionId], now: Instant) -> usize {
-        let mut count = 0;
-        for session in sessions {
-            let taken = self.residents.lock().remove(session);
-            let Some(taken) = taken else { continue };
-            count += 1;
-            if !taken.loaded.load(Ordering::Relaxed) {
-                // It is loading: who does that finds it gone, and tells the host then.
-                continue;
-            }
-            let order = Order::Unload {
-                session: taken.number,
-            };
-            let told = self.order_in_turn(&order, &[]);
-            if self.is_alive() && tokio::time::timeout(self.patience, told).await.is_err() {
-                self.finish(self.silent(NO_ORDERS));
-            }
-        }
-        if count > 0 && self.is_empty() {
-            *self.empty_since.lock() = now;
-        }
-        count
-    }
-
-    /// One inference.
+    /// One inference of a function's.
     pub(crate) async fn compute(
         &self,
         resident: &Resident,
+        function: &FunctionName,
         info: &ModelInfo,
         room: &std::sync::atomic::AtomicUsize,
         inputs: &[crate::inputs::Resolved],
@@ -491,46 +363,19 @@ impl HostProcess {
             // Lost if the host takes no frames now; the watch says it again.
             let _ = self.order(&Order::Cancel { slot, run }, &[]);
         };
+        // Before it is in there: whatever it does, it is known to have been.
+        self.inhabitants.lock().computes(function);
         let work = Work {
             session: resident.number,
             key: &resident.key,
             pace: &resident.pace,
+            caller: function,
             info,
             room,
             inputs,
             cancel: &cancel,
         };
         self.computes.run(&work).await
-    }
-}
-
-/// How long a model of this many bytes may load before its host counts as hung.
-fn load_limit(length: u64) -> Duration {
-    LOAD + Duration::from_secs(length / LOAD_BYTES_PER_SECOND)
-}
-
-fn not_loaded() -> InferenceError {
-    InferenceError::new(
-        InferenceErrorKind::NotFound,
-        "this session is not loaded any more",
-    )
-}
-
-/// Sessions that are in a host, each by the one load.
-pub(super) type Residents = Mutex<HashMap<SessionId, Arc<Resident>>>;
-
-/// Forgets a load that failed, unless somebody else tries the same one: then the session stays, so that there is never a
-/// second load of it at the same time.
-fn forget_failed(residents: &Residents, session: SessionId, mine: Arc<Resident>) {
-    let mut residents = residents.lock();
-    let here = residents.get(&session);
-    if !here.is_some_and(|one| Arc::ptr_eq(one, &mine)) {
-        return;
-    }
-    drop(mine);
-    let unwanted = here.is_some_and(|one| Arc::strong_count(one) == 1 && one.info.get().is_none());
-    if unwanted {
-        residents.remove(&session);
     }
 }
 
@@ -554,51 +399,5 @@ pub(super) async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Repo
             Ok(Err(error)) => return Err(error),
             Err(_would_block) => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resident() -> Arc<Resident> {
-        let key = SessionKey {
-            digest: fnctl_core::ids::Digest::of(b"model"),
-            owner: None,
-            isolation: fnctl_core::config::InferenceIsolation::Shared,
-        };
-        Arc::new(Resident {
-            number: 1,
-            key: Arc::new(key),
-            info: OnceCell::new(),
-            loaded: AtomicBool::new(false),
-            bytes: AtomicU64::new(0),
-            pace: Pace::default(),
-        })
-    }
-
-    #[test]
-    fn a_failed_load_stays_known_while_somebody_tries_again() {
-        let residents = Residents::default();
-        let id = SessionId(1);
-        let one = resident();
-        residents.lock().insert(id, one.clone());
-        let other = one.clone();
-        forget_failed(&residents, id, one);
-        let known = residents.lock().get(&id).cloned().unwrap();
-        assert!(Arc::ptr_eq(&other, &known), "the other one's load goes on");
-        drop(known);
-        forget_failed(&residents, id, other);
-        assert!(residents.lock().is_empty());
-        // Taken out meanwhile, and loaded anew: not this one's to forget.
-        residents.lock().insert(id, resident());
-        forget_failed(&residents, id, resident());
-        assert_eq!(residents.lock().len(), 1);
-    }
-
-    #[test]
-    fn a_load_has_a_minute_and_what_its_size_takes() {
-        assert_eq!(load_limit(9_000), Duration::from_secs(60));
-        assert_eq!(load_limit(2 << 30), Duration::from_secs(60 + 128));
     }
 }

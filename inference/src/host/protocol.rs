@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides are the same program; a host that says another number was replaced on disk under a running platform.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// Most bytes of one frame.
 pub(crate) const MAX_FRAME: usize = 64 << 10;
 
@@ -24,7 +24,9 @@ pub(crate) struct Setup {
     pub(crate) memory: u64,
     pub(crate) constant_folding: bool,
     pub(crate) intra_threads: usize,
+    /// Threads of the bulk lane.
     pub(crate) compute_threads: usize,
+    pub(crate) express_threads: usize,
     pub(crate) parallel_loads: usize,
 }
 
@@ -35,7 +37,7 @@ pub(crate) enum Order {
     Setup(Setup),
     /// Load a model; its bytes come as a descriptor.
     Load { session: u64, length: u64 },
-    /// Forget a session once its runs have ended.
+    /// Forget a session once its runs have ended, and say so.
     Unload { session: u64 },
     /// A run nobody waits for any more, or whose outputs nobody fetches.
     Cancel { slot: u32, run: u32 },
@@ -64,6 +66,8 @@ pub(crate) enum Report {
         /// What was missing, if it was memory.
         shortage: Option<Shortage>,
     },
+    /// A session is forgotten, and its memory free unless a run is still in it.
+    Unloaded { session: u64 },
     /// The answer to a ping.
     Pong(u64),
 }

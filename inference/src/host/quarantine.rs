@@ -1,17 +1,26 @@
-//! Which models may be in which host, given the deaths so far. Pure: history and `now` in, a decision out.
+//! Which models may be in which host for whom, given the deaths so far. Pure: history and `now` in, a decision out.
 //!
 //! A death in company proves nothing. Whoever was in flight is put into a host of its own for a while, longer each time; a
 //! death there leaves no doubt. Only such deaths count towards quarantine, and what counts fades over hours: a killer that
 //! waits between its deeds is remembered.
 //!
-//! Deaths are held against a model, and against the function that owns it: a guest that changes a byte of its model for
-//! every load is one function all the same. A function with too many gets a host of its own for all that it owns, then
-//! none. Once somebody is convicted, the deaths it was in are explained, and nobody else is suspected for them.
+//! A compute is its function's doing: functions share a declared model and its session, and one of them may know an input
+//! that kills. So a death while computing is held against the model in the hands of that function, and never against the
+//! same model in the hands of another. A load of a declared model has no function's input: what its bytes do, they do for
+//! everybody, so it is held against the bytes. But only in a host in which nobody ever computed: an earlier compute may have
+//! spoilt the memory that the load then trips over. Bytes that a guest brought, and all models of a function with a host of
+//! its own, are that function's in any case.
+//!
+//! Deaths are held against the function as well: one that changes a byte of its model for every load, or declares many, is
+//! one function all the same. A function with too many gets a host of its own for all that it computes, then none. Three
+//! convicted functions do not make a model guilty: one tenant can have three. Once somebody is convicted, the deaths it was
+//! in are explained, and nobody else is suspected for them.
 
 use super::fading::{Fading, HALF_LIFE};
+use super::few::Few;
 use crate::sessions::SessionKey;
 use fnctl_core::config::InferenceIsolation;
-use fnctl_core::ids::FunctionName;
+use fnctl_core::ids::{Digest, FunctionName};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -49,18 +58,41 @@ pub(crate) struct Limits {
 /// Whom deaths are held against.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Suspect {
-    /// One model.
-    Model(SessionKey),
-    /// All that a function owns: models that it brings, and with a host of its own the declared ones as well.
+    /// A model in the hands of one function: its computes and, if nobody else has that session, its loads.
+    Model(Digest, FunctionName),
+    /// The loading of a model that functions share.
+    Loading(Digest),
+    /// All that a function computes.
     Function(FunctionName),
 }
 
 impl Suspect {
+    /// Who computes, if `caller` does with this session.
+    pub(crate) fn computing(key: &SessionKey, caller: &FunctionName) -> Self {
+        Self::Model(key.digest, key.owner.as_ref().unwrap_or(caller).clone())
+    }
+
+    /// Who loads, if this session is loaded.
+    pub(crate) fn loading(key: &SessionKey) -> Self {
+        match &key.owner {
+            Some(owner) => Self::Model(key.digest, owner.clone()),
+            None => Self::Loading(key.digest),
+        }
+    }
+
     /// The function behind it, if there is one alone.
-    pub(crate) fn owner(&self) -> Option<&FunctionName> {
+    pub(crate) fn function(&self) -> Option<&FunctionName> {
         match self {
-            Self::Model(key) => key.owner.as_ref(),
-            Self::Function(function) => Some(function),
+            Self::Model(_, function) | Self::Function(function) => Some(function),
+            Self::Loading(_) => None,
+        }
+    }
+
+    /// The model, if it is about one.
+    pub(crate) fn model(&self) -> Option<&Digest> {
+        match self {
+            Self::Model(digest, _) | Self::Loading(digest) => Some(digest),
+            Self::Function(_) => None,
         }
     }
 }
@@ -88,57 +120,58 @@ pub(crate) enum Placement {
 /// One death of a host that a model may have caused.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Evidence<'a> {
-    /// Models that were computing or loading.
-    pub(crate) suspects: &'a [SessionKey],
+    /// Who was computing or loading.
+    pub(crate) suspects: &'a [Suspect],
     /// Who was ever in that host.
     pub(crate) inhabitants: &'a Inhabitants,
 }
 
 /// Who was ever in a host, as far as blame needs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum Inhabitants {
-    #[default]
-    Nobody,
-    Model(SessionKey),
-    /// Several models, all owned by one function.
-    Function(FunctionName),
-    Many,
+pub(crate) struct Inhabitants {
+    /// Sessions that were loaded.
+    models: Few<SessionKey>,
+    /// Functions that computed.
+    callers: Few<FunctionName>,
+    /// Functions for which anything was loaded or computed.
+    functions: Few<FunctionName>,
 }
 
 impl Inhabitants {
-    /// A model came.
-    pub(crate) fn add(&mut self, key: &SessionKey) {
-        let owner = match self {
-            Self::Nobody => {
-                *self = Self::Model(key.clone());
-                return;
-            }
-            Self::Model(one) if one == key => return,
-            Self::Model(one) => one.owner.as_ref(),
-            Self::Function(owner) => Some(&*owner),
-            Self::Many => return,
-        };
-        *self = match owner {
-            Some(owner) if key.owner.as_ref() == Some(owner) => Self::Function(owner.clone()),
-            _ => Self::Many,
-        };
-    }
-
-    /// The one model that can have done it.
-    fn only_model(&self) -> Option<&SessionKey> {
-        match self {
-            Self::Model(key) => Some(key),
-            Self::Nobody | Self::Function(_) | Self::Many => None,
+    /// So many that nobody can be told from the others.
+    pub(crate) fn many() -> Self {
+        Self {
+            models: Few::Many,
+            callers: Few::Many,
+            functions: Few::Many,
         }
     }
 
-    /// The one function that owns all that can have done it.
+    /// A session is loaded for a function.
+    pub(crate) fn loads(&mut self, key: &SessionKey, function: &FunctionName) {
+        self.models.add(key);
+        self.functions.add(function);
+    }
+
+    /// A function computes.
+    pub(crate) fn computes(&mut self, function: &FunctionName) {
+        self.callers.add(function);
+        self.functions.add(function);
+    }
+
+    /// The one model, in the one pair of hands, that can have done it.
+    fn only_model(&self) -> Option<Suspect> {
+        let key = self.models.only()?;
+        match &self.callers {
+            Few::None => Some(Suspect::loading(key)),
+            Few::One(caller) => Some(Suspect::computing(key, caller)),
+            Few::Many => None,
+        }
+    }
+
+    /// The one function for which all was done that can have done it.
     fn only_function(&self) -> Option<&FunctionName> {
-        match self {
-            Self::Model(key) => key.owner.as_ref(),
-            Self::Function(owner) => Some(owner),
-            Self::Nobody | Self::Many => None,
-        }
+        self.functions.only()
     }
 }
 
@@ -242,39 +275,47 @@ impl Ledger {
         }
     }
 
-    /// Where a model may compute now.
-    pub(crate) fn placement(&self, key: &SessionKey, now: Instant) -> Placement {
-        let model = Suspect::Model(key.clone());
-        let function = key.owner.clone().map(Suspect::Function);
-        let of_model = self.records.get(&model);
-        let of_function = function.as_ref().and_then(|who| self.records.get(who));
-        let quarantine = |who: &Suspect, record: Option<&Record>| {
-            let (deaths, until) = record?.quarantined(now)?;
-            let who = who.clone();
-            Some(Placement::Quarantined { who, deaths, until })
-        };
-        let found =
-            quarantine(&model, of_model).or_else(|| quarantine(function.as_ref()?, of_function));
-        if let Some(quarantined) = found {
-            return quarantined;
-        }
-        if let Some(record) = of_model.filter(|record| record.is_alone(now)) {
-            return Placement::Alone {
-                who: model,
-                may_return: record.deaths == 0 && record.doubts.len() < FUNCTION_DOUBTS,
-            };
-        }
-        match (function, of_function) {
-            // A dedicated function is with nobody else already.
-            (Some(who), Some(record))
-                if record.is_alone(now) && key.isolation == InferenceIsolation::Shared =>
-            {
-                Placement::Alone {
-                    who,
-                    may_return: false,
-                }
+    /// Where a function may load a model and compute with it now.
+    pub(crate) fn placement(
+        &self,
+        key: &SessionKey,
+        function: &FunctionName,
+        now: Instant,
+    ) -> Placement {
+        // In this order: whom less is held against shall not be with whom more is.
+        let suspects = [
+            Some(Suspect::computing(key, function)),
+            Some(Suspect::Function(function.clone())),
+            key.owner.is_none().then_some(Suspect::Loading(key.digest)),
+        ];
+        let known: Vec<(Suspect, &Record)> = suspects
+            .into_iter()
+            .flatten()
+            .filter_map(|who| {
+                let record = self.records.get(&who)?;
+                Some((who, record))
+            })
+            .collect();
+        for (who, record) in &known {
+            if let Some((deaths, until)) = record.quarantined(now) {
+                let who = who.clone();
+                return Placement::Quarantined { who, deaths, until };
             }
-            _ => Placement::Usual,
+        }
+        let alone = known.into_iter().find(|(who, record)| {
+            // A dedicated function is with nobody else already.
+            let apart = matches!(who, Suspect::Function(_))
+                && key.isolation == InferenceIsolation::Dedicated;
+            record.is_alone(now) && !apart
+        });
+        match alone {
+            Some((who, record)) => Placement::Alone {
+                may_return: !matches!(who, Suspect::Function(_))
+                    && record.deaths == 0
+                    && record.doubts.len() < FUNCTION_DOUBTS,
+                who,
+            },
+            None => Placement::Usual,
         }
     }
 
@@ -291,27 +332,30 @@ impl Ledger {
         let (number, limits) = (self.number, self.limits);
         let mut convicted = Vec::new();
         let mut known_killer = false;
-        if let Some(key) = evidence.inhabitants.only_model() {
-            let who = Suspect::Model(key.clone());
+        let only = evidence.inhabitants.only_model();
+        if let Some(who) = &only {
             let record = self.records.entry(who.clone()).or_default();
             known_killer = record.convictions > 0;
             record.prove(now);
             record.stay_alone(now + HALF_LIFE);
             if record.reaches(limits.deaths, now) {
                 record.convict(limits.quarantine, now);
-                convicted.push(who);
+                convicted.push(who.clone());
             }
         } else {
-            for key in evidence.suspects {
-                let who = Suspect::Model(key.clone());
-                let record = self.records.entry(who).or_default();
+            for who in evidence.suspects {
+                let record = self.records.entry(who.clone()).or_default();
                 record.doubt(number, now);
                 record.stay_alone(now + record.probation());
             }
         }
-        if let Some(function) = evidence.inhabitants.only_function() {
+        let function = evidence.inhabitants.only_function();
+        match function {
+            // Its bytes did it, for whomever they were loaded.
+            Some(_) if matches!(only, Some(Suspect::Loading(_))) => {}
             // What a model does that was convicted before says nothing new of its function.
-            if !known_killer {
+            Some(_) if known_killer => {}
+            Some(function) => {
                 let who = Suspect::Function(function.clone());
                 let record = self.records.entry(who.clone()).or_default();
                 record.prove(now);
@@ -323,12 +367,14 @@ impl Ledger {
                     convicted.push(who);
                 }
             }
-        } else {
-            for owner in evidence.suspects.iter().filter_map(|key| key.owner.clone()) {
-                let record = self.records.entry(Suspect::Function(owner)).or_default();
-                record.doubt(number, now);
-                if record.doubts.len() >= FUNCTION_DOUBTS {
-                    record.stay_alone(now + record.probation());
+            None => {
+                for function in evidence.suspects.iter().filter_map(Suspect::function) {
+                    let who = Suspect::Function(function.clone());
+                    let record = self.records.entry(who).or_default();
+                    record.doubt(number, now);
+                    if record.doubts.len() >= FUNCTION_DOUBTS {
+                        record.stay_alone(now + record.probation());
+                    }
                 }
             }
         }
@@ -354,9 +400,9 @@ impl Ledger {
         });
     }
 
-    /// A model on its own has answered. Says whether that cleared it.
-    pub(crate) fn answered(&mut self, key: &SessionKey) -> bool {
-        let Some(record) = self.records.get_mut(&Suspect::Model(key.clone())) else {
+    /// A suspect in a host of its own was answered. Says whether that cleared it.
+    pub(crate) fn answered(&mut self, who: &Suspect) -> bool {
+        let Some(record) = self.records.get_mut(who) else {
             return false;
         };
         record.answered = record.answered.saturating_add(1);

@@ -4,10 +4,11 @@ use super::fading::HALF_LIFE;
 use super::quarantine::{Evidence, Inhabitants, Ledger, Limits, Placement, Suspect};
 use crate::sessions::SessionKey;
 use fnctl_core::config::InferenceIsolation;
-use fnctl_core::ids::Digest;
+use fnctl_core::ids::{Digest, FunctionName};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// A declared model. Where nothing else is said, one function has it: [`user`].
 fn key(name: &str) -> SessionKey {
     SessionKey {
         digest: Digest::of(name.as_bytes()),
@@ -21,6 +22,23 @@ fn owned(name: &str, function: &str) -> SessionKey {
         owner: Some(function.parse().unwrap()),
         ..key(name)
     }
+}
+
+fn function(name: &str) -> FunctionName {
+    name.parse().unwrap()
+}
+
+fn user(key: &SessionKey) -> FunctionName {
+    let named_after_it = || function(&format!("f-{}", &key.digest.to_string()[..12]));
+    key.owner.clone().unwrap_or_else(named_after_it)
+}
+
+fn model(key: &SessionKey) -> Suspect {
+    Suspect::computing(key, &user(key))
+}
+
+fn placement(ledger: &Ledger, key: &SessionKey, now: Instant) -> Placement {
+    ledger.placement(key, &user(key), now)
 }
 
 fn ledger() -> Ledger {
@@ -41,38 +59,43 @@ fn hours(count: u64) -> Duration {
 fn together(keys: &[&SessionKey]) -> Inhabitants {
     let mut inhabitants = Inhabitants::default();
     for key in keys {
-        inhabitants.add(key);
+        inhabitants.loads(key, &user(key));
+        inhabitants.computes(&user(key));
     }
     inhabitants
 }
 
-/// A death of a host in which nobody but these ever was, all of them busy.
-fn die(ledger: &mut Ledger, keys: &[&SessionKey], now: Instant) -> Vec<Suspect> {
-    let suspects: Vec<_> = keys.iter().map(|key| (*key).clone()).collect();
-    let inhabitants = together(keys);
+fn die_among(
+    ledger: &mut Ledger,
+    suspects: &[Suspect],
+    inhabitants: &Inhabitants,
+    now: Instant,
+) -> Vec<Suspect> {
     let evidence = Evidence {
-        suspects: &suspects,
-        inhabitants: &inhabitants,
+        suspects,
+        inhabitants,
     };
     ledger.death(evidence, now)
+}
+
+/// A death of a host in which nobody but these ever was, all of them busy.
+fn die(ledger: &mut Ledger, keys: &[&SessionKey], now: Instant) -> Vec<Suspect> {
+    let suspects: Vec<_> = keys.iter().map(|key| model(key)).collect();
+    die_among(ledger, &suspects, &together(keys), now)
 }
 
 /// A death of the shared host.
 fn die_in_company(ledger: &mut Ledger, keys: &[&SessionKey], now: Instant) -> Vec<Suspect> {
-    let suspects: Vec<_> = keys.iter().map(|key| (*key).clone()).collect();
-    let evidence = Evidence {
-        suspects: &suspects,
-        inhabitants: &Inhabitants::Many,
-    };
-    ledger.death(evidence, now)
+    let suspects: Vec<_> = keys.iter().map(|key| model(key)).collect();
+    die_among(ledger, &suspects, &Inhabitants::many(), now)
 }
 
 fn is_alone(ledger: &Ledger, key: &SessionKey, now: Instant) -> bool {
-    matches!(ledger.placement(key, now), Placement::Alone { .. })
+    matches!(placement(ledger, key, now), Placement::Alone { .. })
 }
 
 fn quarantine_of(ledger: &Ledger, key: &SessionKey, now: Instant) -> Option<(Suspect, u64)> {
-    match ledger.placement(key, now) {
+    match placement(ledger, key, now) {
         Placement::Quarantined { who, until, .. } => {
             Some((who, until.duration_since(now).as_secs()))
         }
@@ -80,24 +103,129 @@ fn quarantine_of(ledger: &Ledger, key: &SessionKey, now: Instant) -> Option<(Sus
     }
 }
 
+/// Two functions declare one model, and one of them knows an input that kills.
 #[test]
-fn inhabitants_are_as_many_as_blame_needs() {
-    let (a, b, other) = (owned("a", "f"), owned("b", "f"), owned("a", "g"));
-    assert_eq!(together(&[&a, &a]), Inhabitants::Model(a.clone()));
+fn what_a_function_does_with_a_shared_model_is_held_against_nobody_else() {
+    let (mut ledger, now) = (ledger(), Instant::now());
+    let shared = key("shared");
+    let (bad, good) = (function("bad"), function("good"));
+    let hands = |who: &FunctionName| Suspect::Model(shared.digest, who.clone());
+    let place = |ledger: &Ledger, who| ledger.placement(&shared, who, now);
+    // In company both are put apart, each by itself.
+    let both = {
+        let mut both = Inhabitants::default();
+        both.loads(&shared, &good);
+        both.computes(&good);
+        both.computes(&bad);
+        both
+    };
+    die_among(&mut ledger, &[hands(&bad), hands(&good)], &both, now);
+    for who in [&bad, &good] {
+        let Placement::Alone { who: suspect, .. } = place(&ledger, who) else {
+            panic!("{who} is suspected")
+        };
+        assert_eq!(suspect, hands(who));
+    }
+    // Wherever the other one's load has been, the one that computed did it.
+    let mut alone = Inhabitants::default();
+    alone.loads(&shared, &good);
+    alone.computes(&bad);
+    for _ in 0..3 {
+        die_among(&mut ledger, &[hands(&bad)], &alone, now);
+    }
+    assert!(matches!(
+        place(&ledger, &bad),
+        Placement::Quarantined { who, deaths: 3, .. } if who == hands(&bad)
+    ));
+    // The death they were in together is explained.
+    assert_eq!(place(&ledger, &good), Placement::Usual);
+    assert_eq!(ledger.quarantined(now).count(), 1);
+}
+
+#[test]
+fn a_load_is_held_against_the_bytes_unless_somebody_computed_there() {
+    let (mut ledger, now) = (ledger(), Instant::now());
+    let shared = key("shared");
+    let (bad, good) = (function("bad"), function("good"));
+    let loading = Suspect::Loading(shared.digest);
+    // After a compute of somebody's the host's memory may be anything.
+    let mut spoilt = Inhabitants::default();
+    spoilt.loads(&shared, &good);
+    spoilt.computes(&bad);
+    for _ in 0..3 {
+        die_among(&mut ledger, std::slice::from_ref(&loading), &spoilt, now);
+    }
+    assert_eq!(ledger.placement(&shared, &good, now), Placement::Usual);
+    assert!(matches!(
+        ledger.placement(&shared, &bad, now),
+        Placement::Quarantined { .. }
+    ));
+    // Nobody computed: whoever has these bytes would see the same.
+    let mut bare = Inhabitants::default();
+    bare.loads(&shared, &good);
+    for death in 1..=3 {
+        let convicted = die_among(&mut ledger, std::slice::from_ref(&loading), &bare, now);
+        assert_eq!(convicted.is_empty(), death < 3);
+    }
+    for who in [&good, &function("other")] {
+        assert!(matches!(
+            ledger.placement(&shared, who, now),
+            Placement::Quarantined { who, .. } if who == loading
+        ));
+    }
+    // Its function has others, which load.
     assert_eq!(
-        together(&[&a, &b, &a]),
-        Inhabitants::Function("f".parse().unwrap())
+        ledger.placement(&key("another"), &good, now),
+        Placement::Usual
     );
-    assert_eq!(together(&[&a, &b, &other]), Inhabitants::Many);
-    assert_eq!(together(&[&key("a"), &key("b")]), Inhabitants::Many);
+    // A function with a host of its own has that session for itself.
+    let own = SessionKey {
+        isolation: InferenceIsolation::Dedicated,
+        ..owned("shared", "good")
+    };
+    assert_eq!(ledger.placement(&own, &good, now), Placement::Usual);
+}
+
+/// Declared models are uploaded under any digest: a function that kills with one after another is known by itself.
+#[test]
+fn a_function_that_kills_with_one_declared_model_after_another_is_quarantined() {
+    let (mut ledger, start) = (ledger(), Instant::now());
+    let (hostile, mut now) = (function("hostile"), start);
+    let mut in_company = 0;
+    for number in 0.. {
+        assert!(number < 20, "never quarantined");
+        now += secs(61);
+        let model = key(&number.to_string());
+        let who = [Suspect::computing(&model, &hostile)];
+        match ledger.placement(&model, &hostile, now) {
+            Placement::Usual => {
+                die_among(&mut ledger, &who, &Inhabitants::many(), now);
+                in_company += 1;
+            }
+            Placement::Alone { .. } => {
+                let mut there = Inhabitants::default();
+                there.loads(&key("earlier"), &hostile);
+                there.loads(&model, &hostile);
+                there.computes(&hostile);
+                die_among(&mut ledger, &who, &there, now);
+            }
+            Placement::Quarantined { who, .. } => {
+                assert_eq!(who, Suspect::Function(hostile));
+                break;
+            }
+        }
+    }
+    assert_eq!(in_company, 3, "deaths that others noticed");
+    let innocent = key("innocent");
+    assert_eq!(placement(&ledger, &innocent, now), Placement::Usual);
 }
 
 #[test]
 fn three_proven_deaths_are_quarantine_and_it_ends_and_comes_back_longer() {
     let (mut ledger, now) = (ledger(), Instant::now());
     let bad = key("bad");
-    let who = Suspect::Model(bad.clone());
-    assert_eq!(ledger.placement(&bad, now), Placement::Usual);
+    let who = model(&bad);
+    assert_eq!(placement(&ledger, &bad, now), Placement::Usual);
     for second in 0..2 {
         assert!(die(&mut ledger, &[&bad], now + secs(second)).is_empty());
         assert!(is_alone(&ledger, &bad, now + secs(second)));
@@ -121,8 +249,8 @@ fn three_proven_deaths_are_quarantine_and_it_ends_and_comes_back_longer() {
         quarantine_of(&ledger, &bad, after + secs(61)),
         Some((who, 1200))
     );
-    ledger.forgive(|who| *who == Suspect::Model(bad.clone()));
-    assert_eq!(ledger.placement(&bad, after + secs(62)), Placement::Usual);
+    ledger.forgive(|who| who.function() == Some(&user(&bad)));
+    assert_eq!(placement(&ledger, &bad, after + secs(62)), Placement::Usual);
 }
 
 /// Alone for longer than ten minutes each time, as it would be after each death, it used to be quarantined never.
@@ -156,12 +284,12 @@ fn who_is_in_every_death_is_alone_longer_and_longer() {
     let bad = key("bad");
     let (mut now, mut deaths) = (start, 0);
     while now < start + hours(6) {
-        if ledger.placement(&bad, now) == Placement::Usual {
+        if placement(&ledger, &bad, now) == Placement::Usual {
             die_in_company(&mut ledger, &[&bad, &key(&deaths.to_string())], now);
             deaths += 1;
         }
         for _ in 0..1000 {
-            ledger.answered(&bad);
+            ledger.answered(&model(&bad));
         }
         now += secs(30);
     }
@@ -177,18 +305,18 @@ fn deaths_in_company_convict_nobody_and_the_innocent_are_back_soon() {
     let (bad, good) = (key("bad"), key("good"));
     die_in_company(&mut ledger, &[&bad, &good], now);
     assert!(matches!(
-        ledger.placement(&good, now),
+        placement(&ledger, &good, now),
         Placement::Alone {
             may_return: true,
             ..
         }
     ));
     for _ in 1..50 {
-        assert!(!ledger.answered(&good));
+        assert!(!ledger.answered(&model(&good)));
     }
-    assert!(ledger.answered(&good));
-    assert_eq!(ledger.placement(&good, now), Placement::Usual);
-    assert_eq!(ledger.placement(&bad, now + secs(60)), Placement::Usual);
+    assert!(ledger.answered(&model(&good)));
+    assert_eq!(placement(&ledger, &good, now), Placement::Usual);
+    assert_eq!(placement(&ledger, &bad, now + secs(60)), Placement::Usual);
     for second in 0..100 {
         let at = now + secs(second);
         assert!(die_in_company(&mut ledger, &[&bad, &good], at).is_empty());
@@ -211,7 +339,7 @@ fn a_conviction_explains_the_deaths_it_was_in() {
     for _ in 0..3 {
         die(&mut ledger, &[&bad], now);
     }
-    assert_eq!(ledger.placement(&good, now), Placement::Usual);
+    assert_eq!(placement(&ledger, &good, now), Placement::Usual);
     assert!(is_alone(&ledger, &unlucky, now));
     assert!(quarantine_of(&ledger, &bad, now).is_some());
 }
@@ -227,7 +355,7 @@ fn a_function_that_brings_killer_after_killer_is_put_alone_then_quarantined() {
         assert!(number < 20, "never quarantined");
         now += secs(61);
         let model = owned(&number.to_string(), "hostile");
-        match ledger.placement(&model, now) {
+        match placement(&ledger, &model, now) {
             Placement::Usual => {
                 die_in_company(&mut ledger, &[&model, &innocent], now);
                 shared += 1;
@@ -245,13 +373,13 @@ fn a_function_that_brings_killer_after_killer_is_put_alone_then_quarantined() {
     }
     assert_eq!(shared, 3, "deaths that others noticed");
     assert_eq!(
-        ledger.placement(&innocent, now + secs(600)),
+        placement(&ledger, &innocent, now + secs(600)),
         Placement::Usual
     );
     // A deploy of the function lifts it.
     ledger.forgive(|who| *who == function);
     assert_eq!(
-        ledger.placement(&owned("new", "hostile"), now),
+        placement(&ledger, &owned("new", "hostile"), now),
         Placement::Usual
     );
 }
@@ -281,10 +409,10 @@ fn a_host_that_dies_idle_is_held_against_the_only_one_in_it() {
     };
     ledger.death(evidence, now);
     assert!(is_alone(&ledger, &bad, now));
-    assert_eq!(ledger.placement(&other, now), Placement::Usual);
+    assert_eq!(placement(&ledger, &other, now), Placement::Usual);
     let many = Evidence {
         suspects: &[],
-        inhabitants: &Inhabitants::Many,
+        inhabitants: &Inhabitants::many(),
     };
     assert!(ledger.death(many, now).is_empty());
 }
@@ -295,7 +423,7 @@ fn a_proven_death_is_not_made_up_for_by_answers() {
     let bad = key("bad");
     die(&mut ledger, &[&bad], now);
     for _ in 0..1000 {
-        assert!(!ledger.answered(&bad));
+        assert!(!ledger.answered(&model(&bad)));
     }
     assert!(is_alone(&ledger, &bad, now + secs(3600)));
     assert!(!is_alone(&ledger, &bad, now + HALF_LIFE));

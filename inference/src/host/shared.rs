@@ -330,6 +330,14 @@ impl Shared {
         }))
     }
 
+    /// Where a range lies, for the host: ONNX Runtime writes outputs where the platform will read them. The platform leaves
+    /// them alone until it has the answer. The address is good for as long as this value lives.
+    pub(crate) fn address(&self, offset: usize, length: usize) -> Result<NonNull<u8>, OutOfBounds> {
+        self.check(offset, length)?;
+        // SAFETY: the range lies in the mapping.
+        Ok(unsafe { self.base.add(offset) })
+    }
+
     /// Gives the pages of the heap back to the system; what is read there afterwards is zero.
     pub(crate) fn clear_heap(&self) -> io::Result<()> {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -393,6 +401,9 @@ mod tests {
         assert_eq!(shared.read(usize::MAX, &mut [0; 2]), Err(OutOfBounds));
         assert!(shared.read_bytes(end, 1).is_err());
         assert!(shared.borrow(end - 4, 5).is_err());
+        assert!(shared.address(end - 4, 5).is_err());
+        assert!(shared.address(usize::MAX, 2).is_err());
+        assert!(shared.address(end - 4, 4).is_ok());
         assert_eq!(shared.borrow(end - 4, 4).unwrap().as_ref(), [0; 4]);
         assert!(shared.write_message(0, &[0; MAX_MESSAGE + 1]).is_err());
         shared

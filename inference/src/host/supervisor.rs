@@ -1,8 +1,8 @@
 //! The platform's side of all inference hosts: finds each session its host, starts and restarts hosts, and does again
 //! what a dead one left undone, so that callers see latency and no error.
 
+use super::asked::Gone;
 use super::backoff::Backoff;
-use super::computes::Gone;
 use super::death::{Death, Reason};
 use super::group::{Group, GroupKey};
 use super::metrics::HostMetrics;
@@ -17,10 +17,12 @@ use crate::room::Rights;
 use crate::sessions::{SessionKey, Sessions, Unclaimed};
 use crate::timed_out;
 use async_trait::async_trait;
+use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, ModelInfo,
-    SessionId,
+    Compute, Computed, InferenceError, InferenceErrorKind, KeepWish, LoadModel, LoadedModel,
+    ModelInfo, SessionId,
 };
+use fnctl_core::ladder::RungCost;
 use fnctl_core::ports::InferenceHost;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -278,8 +280,9 @@ impl Supervisor {
             return;
         }
         // The kernel chooses a host before others, whoever took the memory: a reason to be careful, and no proof.
+        let many = Inhabitants::many();
         let inhabitants = if death.reason == Reason::OutOfMemory {
-            &Inhabitants::Many
+            &many
         } else {
             &death.inhabitants
         };
@@ -312,30 +315,38 @@ impl Supervisor {
         };
         let since = Instant::now();
         let wanted = Wanted::new(id, key, function, file);
-        let info = self.load_somewhere(&wanted, deadline).await?;
-        self.metrics.loaded(since.elapsed());
+        let (info, bytes) = self
+            .load_somewhere(&wanted, &wanted.function, deadline)
+            .await?;
+        let took = since.elapsed();
+        self.metrics.loaded(took);
         tracing::info!(function = %wanted.function, "model loaded");
         Ok(Model {
             wanted,
             info: Arc::new(info),
+            cost: RungCost { took, bytes },
             room: AtomicUsize::new(0),
+            users: Mutex::default(),
         })
     }
 
+    /// Loads a session where it belongs. Says also how many bytes it takes there.
     async fn load_somewhere(
         self: &Arc<Self>,
         wanted: &Arc<Wanted>,
+        function: &FunctionName,
         deadline: Instant,
-    ) -> Result<ModelInfo, InferenceError> {
+    ) -> Result<(ModelInfo, u64), InferenceError> {
         let mut round = 0;
         loop {
-            let group = self.place(&wanted.key, deadline).await?;
+            let group = self.place(&wanted.key, function, deadline).await?;
             let host = self.host(&group).await?;
-            match host.load(wanted).await {
-                Ok(Ok(info)) => return Ok(info),
+            match host.load(wanted, function).await {
+                Ok(Ok(info)) => return Ok((info, host.bytes_of(wanted.id).unwrap_or(0))),
                 Ok(Err(refusal)) => {
                     round += 1;
-                    if !self.make_room(&host, wanted, &refusal, round).await {
+                    let room = self.make_room(&host, function, &refusal, round, deadline);
+                    if !room.await {
                         return Err(refusal.error);
                     }
                 }
@@ -344,27 +355,35 @@ impl Supervisor {
                         "the model was not loaded in time: its inference host died",
                     ));
                 }
-                Err(Gone) => self.hosts.reruns.inc(),
+                Err(Gone) => self.again(&host).await,
             }
         }
+    }
+
+    /// A host was lost before it answered, and another one is to do it.
+    async fn again(&self, host: &HostProcess) {
+        self.hosts.reruns.inc();
+        // Nearly always its death is known by now. If not, whoever asks again at once would ask the same one.
+        host.ended(Instant::now() + LOOK_AGAIN).await;
     }
 
     async fn compute_somewhere(
         self: &Arc<Self>,
         model: &Model,
+        function: &FunctionName,
         inputs: &[Resolved],
         deadline: Instant,
     ) -> Result<Computed, InferenceError> {
         let wanted = &model.wanted;
         let mut round = 0;
         loop {
-            let group = self.place(&wanted.key, deadline).await?;
+            let group = self.place(&wanted.key, function, deadline).await?;
             let host = match group.alive() {
                 Some(host) => host,
                 None => self.host(&group).await?,
             };
             let Some(resident) = host.resident(wanted.id) else {
-                let info = self.load_somewhere(wanted, deadline).await?;
+                let (info, _) = self.load_somewhere(wanted, function, deadline).await?;
                 if info != *model.info {
                     return Err(InferenceError::new(
                         InferenceErrorKind::Runtime,
@@ -374,24 +393,25 @@ impl Supervisor {
                 // The host may be another one by now.
                 continue;
             };
-            let done = host.compute(&resident, &model.info, &model.room, inputs);
+            let done = host.compute(&resident, function, &model.info, &model.room, inputs);
             match done.await {
                 Ok(Ok(computed)) => {
                     // Errors clear nobody: the cheapest need no model at all.
-                    if matches!(group.key, GroupKey::Alone(_))
-                        && self.ledger.lock().answered(&wanted.key)
+                    if let GroupKey::Alone(who) = &group.key
+                        && self.ledger.lock().answered(who)
                     {
-                        tracing::info!(model = %wanted.key.digest, "a model is cleared of suspicion");
+                        tracing::info!("{} is cleared of suspicion", named(who));
                     }
                     return Ok(computed);
                 }
                 Ok(Err(refusal)) => {
                     round += 1;
-                    if !self.make_room(&host, wanted, &refusal, round).await {
+                    let room = self.make_room(&host, function, &refusal, round, deadline);
+                    if !room.await {
                         return Err(refusal.error);
                     }
                 }
-                Err(Gone) => self.hosts.reruns.inc(),
+                Err(Gone) => self.again(&host).await,
             }
         }
     }
@@ -405,14 +425,22 @@ impl InferenceHost for SupervisedHost {
         let (tx, rx) = oneshot::channel();
         // In a task of its own: a caller that gives up must not undo the load that the next one waits for.
         tokio::spawn(async move {
-            let key = SessionKey::of(&request);
+            let (key, function) = (SessionKey::of(&request), request.function.clone());
             let load = |id| supervisor.clone().load_model(id, key.clone(), request);
-            let acquired = supervisor.sessions.acquire(key.clone(), load).await;
+            let acquired = match supervisor.admit(&key, &function) {
+                Ok(()) => supervisor.sessions.acquire(key.clone(), load).await,
+                Err(quarantined) => Err(quarantined),
+            };
+            let model = acquired.as_ref().ok();
+            if let Some(model) = model.and_then(|one| supervisor.sessions.get(one.session)) {
+                model.users.lock().add(&function);
+            }
             supervisor.observe(Instant::now());
             // Whoever drops it, sent or not, gives the use back.
             let _ = tx.send(acquired.map(|loaded| {
                 Unclaimed::new(loaded, move |session| {
-                    supervisor.sessions.release(session, Instant::now());
+                    let wish = KeepWish::none(function);
+                    supervisor.sessions.release(session, wish, Instant::now());
                 })
             }));
         });
@@ -438,7 +466,10 @@ impl InferenceHost for SupervisedHost {
         })?;
         let inputs = inputs::resolve(&model.info, request.inputs)?;
         let timer = supervisor.metrics.compute_seconds.start_timer();
-        let compute = supervisor.compute_somewhere(&model, &inputs, request.deadline);
+        // A session that is one function's is used by no other.
+        let owner = model.wanted.key.owner.as_ref();
+        let function = owner.unwrap_or(&request.function);
+        let compute = supervisor.compute_somewhere(&model, function, &inputs, request.deadline);
         let computed = tokio::time::timeout_at(request.deadline, compute).await;
         timer.observe_duration();
         match computed {
@@ -449,7 +480,7 @@ impl InferenceHost for SupervisedHost {
         }
     }
 
-    fn release(&self, session: SessionId) {
-        self.0.sessions.release(session, Instant::now());
+    fn release(&self, session: SessionId, wish: KeepWish) {
+        self.0.sessions.release(session, wish, Instant::now());
     }
 }

@@ -40,7 +40,7 @@ impl Trial {
     }
 
     async fn load_wanted(&self, wanted: &Arc<Wanted>) -> Result<ModelInfo, InferenceError> {
-        match self.host.load(wanted).await {
+        match self.host.load(wanted, &wanted.function).await {
             Ok(Ok(info)) => Ok(info),
             Ok(Err(refusal)) => {
                 if refusal.error.kind == InferenceErrorKind::TooLarge {

@@ -7,7 +7,8 @@ use super::metrics::resident_bytes;
 use super::process::HostProcess;
 use super::quarantine::Suspect;
 use super::supervisor::{LOOK_AGAIN, SupervisedHost, Supervisor};
-use crate::status::{HostStatus, Quarantined};
+use crate::sessions::{Idleness, Reaped};
+use fnctl_core::hosts::{HostStatus, Quarantine};
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{InferenceError, SessionId};
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ impl Supervisor {
     pub(super) async fn evict(
         &self,
         reason: &'static str,
-        expired: impl Fn(SessionId, Instant) -> bool,
+        expired: impl Fn(SessionId, Idleness) -> bool,
     ) -> usize {
         let unused = self.sessions.take_unused(expired);
         if unused.is_empty() {
@@ -162,9 +163,9 @@ impl SupervisedHost {
 
     /// The hosts that run, as an operator is told.
     pub(crate) fn status(&self) -> Vec<HostStatus> {
-        let of = |kind, function, host: &HostProcess| HostStatus {
+        let of = |kind: &str, function, host: &HostProcess| HostStatus {
             pid: host.pid,
-            kind,
+            kind: kind.to_owned(),
             function,
             sessions: host.sessions().len(),
             in_flight: host.computes.in_flight().len(),
@@ -183,18 +184,15 @@ impl SupervisedHost {
     }
 
     /// What is kept away from hosts.
-    pub(crate) fn quarantined(&self, now: Instant) -> Vec<Quarantined> {
+    pub(crate) fn quarantined(&self, now: Instant) -> Vec<Quarantine> {
         let ledger = self.0.ledger.lock();
         let listed = ledger.quarantined(now).map(|(who, deaths, until)| {
-            let (model, function) = match who {
-                Suspect::Model(key) => (Some(key.digest), key.owner.clone()),
-                Suspect::Function(function) => (None, Some(function.clone())),
-            };
-            Quarantined {
-                model,
-                function,
+            let left = until.duration_since(now).as_millis();
+            Quarantine {
+                model: who.model().copied(),
+                function: who.function().cloned(),
                 deaths,
-                left: until.duration_since(now),
+                for_ms: u64::try_from(left).unwrap_or(u64::MAX),
             }
         });
         listed.collect()
@@ -207,13 +205,15 @@ impl SupervisedHost {
         hosts.chain(spare).collect()
     }
 
-    /// Unloads what nobody used for its time-to-live, and ends hosts that are empty for theirs. Returns how many
-    /// sessions and hosts went.
-    pub(crate) async fn reap(&self, now: Instant) -> usize {
+    /// Unloads what nobody wants kept any more, and ends hosts that are empty for their time-to-live.
+    pub(crate) async fn reap(&self, now: Instant) -> Reaped {
         let ttl = self.0.plan.config.session_ttl.duration();
-        let expired = |_, idle_since| now.saturating_duration_since(idle_since) >= ttl;
-        let unloaded = self.0.evict("ttl", expired).await;
-        let ended = self.0.retire(now);
+        let over = |reason| move |_, idle: Idleness| idle.over(now, ttl) == Some(reason);
+        let reaped = Reaped {
+            expired: self.0.evict("ttl", over("ttl")).await,
+            by_policy: self.0.evict("policy", over("policy")).await,
+            hosts: self.0.retire(now),
+        };
         {
             let mut ledger = self.0.ledger.lock();
             let remembered = ledger.forget(now);
@@ -221,7 +221,7 @@ impl SupervisedHost {
         }
         self.0.clone().start_spare();
         self.0.observe(now);
-        unloaded + ended
+        reaped
     }
 
     /// Unloads every session without a use, however short that is. Returns how many.
@@ -250,7 +250,7 @@ impl SupervisedHost {
                     continue;
                 };
                 // What cannot be loaded now is loaded on demand, or says why then.
-                let _ = new.load(&model.wanted).await;
+                let _ = new.load(&model.wanted, &model.wanted.function).await;
             }
             if !self.0.publish(&group, &old, &new).await {
                 continue;
@@ -283,21 +283,21 @@ impl SupervisedHost {
         }
     }
 
-    /// A model of a function was deployed: it has another chance.
+    /// A function was deployed with a model, which has just been loaded: both have another chance. What the same model did
+    /// in the hands of others is theirs.
     pub(crate) fn forgive(&self, digest: &Digest, function: &FunctionName) {
         self.0.ledger.lock().forgive(|who| match who {
-            Suspect::Model(key) => {
-                key.digest == *digest && key.owner.as_ref().is_none_or(|owner| owner == function)
-            }
+            Suspect::Model(model, user) => model == digest && user == function,
+            Suspect::Loading(model) => model == digest,
             Suspect::Function(_) => false,
         });
     }
 
-    /// A function was deployed: so have all the models that are its own.
+    /// A function was deployed: so has everything that it computes.
     pub(crate) fn forgive_function(&self, function: &FunctionName) {
         self.0
             .ledger
             .lock()
-            .forgive(|who| who.owner() == Some(function));
+            .forgive(|who| who.function() == Some(function));
     }
 }

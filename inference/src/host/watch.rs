@@ -1,11 +1,13 @@
 //! The watch over one host: what it reports, whether it still answers, how it ends, and who is to blame.
 
-use super::computes::{InFlight, Refusal};
+use super::asked::Refusal;
+use super::computes::InFlight;
 use super::death::{self, Death, Reason};
-use super::process::{HostProcess, Loading, NO_ORDERS, REAP, receive, watched};
+use super::loads::Loading;
+use super::process::{HostProcess, NO_ORDERS, REAP, receive, watched};
 use super::protocol::{Order, Report};
+use super::quarantine::Suspect;
 use crate::config::Config;
-use crate::sessions::SessionKey;
 use rustix::process::{Pid, PidfdFlags};
 use std::collections::HashSet;
 use std::io;
@@ -53,30 +55,31 @@ impl HostProcess {
         self.mourn(reason, suspects);
     }
 
-    /// Models that compute or load now; only the one that is stuck, if there is one.
-    fn suspects(&self) -> Vec<SessionKey> {
+    /// Who computes or loads now; only the one that is stuck, if there is one.
+    fn suspects(&self) -> Vec<Suspect> {
         if let Some(stuck) = self.stuck.lock().clone() {
             return vec![stuck];
         }
-        let computing = self.computes.in_flight().into_iter().map(|run| run.key);
+        let runs = self.computes.in_flight();
+        let computing = runs.iter().map(InFlight::who);
         let loading: Vec<_> = {
             let loading = self.loading.lock();
-            loading.values().map(|one| one.key.clone()).collect()
+            loading.values().map(|one| one.who.clone()).collect()
         };
         let suspects: HashSet<_> = computing.chain(loading).collect();
-        suspects.iter().map(|key| key.as_ref().clone()).collect()
+        suspects.into_iter().collect()
     }
 
     /// One model does not come to an end. In a host that somebody stopped, that is nobody's fault.
-    fn accuse(&self, key: &SessionKey, how: &'static str) -> Reason {
+    fn accuse(&self, who: Suspect, how: &'static str) -> Reason {
         let reason = self.silent(how);
         if reason.blames_a_model() {
-            *self.stuck.lock() = Some(key.clone());
+            *self.stuck.lock() = Some(who);
         }
         reason
     }
 
-    fn mourn(&self, reason: Reason, suspects: Vec<SessionKey>) {
+    fn mourn(&self, reason: Reason, suspects: Vec<Suspect>) {
         let death = Death {
             reason: reason.clone(),
             inhabitants: self.inhabitants.lock().clone(),
@@ -92,6 +95,7 @@ impl HostProcess {
         self.computes.close();
         self.turns.close();
         self.loading.lock().clear();
+        self.unloads.over();
         self.gone.notify_waiters();
     }
 
@@ -114,6 +118,12 @@ impl HostProcess {
                         Err(error) => Err(Refusal { error, shortage }),
                     };
                     let _ = loading.done.send(loaded);
+                }
+                Ok(Some(Report::Unloaded { session })) => {
+                    if !self.unloads.done(session) {
+                        return Some(Reason::Lied("the end of a session that nobody gave up"));
+                    }
+                    *self.heard.lock() = Instant::now();
                 }
                 Ok(Some(Report::Pong(number))) => {
                     let asked = self.pings.load(Ordering::Relaxed);
@@ -166,7 +176,7 @@ impl HostProcess {
             self.computes.excuse_queued(config.compute_threads, now);
             let runs = self.computes.in_flight();
             if let Some(stuck) = runs.iter().find(|run| is_stuck(run, now, limit)) {
-                return Some(self.accuse(&stuck.key, "a run goes on after it was to end"));
+                return Some(self.accuse(stuck.who(), "a run goes on after it was to end"));
             }
             for run in runs.iter().filter(|run| run.cancelled.is_some()) {
                 let (slot, run) = (run.slot, run.run);
@@ -176,11 +186,11 @@ impl HostProcess {
                 let loading = self.loading.lock();
                 let late = |one: &&Loading| now.saturating_duration_since(one.since) >= one.limit;
                 let overdue = loading.values().find(late);
-                overdue.map(|one| one.key.clone())
+                overdue.map(|one| one.who.clone())
             };
-            if let Some(key) = overdue {
+            if let Some(who) = overdue {
                 let how = "a model does not come to the end of its loading";
-                return Some(self.accuse(&key, how));
+                return Some(self.accuse(who, how));
             }
             if asked_at.is_none() && !(runs.is_empty() && self.loading.lock().is_empty()) {
                 let number = self.pings.fetch_add(1, Ordering::Relaxed) + 1;

@@ -8,11 +8,12 @@ use crate::onnx;
 use crate::system::{children, memory_descriptors, signal};
 use crate::talk::{Patience, brought, crash, divide, identity, inference, longs, only, request};
 use fnctl_core::config::InferenceIsolation;
+use fnctl_core::hosts::HostStatus;
 use fnctl_core::ids::Digest;
 use fnctl_core::inference::{InferenceErrorKind, LoadModel, LoadedModel, ModelSource};
 use fnctl_core::ports::{InferenceControl, InferenceHost};
 use fnctl_core::units::{ByteSize, Period};
-use fnctl_inference::{HostStatus, Inference};
+use fnctl_inference::Inference;
 use rustix::process::Signal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -247,12 +248,12 @@ async fn call(world: Arc<World>, function: Function, mut draw: Draw) {
         if draw.below(3) == 0 {
             held = Some(loaded);
         } else {
-            world.host.release(loaded.session);
+            world.host.release(loaded.session, crate::talk::wish());
         }
         tokio::time::sleep(draw.micros(8_000)).await;
     }
     if let Some(loaded) = held {
-        world.host.release(loaded.session);
+        world.host.release(loaded.session, crate::talk::wish());
     }
 }
 
@@ -266,7 +267,7 @@ async fn kill_hosts(world: Arc<World>, mut draw: Draw) {
         };
         let within = Duration::from_millis(20) + draw.micros(400_000);
         let computed = world.host.compute(crash(loaded.session, within)).await;
-        world.host.release(loaded.session);
+        world.host.release(loaded.session, crate::talk::wish());
         let error = computed.expect_err("the quotient does not exist");
         assert!(
             matches!(

@@ -2,7 +2,8 @@
 
 use crate::onnx;
 use crate::system::signal;
-use crate::talk::{changed, crash, divide, identity, inference, load, longs, only};
+use crate::talk::{Declared, by, changed, crash, divide, identity, inference, load, longs, only};
+use fnctl_core::ids::Digest;
 use fnctl_core::inference::InferenceErrorKind;
 use fnctl_core::ports::InferenceHost;
 use fnctl_core::units::Period;
@@ -52,7 +53,7 @@ pub(crate) async fn changing_models() {
             let _ = host
                 .compute(crash(loaded.session, Duration::from_millis(40)))
                 .await;
-            host.release(loaded.session);
+            host.release(loaded.session, crate::talk::wish());
             // The death is told before the next one comes.
             let limit = Instant::now() + Duration::from_millis(500);
             while host.hosts() == before && Instant::now() < limit {
@@ -72,7 +73,7 @@ pub(crate) async fn changing_models() {
     );
     let function = quarantined.iter().find(|one| one.model.is_none()).unwrap();
     assert!(function.deaths >= 4, "{function:?}");
-    assert!(function.left > Duration::from_secs(500));
+    assert!(function.for_ms > 500_000);
     // Also with a model that would do no harm: nobody can know. Nobody else is kept away.
     let model = onnx::identity(onnx::element::I64);
     let error = load(&host, "hostile", model.clone()).await.unwrap_err();
@@ -83,6 +84,46 @@ pub(crate) async fn changing_models() {
         .await
         .unwrap();
     assert_eq!(*only(&computed), longs(&[4; 4]));
+    host.shut_down().await;
+}
+
+/// Two functions declare one model, and one of them knows numbers that kill its host.
+pub(crate) async fn shared_model() {
+    let host = inference(|config| {
+        config.quarantine_after = 2;
+        config.session_ttl = Period::secs(300);
+        config.host_ttl = Period::secs(300);
+    });
+    let model = Declared::new(&onnx::division());
+    let session = model.load(&host, "bad").await.unwrap();
+    assert_eq!(model.load(&host, "good").await.unwrap(), session);
+    let stop = AtomicBool::new(false);
+    let good = || by("good", divide(session, [8; 4], [2; 4]));
+    let others = async {
+        while !stop.load(Ordering::Relaxed) {
+            let computed = host.compute(good()).await.unwrap();
+            assert_eq!(*only(&computed), longs(&[4; 4]));
+        }
+    };
+    let hostile = async {
+        let crash = by("bad", crash(session, Duration::from_secs(20)));
+        let error = host.compute(crash).await.unwrap_err();
+        assert_eq!(error.kind, InferenceErrorKind::Quarantined, "{error}");
+        assert!(error.message.contains("function bad"), "{error}");
+        stop.store(true, Ordering::Relaxed);
+    };
+    let ((), ()) = tokio::join!(others, hostile);
+    let kept_away = host.quarantined(Instant::now());
+    let [bad] = &kept_away[..] else {
+        panic!("one and no more: {kept_away:?}")
+    };
+    assert_eq!(bad.function.as_ref().unwrap().as_str(), "bad");
+    assert_eq!(bad.model, Some(Digest::of(&onnx::division())));
+    // Although the session is there, for the other one.
+    let error = model.load(&host, "bad").await.unwrap_err();
+    assert_eq!(error.kind, InferenceErrorKind::Quarantined, "{error}");
+    assert_eq!(model.load(&host, "good").await.unwrap(), session);
+    assert_eq!(*only(&host.compute(good()).await.unwrap()), longs(&[4; 4]));
     host.shut_down().await;
 }
 

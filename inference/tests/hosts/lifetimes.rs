@@ -43,8 +43,8 @@ pub(crate) async fn released_while_reloaded() {
             async move { host.compute(identity(session, &[1])).await }
         });
         tokio::time::sleep(Duration::from_millis(2)).await;
-        host.release(session);
-        assert_eq!(host.reap(Instant::now()).await, 1);
+        host.release(session, crate::talk::wish());
+        assert_eq!(host.reap(Instant::now()).await.expired, 1);
         if let Err(error) = computing.await.unwrap() {
             assert_eq!(error.kind, InferenceErrorKind::NotFound, "{error}");
         }
@@ -68,8 +68,8 @@ pub(crate) async fn released_while_replaced() {
     });
     // The new host is there, and is not yet the one that counts.
     eventually("a new host", || children().len() == 2).await;
-    host.release(session);
-    assert_eq!(host.reap(Instant::now()).await, 1);
+    host.release(session, crate::talk::wish());
+    assert_eq!(host.reap(Instant::now()).await.expired, 1);
     assert_eq!(replacing.await.unwrap(), 1);
     eventually("only the other is there", || sessions(&host) == 1).await;
     eventually("its memory is free", || host.resident().1 < 1 << 20).await;
@@ -125,7 +125,7 @@ pub(crate) async fn died_while_another_is_replaced() {
     assert_ne!(of("shared").unwrap(), shared);
     host.compute(identity(own, &[1])).await.unwrap();
     eventually("two hosts and no more", || children().len() == 2).await;
-    host.release(heavy.session);
+    host.release(heavy.session, crate::talk::wish());
     host.shut_down().await;
     eventually("no process is left", || children().is_empty()).await;
 }

@@ -20,6 +20,7 @@ mod onnx;
 
 mod chaos;
 mod guilt;
+mod lanes;
 mod lifetimes;
 mod memory;
 mod system;
@@ -49,6 +50,11 @@ fn main() {
             "a_host_stopped_from_outside_blames_no_cancelled_run",
             guilt::stopped_while_cancelled,
         ),
+        test(
+            "a_function_that_kills_with_a_shared_model_is_kept_away_alone",
+            guilt::shared_model,
+        ),
+        test("a_fast_model_waits_for_no_slow_one", lanes::fast_ahead),
         test("what_cannot_fit_evicts_nobody", memory::in_vain),
         test(
             "what_fits_without_its_own_functions_idle_models_evicts_those",
@@ -58,6 +64,11 @@ fn main() {
             "an_inference_finds_room_where_idle_models_were",
             memory::for_an_inference,
         ),
+        test(
+            "an_inference_evicts_no_more_than_it_needs",
+            memory::one_is_enough,
+        ),
+        test("who_takes_room_in_vain_takes_no_more", memory::who_pays),
         test(
             "a_session_given_up_while_its_host_starts_stays_in_no_host",
             lifetimes::released_while_reloaded,

@@ -1,13 +1,11 @@
 //! Who has to go when a model or an inference does not fit.
 
 use crate::onnx;
-use crate::talk::{heavy, inference, load, only, request};
+use crate::talk::{Declared, by, heavy, identity, inference, load, only};
 use fnctl_core::inference::{Compute, InferenceErrorKind, SessionId};
 use fnctl_core::ports::InferenceHost;
 use fnctl_core::units::{ByteSize, Period};
 use fnctl_inference::Inference;
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// Of 100 MiB; each session of `heavy(16)` takes 16 of it.
 fn host(shared_mib: u64) -> Inference {
@@ -22,7 +20,7 @@ fn host(shared_mib: u64) -> Inference {
 /// Loads a model and leaves it idle.
 async fn leave(host: &Inference, function: &str, mib: i64) -> SessionId {
     let loaded = load(host, function, heavy(mib, 0)).await.unwrap();
-    host.release(loaded.session);
+    host.release(loaded.session, crate::talk::wish());
     loaded.session
 }
 
@@ -71,7 +69,7 @@ pub(crate) async fn own_first() {
     let busy = load(&host, "own", heavy(41, 1)).await.unwrap();
     assert!(is_there(&host, "a", 20, a).await);
     assert!(is_there(&host, "b", 20, b).await);
-    host.release(busy.session);
+    host.release(busy.session, crate::talk::wish());
     assert!(!is_there(&host, "own", 40, own).await);
     // Other functions' go if there is nothing else: as few as may be, the longest idle first.
     load(&host, "last", heavy(30, 1)).await.unwrap();
@@ -80,35 +78,75 @@ pub(crate) async fn own_first() {
     host.shut_down().await;
 }
 
+/// `y = -(-x)`: two results as large as `x`, at the same time.
+fn echo() -> Vec<u8> {
+    onnx::model(&[
+        onnx::node("Neg", &["x"], "n"),
+        onnx::node("Neg", &["n"], "y"),
+        onnx::input(&onnx::open_value("x", onnx::element::I64)),
+        onnx::output(&onnx::open_value("y", onnx::element::I64)),
+    ])
+}
+
+fn numbers(session: SessionId, mib: usize) -> Compute {
+    identity(session, &vec![7; (mib << 20) / 8])
+}
+
 pub(crate) async fn for_an_inference() {
     let host = host(128);
-    let numbers = |count: usize| Compute {
-        session: SessionId(0),
-        inputs: vec![("x".to_owned(), crate::talk::longs(&vec![7; count]))],
-        deadline: Instant::now() + Duration::from_secs(30),
-    };
-    let echo = host
-        .load(request(
-            "echo",
-            crate::talk::brought(onnx::model(&[
-                onnx::node("Neg", &["x"], "n"),
-                onnx::node("Neg", &["n"], "y"),
-                onnx::input(&onnx::open_value("x", onnx::element::I64)),
-                onnx::output(&onnx::open_value("y", onnx::element::I64)),
-            ])),
-        ))
-        .await
-        .unwrap();
+    let echo = load(&host, "echo", echo()).await.unwrap().session;
     leave(&host, "a", 40).await;
     leave(&host, "b", 40).await;
-    // Each of its two results takes 30 MiB.
-    let computed = host
-        .compute(Compute {
-            session: echo.session,
-            ..numbers((30 << 20) / 8)
-        })
-        .await
-        .unwrap();
+    let computed = host.compute(numbers(echo, 30)).await.unwrap();
     assert_eq!(only(&computed).data.len(), 30 << 20);
+    host.shut_down().await;
+}
+
+/// It is tried again when the room is there, and not before: then it would have the next one evicted as well.
+pub(crate) async fn one_is_enough() {
+    let host = host(8);
+    // The sum of so many zeros: an order of a few bytes for much memory, which is there at once.
+    let zeros = onnx::model(&[
+        onnx::node("ConstantOfShape", &["x"], "c"),
+        onnx::node("ReduceSum", &["c"], "y"),
+        onnx::input(&onnx::open_value("x", onnx::element::I64)),
+        onnx::output(&onnx::open_value("y", onnx::element::F32)),
+    ]);
+    let zeros = load(&host, "zeros", zeros).await.unwrap().session;
+    let mut b = leave(&host, "b", 40).await;
+    for _ in 0..10 {
+        let a = leave(&host, "a", 40).await;
+        // Used last, so that the other one goes.
+        assert!(is_there(&host, "b", 40, b).await);
+        host.compute(identity(zeros, &[30 << 18])).await.unwrap();
+        assert!(is_there(&host, "b", 40, b).await);
+        b = leave(&host, "b", 40).await;
+        assert!(!is_there(&host, "a", 40, a).await);
+    }
+    host.shut_down().await;
+}
+
+/// Restraint is for who computes, not for who loaded the shared model first; and what others use is not one's own.
+pub(crate) async fn who_pays() {
+    let host = host(128);
+    let shared = Declared::new(&echo());
+    let session = shared.load(&host, "first").await.unwrap();
+    assert_eq!(shared.load(&host, "second").await.unwrap(), session);
+    leave(&host, "victim", 45).await;
+    // It fits once the victim has gone, and then does not fit.
+    let error = host
+        .compute(by("second", numbers(session, 60)))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, InferenceErrorKind::TooLarge, "{error}");
+    let both = Declared::new(&heavy(60, 1));
+    for function in ["second", "first"] {
+        let session = both.load(&host, function).await.unwrap();
+        host.release(session, crate::talk::wish());
+    }
+    let large = |function| load(&host, function, heavy(50, 2));
+    let error = large("second").await.unwrap_err();
+    assert_eq!(error.kind, InferenceErrorKind::TooLarge, "{error}");
+    large("first").await.unwrap();
     host.shut_down().await;
 }

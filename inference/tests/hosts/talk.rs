@@ -3,9 +3,10 @@
 use crate::onnx;
 use bytes::Bytes;
 use fnctl_core::config::InferenceIsolation;
+use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, LoadModel, LoadedModel, ModelSource, SessionId, Tensor,
-    TensorType,
+    Compute, Computed, InferenceError, KeepWish, LoadModel, LoadedModel, ModelSource, SessionId,
+    Tensor, TensorType,
 };
 use fnctl_core::ports::InferenceHost;
 use fnctl_core::units::Period;
@@ -38,6 +39,43 @@ pub(crate) fn brought(bytes: Vec<u8>) -> ModelSource {
     ModelSource::Bytes(bytes.into())
 }
 
+/// A declared model in a file, which any function may have.
+pub(crate) struct Declared {
+    _folder: tempfile::TempDir,
+    source: ModelSource,
+}
+
+impl Declared {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        std::fs::write(&path, bytes).unwrap();
+        let digest = Digest::of(bytes);
+        Self {
+            _folder: folder,
+            source: ModelSource::Artifact { digest, path },
+        }
+    }
+
+    /// The session, which is the same for everybody.
+    pub(crate) async fn load(
+        &self,
+        host: &Inference,
+        function: &str,
+    ) -> Result<SessionId, InferenceError> {
+        let loaded = host.load(request(function, self.source.clone())).await;
+        loaded.map(|loaded| loaded.session)
+    }
+}
+
+/// The same compute, of this function's.
+pub(crate) fn by(function: &str, compute: Compute) -> Compute {
+    Compute {
+        function: function.parse().unwrap(),
+        ..compute
+    }
+}
+
 pub(crate) async fn load(
     host: &Inference,
     function: &str,
@@ -46,10 +84,24 @@ pub(crate) async fn load(
     host.load(request(function, brought(model))).await
 }
 
+/// Who computes with a session that is one function's: it is known whose.
+pub(crate) fn whoever() -> FunctionName {
+    "whoever".parse().unwrap()
+}
+
+/// No wish how long a session is kept.
+pub(crate) fn wish() -> KeepWish {
+    KeepWish {
+        function: whoever(),
+        until: None,
+    }
+}
+
 /// `y = x` of so many whole numbers.
 pub(crate) fn identity(session: SessionId, numbers: &[i64]) -> Compute {
     Compute {
         session,
+        function: whoever(),
         inputs: vec![("x".to_owned(), longs(numbers))],
         deadline: Instant::now() + Duration::from_secs(30),
     }
@@ -59,6 +111,7 @@ pub(crate) fn identity(session: SessionId, numbers: &[i64]) -> Compute {
 pub(crate) fn divide(session: SessionId, x: [i64; 4], y: [i64; 4]) -> Compute {
     Compute {
         session,
+        function: whoever(),
         inputs: vec![("x".to_owned(), longs(&x)), ("y".to_owned(), longs(&y))],
         deadline: Instant::now() + Duration::from_secs(30),
     }

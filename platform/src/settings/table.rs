@@ -237,7 +237,7 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "worker.template_ttl",
-        "How long unused compiled code stays in memory.",
+        "How long unused compiled code stays in memory. The adaptive policy decides for its functions.",
         worker.template_ttl,
         period
     ),
@@ -271,13 +271,13 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "inference.session_ttl",
-        "How long an unused model stays loaded.",
+        "How long an unused model stays loaded. The adaptive policy decides for its functions.",
         inference.session_ttl,
         parsed::<Period>
     ),
     setting!(
         "inference.compute_threads",
-        "Most inferences at once.",
+        "Most inferences at once, of models that take longer than a millisecond; those that take less have as many threads of their own besides as there are processors, at most 4.",
         inference.compute_threads,
         count
     ),
@@ -349,7 +349,7 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "inference.quarantine_after",
-        "Times that a model may kill its inference host before it is quarantined; each counts half as much every three hours. For a function that brings model after model, twice as many.",
+        "Times that a function may kill inference hosts with one model before it is quarantined with that model; each counts half as much every three hours. With model after model, twice as many.",
         inference.quarantine_after,
         positive
     ),

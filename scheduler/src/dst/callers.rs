@@ -4,7 +4,7 @@ use super::drive::{Platform, other_alias};
 use super::kept;
 use super::plan::{Call, Reads, Target};
 use super::sandboxes::Planned;
-use super::world::{Answer, Asked, Outlook, World};
+use super::world::{Answer, Asked, Outlook, World, seats};
 use fnctl_core::invocation::StartKind;
 use fnctl_core::ports::{FunctionStore, Invoker};
 use fnctl_core::trace::Trace as Spans;
@@ -49,12 +49,19 @@ impl Platform {
         let (world, id) = (&self.world, call.id);
         let version = invocation.version.clone();
         world.log(|| format!("call {id} of {}", version.key()));
+        {
+            let mut books = world.books.lock();
+            books.unwanted.remove(&version.key());
+            books.versions.insert(version.key(), version.clone());
+        }
         let asked = Asked {
+            version: version.key(),
             at: Instant::now(),
             deadline: invocation.deadline,
             outlook: outlook(world, &version, invocation.deadline),
             begun_in: None,
             unbegun_left: call.run.unbegun,
+            handed_back: 0,
             begun: 0,
             sent: None,
             completed: false,
@@ -85,7 +92,7 @@ impl Platform {
                     format!("call {id} gets another's answer")
                 });
                 answered(world, &call, Answer::Response);
-                started(world, &call, reply.start);
+                started(world, &call, reply.start, seats(&version) > 1);
                 read(world, &call, reply.response.into_body()).await;
             }
             Err(refused) => {
@@ -181,7 +188,7 @@ fn not_served(world: &World, id: u64, failure: &Failure) {
 }
 
 /// A start is called what it was for the caller.
-fn started(world: &World, call: &Call, kind: StartKind) {
+fn started(world: &World, call: &Call, kind: StartKind, shared: bool) {
     let mut books = world.books.lock();
     let id = call.id;
     let Some(asked) = books.calls.get(&id) else {
@@ -190,17 +197,19 @@ fn started(world: &World, call: &Call, kind: StartKind) {
     let refusal = matches!(asked.outlook, Outlook::Refused | Outlook::Off);
     let outlook = asked.outlook;
     let (at, begun_in) = (asked.at, asked.begun_in);
+    let begun_in = begun_in.filter(|_| call.run.unbegun == 0 && asked.handed_back == 0);
     books.require("refused", !refusal, || {
         format!("call {id} has a response, it was to be {outlook:?}")
     });
     // Of one that was begun elsewhere again, it is the first instance that is told of.
-    let Some((uses, made)) = begun_in.filter(|_| call.run.unbegun == 0) else {
+    let Some((uses, made)) = begun_in else {
         return;
     };
+    // Others may have begun in it between the time when the seat was given and that when this one began.
     let right = match kind {
         StartKind::Warm => uses > 0,
-        StartKind::Prewarmed => uses == 0,
-        StartKind::Cold => uses == 0 && made >= at,
+        StartKind::Prewarmed => uses == 0 || shared,
+        StartKind::Cold => (uses == 0 || shared) && made >= at,
     };
     books.require("start kind", right, || {
         format!("call {id} is told {kind:?} of a sandbox that served {uses} before")
@@ -245,7 +254,12 @@ fn answered(world: &World, call: &Call, answer: Answer) {
     let Some(asked) = books.calls.get(&id) else {
         return;
     };
-    let (sent, begun) = (asked.sent, asked.begun);
+    let (sent, begun, handed_back) = (asked.sent, asked.begun, asked.handed_back);
+    // One that no guest has seen is tried elsewhere, eight times where instances are shared, and once where not.
+    let trapped = answer == Answer::Failure(ErrorKind::Trap) && sent.is_none();
+    books.require("tried again", !trapped || handed_back > 8, || {
+        format!("call {id} is given up after {handed_back} sandboxes that did not begin it")
+    });
     if let Some(sent) = sent {
         books.require("answer", sent == answer, || {
             format!("call {id} is answered {answer:?}, its guest said {sent:?}")

@@ -3,10 +3,10 @@
 //! [`settled`] holds whenever nothing more can happen at an instant: every task waits for a timer or for another task.
 //! There an instance is idle or runs, a start is inside the factory, and a caller waits in one known place.
 
-use super::shares;
-
-use super::world::{Books, World};
+use super::world::{Books, Live, World};
+use super::{contest, scaling, seats, shares};
 use crate::audit::{Audit, LaneAudit, PoolAudit};
+use fnctl_core::ids::FunctionName;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ pub(super) fn settled(world: &World, audit: Audit) {
     }
     inference(&mut books, host);
     shares::settled(&mut books, world, &audit, computing);
+    seats::settled(&mut books, &audit);
+    scaling::note(&mut books, &audit);
+    contest::settled(&mut books, world, &audit);
     bounds(&mut books);
     let panics = books.planned_panics;
     books.require("panics", audit.panics == panics, || {
@@ -69,10 +72,17 @@ fn instances(books: &mut Books, audit: &Audit, slots: usize) {
             format!("instance {id} is idle twice")
         });
     }
+    // Who has a seat in it may wait for a processor still.
+    let turns = |function: &FunctionName| {
+        let mut lanes = audit.lanes.iter();
+        let lane = lanes.find(|lane| lane.function == *function);
+        lane.is_some_and(|lane| lane.flows[1].waiting > 0)
+    };
+    let unused = |live: &&Live| live.running.is_empty() && !turns(&live.version.function);
     let kept = books
         .live
         .iter()
-        .find(|(_, live)| live.superseded && live.running.is_none());
+        .find(|(_, live)| live.superseded.is_some() && unused(live));
     let kept = kept.map(|(id, _)| *id);
     books.require("let go", kept.is_none(), || {
         format!("sandbox {kept:?} outlives the run in which its version was superseded")
@@ -80,15 +90,16 @@ fn instances(books: &mut Books, audit: &Audit, slots: usize) {
     let unheard = books
         .live
         .values()
-        .filter_map(|live| live.running)
-        .find(|call| books.calls.get(call).is_some_and(|asked| asked.left));
+        .flat_map(|live| &live.running)
+        .find(|call| books.calls.get(call).is_some_and(|asked| asked.left))
+        .copied();
     books.require("leaves", unheard.is_none(), || {
         format!("call {unheard:?} runs on, its caller has left")
     });
     let failed: Vec<_> = books
         .live
         .iter()
-        .filter(|(_, live)| live.failed && live.running.is_none())
+        .filter(|(_, live)| live.failed.is_some() && unused(live))
         .map(|(id, _)| *id)
         .collect();
     books.require("failed goes", failed.is_empty(), || {
@@ -99,11 +110,19 @@ fn instances(books: &mut Books, audit: &Audit, slots: usize) {
 /// Permits out = invocations in flight; each waits for a permit, waits for an instance, or runs.
 fn callers(books: &mut Books, audit: &Audit) {
     let running = books.running(None);
-    let busy = sum(&audit.pools, |pool| pool.busy);
+    let leased = sum(&audit.pools, |pool| pool.leased);
     // Who has an instance may wait for a processor before it is run.
     let turn: usize = audit.lanes.iter().map(|lane| lane.flows[1].waiting).sum();
-    books.require("leases", (running..=running + turn).contains(&busy), || {
-        format!("{busy} instances are leased, {running} sandboxes run, {turn} callers wait for their turn")
+    books.require(
+        "leases",
+        (running..=running + turn).contains(&leased),
+        || format!("{leased} callers have an instance, {running} run, {turn} wait for their turn"),
+    );
+    let busy = sum(&audit.pools, |pool| pool.busy);
+    let in_use = books.live.values();
+    let in_use = in_use.filter(|live| !live.running.is_empty()).count();
+    books.require("leases", (in_use..=in_use + turn).contains(&busy), || {
+        format!("{busy} instances are leased, {in_use} sandboxes run, {turn} callers wait for their turn")
     });
     let queued: usize = audit.lanes.iter().map(|lane| lane.queued).sum();
     let permits: usize = audit.lanes.iter().map(|lane| lane.permits).sum();

@@ -3,6 +3,7 @@
 use super::plan::{Draws, Plan, What};
 use crate::policy::Spec;
 use fnctl_core::config::{FunctionConfig, KeepAlivePolicy};
+use fnctl_core::scaling::Percent;
 use fnctl_core::schedule::ScheduleWindow;
 use fnctl_core::{ByteSize, Isolation, Period};
 use std::num::NonZeroU32;
@@ -71,6 +72,19 @@ pub(super) fn deploy(draws: &mut Draws, plan: &Plan, function: usize) -> What {
     }
     if draws.percent(15) {
         config.max_uses = NonZeroU32::new(draws.among(1, 3) as u32);
+    }
+    if draws.percent(30) && config.isolation == Isolation::Instance {
+        config.instance_concurrency = NonZeroU32::new(draws.pick(&[2, 3, 4, 16])).unwrap();
+        // So that seats are what is short, not permits.
+        config.concurrency = NonZeroU32::new(concurrency + draws.pick(&[0, 6, 12])).unwrap();
+    }
+    if draws.percent(25) {
+        let seconds = |draws: &mut Draws, of: &[u64]| Period::secs(draws.pick(of));
+        config.target_concurrency = Some(Percent(draws.pick(&[20, 50, 70, 100])));
+        config.stable_window = seconds(draws, &[6, 6, 10, 30]);
+        config.panic_window = seconds(draws, &[1, 2, 6]);
+        config.panic_threshold = Percent(draws.pick(&[110, 200, 200, 1_000]));
+        config.scale_down_delay = seconds(draws, &[0, 0, 2, 20]);
     }
     config.memory = ByteSize::mib(draws.pick(&[2, 4, 16, 128]));
     // The fake worker reads from here what a sandbox of this version takes: units of its room, and linear memory.

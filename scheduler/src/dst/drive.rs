@@ -181,7 +181,11 @@ impl Platform {
             .filter_map(|function| function.versions.get(&function.live()?.version).cloned())
             .collect();
         for version in &live {
-            self.world.books.lock().ledger.activated(version);
+            self.world
+                .books
+                .lock()
+                .ledger
+                .activated(&self.world, version);
             self.scheduler.configure(version);
         }
         live.retain(|version| version.config.provisioned > 0);
@@ -289,6 +293,7 @@ impl Platform {
             }
             What::Jump { ms } => {
                 self.world.log(|| format!("the clock jumps by {ms} ms"));
+                self.world.note_load();
                 tokio::time::advance(Duration::from_millis(*ms)).await;
             }
             What::SetClock { ms } => {
@@ -503,6 +508,12 @@ fn short(what: &What) -> String {
                 config.queue_size, config.keep_alive.0
             );
             text += &format!(" {policy:?} reserved {:?}", config.reserved_concurrency);
+            text += &format!(" seats {}", config.instance_concurrency);
+            if let Some(target) = config.target_concurrency {
+                let windows = (config.stable_window.0, config.panic_window.0);
+                let delay = config.scale_down_delay.0;
+                text += &format!(" target {target} {windows:?} delay {delay:?}");
+            }
             for window in &config.schedule {
                 let asked = (window.provisioned, window.min_instances);
                 let times = (window.duration.0, window.ramp_down.0);

@@ -5,9 +5,10 @@
 use super::world::World;
 use async_trait::async_trait;
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, LoadedModel, ModelInfo,
-    SessionId,
+    Compute, Computed, InferenceError, InferenceErrorKind, KeepWish, LoadModel, LoadedModel,
+    ModelInfo, SessionId,
 };
+use fnctl_core::ladder::RungCost;
 use fnctl_core::ports::InferenceHost;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -190,6 +191,7 @@ impl InferenceHost for FakeHost {
         Ok(LoadedModel {
             session: SessionId(id),
             info: Arc::new(ModelInfo::default()),
+            cost: RungCost::default(),
         })
     }
 
@@ -219,7 +221,14 @@ impl InferenceHost for FakeHost {
             .unwrap_or_else(|_| Err(late()))
     }
 
-    fn release(&self, session: SessionId) {
+    fn release(&self, session: SessionId, _wish: KeepWish) {
+        self.give_back(session);
+    }
+}
+
+impl FakeHost {
+    /// A use of a session has ended.
+    pub(super) fn give_back(&self, session: SessionId) {
         let found = self.0.host.state.lock().sessions.remove(&session.0);
         self.0.require("sessions", found.is_some(), || {
             format!("{session:?} is released twice")

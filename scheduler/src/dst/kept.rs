@@ -19,6 +19,8 @@ struct Note {
     version: Arc<Version>,
     /// It was called since it is live.
     called: bool,
+    /// Since when instances are kept for their `keep_alive`, if they are.
+    fixed: Option<Instant>,
 }
 
 /// Which version is live, as deploys told the scheduler.
@@ -32,13 +34,20 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// `version` is live from now on.
-    pub(super) fn activated(&mut self, version: &Arc<Version>) {
+    pub(super) fn activated(&mut self, world: &World, version: &Arc<Version>) {
         let function = &version.function;
         let known = self.notes.get(function);
         let called = known.is_some_and(|note| note.called && note.version.number == version.number);
-        let version = version.clone();
-        self.notes
-            .insert(version.function.clone(), Note { version, called });
+        let fixed = is_fixed(world, &version.config);
+        let since = known
+            .and_then(|note| note.fixed)
+            .unwrap_or_else(Instant::now);
+        let note = Note {
+            version: version.clone(),
+            called,
+            fixed: fixed.then_some(since),
+        };
+        self.notes.insert(function.clone(), note);
     }
 
     /// These are gone.
@@ -64,6 +73,12 @@ impl Ledger {
         (note.version.number == key.number).then_some(note.called)
     }
 
+    /// Whether an instance that went idle then was to be kept for its `keep_alive`.
+    pub(super) fn was_fixed(&self, function: &FunctionName, then: Instant) -> bool {
+        let note = self.notes.get(function);
+        note.is_none_or(|note| note.fixed.is_some_and(|since| since < then))
+    }
+
     /// What live versions have reserved together.
     pub(super) fn reserved(&self) -> usize {
         let parts = self.notes.values();
@@ -77,8 +92,11 @@ impl Ledger {
 /// Most invocations of a function in flight: the least of what limits them.
 pub(super) fn limit(config: &FunctionConfig) -> usize {
     let reserved = config.reserved_concurrency.unwrap_or(u32::MAX);
-    let instances = config.max_instances.map_or(u32::MAX, |max| max.get());
-    config.concurrency.get().min(reserved).min(instances) as usize
+    let each = config.instance_concurrency.get();
+    let served = config
+        .max_instances
+        .map_or(u32::MAX, |max| max.get() * each);
+    config.concurrency.get().min(reserved).min(served) as usize
 }
 
 /// What a live version is to have provisioned, and as its minimum, at this time of day.
@@ -139,6 +157,7 @@ pub(super) struct Before {
 impl Before {
     pub(super) fn look(world: &World, then: Instant) -> Option<Self> {
         let audit = world.audit()?;
+        super::scaling::note(&mut world.books.lock(), &audit);
         let limit = world.plan.memory;
         let over = limit > 0 && audit.memory.iter().sum::<u64>() > limit;
         Some(Self {
@@ -192,6 +211,7 @@ pub(super) fn reaped(
     let then = before.then;
     let now = world.time_of_day();
     let mut books = world.books.lock();
+    super::scaling::reaped(&mut books, &before.audit, after, then);
     let open = |pool: &&PoolAudit| pool.listed && !pool.closed;
     for pool in after.pools.iter().filter(open) {
         let key = &pool.version;
@@ -209,10 +229,12 @@ pub(super) fn reaped(
         });
         // One that nobody has run yet may have been called, and left.
         let floor = provisioned[0].max(if called == Some(true) { least[0] } else { 0 });
-        let holds = (floor..=provisioned[1].max(least[1])).contains(&pool.floor);
+        let desired = pool.scaling.map_or(0, |scaling| scaling.desired);
+        let (floor, most) = (floor.max(desired), desired.max(least[1]));
+        let holds = (floor..=provisioned[1].max(most)).contains(&pool.floor);
         books.require("asked", holds, || {
             format!(
-                "{key} keeps {} of {provisioned:?} and {least:?}, called: {called:?}",
+                "{key} keeps {} of {provisioned:?}, {least:?} and {desired}, called: {called:?}",
                 pool.floor
             )
         });

@@ -79,6 +79,8 @@ pub(super) struct Plan {
     pub(super) max_running: usize,
     /// The keep-alive policy of functions that do not name one.
     pub(super) policy: Spec,
+    /// What a run of each function computes, in milliseconds, where functions of unequal cost contend.
+    pub(super) contest: Option<Vec<u64>>,
     /// Every run computes for a millisecond, so that fair shares can be counted in turns.
     pub(super) alike: bool,
     /// Milliseconds from the beginning of a life to eight in the morning, when schedule windows open.
@@ -261,6 +263,9 @@ impl Plan {
 
     /// The plan of a seed.
     pub(super) fn of(seed: u64) -> Self {
+        if let Some(contest) = super::contest::plan(seed) {
+            return contest;
+        }
         let mut draws = Draws::new(seed);
         let trouble = trouble(&mut draws);
         let functions = draws.among(1, 3) as usize;
@@ -272,6 +277,7 @@ impl Plan {
             max_concurrency: draws.pick(&[2, 4, 8, 20, 1_000]),
             max_running: draws.pick(&[1, 2, 4, 16]),
             policy: policy(&mut draws),
+            contest: None,
             alike: draws.percent(30),
             opens: draws.pick(&[0, 300, 2_000, 10_000, 40_000_000]),
             trouble,

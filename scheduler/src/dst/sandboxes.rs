@@ -3,10 +3,11 @@
 
 use super::host::FakeHost;
 use super::plan::{Call, Fate, StartFault};
-use super::world::{Answer, World, is_candidate};
+use super::world::{Answer, World, is_candidate, seats};
 use async_trait::async_trait;
 use bytes::Bytes;
 use fnctl_core::body::{Body, BodyError};
+use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{Compute, LoadModel, ModelSource, SessionId, Tensor, TensorType};
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ports::{Created, InferenceHost, Sandbox, SandboxFactory};
@@ -20,6 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub(super) struct Factory(pub(super) Arc<World>);
 
@@ -50,11 +52,11 @@ impl Drop for Units<'_> {
 }
 
 /// A use of a session.
-struct Use(Arc<World>, SessionId);
+struct Use(Arc<World>, SessionId, FunctionName);
 
 impl Drop for Use {
     fn drop(&mut self) {
-        FakeHost(self.0.clone()).release(self.1);
+        FakeHost(self.0.clone()).give_back(self.1);
     }
 }
 
@@ -132,12 +134,18 @@ impl Factory {
             instantiate: ms(start.phases[3]),
             ..ColdStart::default()
         };
-        let sandbox = Box::new(Fake {
+        let sandbox = Box::new(Fake(Arc::new(Guest {
             world: world.clone(),
             id,
             session,
-        });
-        Ok(Created { sandbox, phases })
+            is_shared: seats(version) > 1,
+            died: CancellationToken::new(),
+        })));
+        Ok(Created {
+            sandbox,
+            phases,
+            footing: Box::new(fnctl_core::ports::NoFooting),
+        })
     }
 
     async fn load(&self, version: &Version, deadline: Instant) -> Result<Use, Failure> {
@@ -149,18 +157,25 @@ impl Factory {
         };
         let loaded = FakeHost(self.0.clone()).load(request).await;
         loaded
-            .map(|loaded| Use(self.0.clone(), loaded.session))
+            .map(|loaded| Use(self.0.clone(), loaded.session, version.function.clone()))
             .map_err(|error| Failure::new(error.error_kind(), "the model could not be loaded"))
     }
 }
 
-struct Fake {
+/// A handle of a guest.
+struct Fake(Arc<Guest>);
+
+struct Guest {
     world: Arc<World>,
     id: u64,
     session: Option<Use>,
+    /// Several calls may run in it, each on a handle. As the worker's: a trap ends them all; one that is given up closes
+    /// it for others, and those that run go on.
+    is_shared: bool,
+    died: CancellationToken,
 }
 
-impl Drop for Fake {
+impl Drop for Guest {
     fn drop(&mut self) {
         self.world.unlocked("a sandbox is dropped");
         self.world.books.lock().dropped(self.id);
@@ -171,19 +186,26 @@ impl Drop for Fake {
 struct Begun<'a> {
     world: &'a World,
     id: u64,
+    call: u64,
     well: bool,
 }
 
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
-        self.world.books.lock().ends(self.id, self.well);
+        self.world.books.lock().ends(self.id, self.call, self.well);
     }
 }
 
 #[async_trait]
 impl Sandbox for Fake {
+    fn share(&self) -> Option<Box<dyn Sandbox>> {
+        let shared = self.0.is_shared;
+        shared.then(|| Box::new(Self(self.0.clone())) as Box<dyn Sandbox>)
+    }
+
     async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport {
-        let world = self.world.clone();
+        let this = &self.0;
+        let world = this.world.clone();
         world.unlocked("a sandbox is run");
         let Some(Planned(call)) = invocation.request.extensions().get().cloned() else {
             world.broken("once", || "a request arrives that nobody sent".into());
@@ -196,16 +218,17 @@ impl Sandbox for Fake {
                 computes: 0,
             };
         };
-        if self.is_dead(&call) {
+        if this.is_dead(&call) {
             return report(RunEnd::Unbegun(Box::new(invocation)), &call, 0);
         }
         world
             .books
             .lock()
-            .begins(self.id, call.id, &invocation.version.key());
+            .begins(this.id, call.id, &invocation.version.key());
         let mut begun = Begun {
             world: &world,
-            id: self.id,
+            id: this.id,
+            call: call.id,
             well: false,
         };
         let (chunks, body) = Chunks::new();
@@ -214,9 +237,10 @@ impl Sandbox for Fake {
             call: &call,
             reply: &reply,
         };
-        let guest = self.guest(invocation.deadline, &answering, (&chunks, body));
+        let guest = this.guest(invocation.deadline, &answering, (&chunks, body));
         let end = tokio::select! {
             biased;
+            () = this.died.cancelled() => Err(trap()),
             done = guest => done,
             () = invocation.cancelled.cancelled() => {
                 Err(Failure::new(ErrorKind::Cancelled, "the caller left"))
@@ -225,9 +249,12 @@ impl Sandbox for Fake {
                 Err(Failure::new(ErrorKind::Timeout, "the deadline passed"))
             }
         };
+        if matches!(&end, Err(failure) if failure.kind == ErrorKind::Trap) {
+            this.dies();
+        }
         begun.well = end.is_ok();
         drop(begun);
-        let memory = self.grown();
+        let memory = this.grown();
         match end {
             Ok(()) => report(RunEnd::Completed, &call, memory),
             Err(failure) => {
@@ -239,7 +266,23 @@ impl Sandbox for Fake {
     }
 }
 
-impl Fake {
+impl Guest {
+    /// What runs in it ends with it.
+    fn dies(&self) {
+        if !self.is_shared || self.died.is_cancelled() {
+            return;
+        }
+        let mut books = self.world.books.lock();
+        if let Some(live) = books.live.get_mut(&self.id) {
+            live.failed.get_or_insert_with(Instant::now);
+            live.dead = true;
+            let with = live.running.clone();
+            books.log(format!("sandbox {} dies with {with:?}", self.id));
+        }
+        drop(books);
+        self.died.cancel();
+    }
+
     /// Its linear memory after a run: it doubles with the second and the third, as far as it may.
     fn grown(&self) -> u64 {
         let mut books = self.world.books.lock();
@@ -255,26 +298,18 @@ impl Fake {
     /// Whether this sandbox is found dead before the guest begins.
     fn is_dead(&self, call: &Call) -> bool {
         let mut books = self.world.books.lock();
-        let left = books
-            .calls
-            .get_mut(&call.id)
-            .map(|asked| &mut asked.unbegun_left);
-        if !left.is_some_and(|left| {
-            *left > 0 && {
-                *left -= 1;
-                true
-            }
-        }) {
-            return false;
+        let live = books.live.get(&self.id);
+        let is_closed = self.is_shared && live.is_some_and(|live| live.failed.is_some());
+        let asked = books.calls.get_mut(&call.id);
+        let is_found_dead = asked.is_some_and(|asked| {
+            let is_next = asked.unbegun_left > 0;
+            asked.unbegun_left -= u64::from(is_next);
+            is_next
+        });
+        if is_closed || is_found_dead {
+            books.hands_back(self.id, call.id);
         }
-        if let Some(live) = books.live.get_mut(&self.id) {
-            live.failed = true;
-        }
-        books.log(format!(
-            "sandbox {} is found dead before call {}",
-            self.id, call.id
-        ));
-        true
+        is_closed || is_found_dead
     }
 
     async fn guest(
@@ -291,7 +326,7 @@ impl Fake {
         match run.fate {
             Fate::TrapsBeforeHead => return Err(trap()),
             Fate::HangsBeforeHead => std::future::pending().await,
-            Fate::PanicsBeforeHead => self.world.planned_panic(),
+            Fate::PanicsBeforeHead => self.panics(),
             Fate::NoAnswer => return Ok(()),
             _ => {}
         }
@@ -311,9 +346,14 @@ impl Fake {
         match run.fate {
             Fate::TrapsAfterHead => Err(trap()),
             Fate::HangsAfterHead => std::future::pending().await,
-            Fate::PanicsAfterHead => self.world.planned_panic(),
+            Fate::PanicsAfterHead => self.panics(),
             _ => Ok(()),
         }
+    }
+
+    fn panics(&self) -> ! {
+        self.dies();
+        self.world.planned_panic()
     }
 
     async fn compute(&self, deadline: Instant, time: u64) -> Result<(), Failure> {
@@ -327,6 +367,7 @@ impl Fake {
         };
         let request = Compute {
             session: session.1,
+            function: session.2.clone(),
             inputs: vec![("time".into(), input)],
             deadline,
         };

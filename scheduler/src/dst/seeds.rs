@@ -170,6 +170,11 @@ fn plans_have_everything_in_them() {
         "is started ahead",
         "sessions take",
         "the time of day is set",
+        "beside 1",
+        "dies with {",
+        "is not to scale down in panic",
+        "scales down",
+        "waited together",
         "life 2",
     ] {
         assert!(text.contains(word), "no plan has '{word}' in it");

@@ -25,11 +25,13 @@ const NODE: [Plainer; 9] = [
     },
 ];
 
-const CONFIGS: [PlainerConfig; 8] = [
+const CONFIGS: [PlainerConfig; 10] = [
     |config| config.schedule.clear(),
     |config| config.provisioned = 0,
     |config| config.min_instances = 0,
     |config| config.max_instances = None,
+    |config| config.target_concurrency = None,
+    |config| config.instance_concurrency = std::num::NonZeroU32::MIN,
     |config| config.reserved_concurrency = None,
     |config| config.keep_alive_policy = None,
     |config| config.max_uses = None,

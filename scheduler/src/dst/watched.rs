@@ -8,6 +8,7 @@ use fnctl_core::ports::{Claim, InstanceStatus, Invoker};
 use fnctl_core::version::{Version, VersionKey};
 use fnctl_core::{Failure, Invocation, Reply};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Notes which sandboxes run when their version is superseded.
 pub(super) struct Watched(pub(super) Scheduler, pub(super) Arc<World>);
@@ -23,12 +24,22 @@ impl Invoker for Watched {
         version: Arc<Version>,
         retired: Vec<VersionKey>,
     ) -> Result<(), Failure> {
-        self.1.books.lock().ledger.activated(&version);
+        self.1.books.lock().ledger.activated(&self.1, &version);
         let activated = self.0.activate(version, retired.clone()).await;
-        for live in self.1.books.lock().live.values_mut() {
-            let is_retired = retired.contains(&live.version.key());
-            live.superseded |= is_retired && live.running.is_some();
+        let mut books = self.1.books.lock();
+        for live in books.live.values_mut() {
+            if retired.contains(&live.version.key()) {
+                live.superseded.get_or_insert_with(Instant::now);
+            }
         }
+        for key in retired {
+            // Who was on the way to it may still come.
+            let mut calls = books.calls.values();
+            if !calls.any(|asked| !asked.over && asked.version == key) {
+                books.unwanted.insert(key);
+            }
+        }
+        drop(books);
         activated
     }
 

@@ -1,9 +1,11 @@
 //! What the fakes and the callers of one life have seen: the books that the scheduler's are compared with, the trace
 //! that a rerun must repeat, and the rules that were found broken.
 
+use super::contest::Share;
 use super::deploys::OPENS;
 use super::kept::Ledger;
 use super::plan::{Plan, Start};
+use super::scaling::{self, Scaled};
 use crate::Inner;
 use crate::audit::{self, Audit};
 use fnctl_core::ids::FunctionName;
@@ -60,11 +62,14 @@ pub(super) struct Live {
     pub(super) version: Arc<Version>,
     /// Made by a deploy to see whether it starts; the scheduler knows nothing of it.
     pub(super) candidate: bool,
-    pub(super) running: Option<u64>,
-    /// It failed, and must not run again.
-    pub(super) failed: bool,
-    /// It ran when its version was superseded: it may end that, and no more.
-    pub(super) superseded: bool,
+    /// Calls that it runs.
+    pub(super) running: BTreeSet<u64>,
+    /// Since when it must not begin another: it failed, or gave one up.
+    pub(super) failed: Option<Instant>,
+    /// It is gone with everything that ran in it.
+    pub(super) dead: bool,
+    /// Since when its version is superseded: it may end what it runs, and no more.
+    pub(super) superseded: Option<Instant>,
     pub(super) uses: u32,
     pub(super) made: Instant,
     pub(super) free_since: Instant,
@@ -76,7 +81,15 @@ pub(super) struct Live {
 impl Live {
     /// Whether it may serve another.
     fn is_usable(&self) -> bool {
-        !self.failed && !self.superseded && self.uses < most_uses(&self.version)
+        self.failed.is_none() && self.superseded.is_none() && self.uses < most_uses(&self.version)
+    }
+
+    /// Seats that are free for others, if it is in use and may serve another.
+    pub(super) fn free_seats(&self) -> usize {
+        if self.running.is_empty() || !self.is_usable() {
+            return 0;
+        }
+        seats(&self.version).saturating_sub(self.running.len())
     }
 }
 
@@ -110,12 +123,15 @@ pub(super) enum Outlook {
 /// A call that was made.
 #[derive(Debug)]
 pub(super) struct Asked {
+    pub(super) version: VersionKey,
     pub(super) at: Instant,
     pub(super) deadline: Instant,
     pub(super) outlook: Outlook,
     /// How often the sandbox that began it had been used before, and when it was made.
     pub(super) begun_in: Option<(u32, Instant)>,
     pub(super) unbegun_left: u64,
+    /// Sandboxes that handed it back.
+    pub(super) handed_back: u32,
     /// Sandboxes that began it.
     pub(super) begun: u32,
     /// What its guest answered.
@@ -140,6 +156,8 @@ pub(super) struct Books {
     /// Units that starts have taken for sandboxes to come.
     pub(super) units_taken: usize,
     pub(super) calls: BTreeMap<u64, Asked>,
+    /// Every version that was called or started.
+    pub(super) versions: BTreeMap<VersionKey, Arc<Version>>,
     pub(super) planned_panics: u64,
     /// No fault from now on.
     pub(super) calm: bool,
@@ -149,6 +167,12 @@ pub(super) struct Books {
     pub(super) sessions: u64,
     /// Turns that others had at the gate of what is shared, since a function that waits there had its last.
     pub(super) turns: BTreeMap<FunctionName, BTreeMap<FunctionName, usize>>,
+    /// What autoscalers are to want, by the number of their pools.
+    pub(super) scaled: BTreeMap<u64, Scaled>,
+    /// Versions that were let go, and that nobody has called since.
+    pub(super) unwanted: BTreeSet<VersionKey>,
+    /// What functions were served while they waited for the same places.
+    pub(super) shares: BTreeMap<[usize; 2], Share>,
     /// Idle sandboxes that were let go, at least and at most.
     pub(super) let_go: [u64; 2],
     /// Instances are let go because their function is removed.
@@ -198,6 +222,7 @@ impl World {
                 starting: 0,
                 units_taken: 0,
                 calls: BTreeMap::new(),
+                versions: BTreeMap::new(),
                 planned_panics: 0,
                 calm: false,
                 most: BTreeMap::new(),
@@ -210,6 +235,9 @@ impl World {
                 ledger: Ledger::default(),
                 sessions: 0,
                 turns: BTreeMap::new(),
+                scaled: BTreeMap::new(),
+                unwanted: BTreeSet::new(),
+                shares: BTreeMap::new(),
                 let_go: [0; 2],
                 retiring: false,
                 draining: false,
@@ -300,9 +328,17 @@ impl World {
         }
     }
 
+    /// The clock is about to jump: the load until now is noted.
+    pub(super) fn note_load(&self) {
+        if let Some(audit) = self.audit() {
+            scaling::note(&mut self.books.lock(), &audit);
+        }
+    }
+
     /// A start begins; says what becomes of it.
-    pub(super) fn start_begins(&self, version: &Version) -> Start {
+    pub(super) fn start_begins(&self, version: &Arc<Version>) -> Start {
         let mut books = self.books.lock();
+        books.versions.insert(version.key(), version.clone());
         books.starts += 1;
         let start = self.plan.start(self.life, books.starts, books.calm);
         let number = books.starts;
@@ -357,9 +393,10 @@ impl Books {
         let live = Live {
             version: version.clone(),
             candidate: is_candidate(version),
-            running: None,
-            failed: false,
-            superseded: false,
+            running: BTreeSet::new(),
+            failed: None,
+            dead: false,
+            superseded: None,
             uses: 0,
             made: Instant::now(),
             free_since: Instant::now(),
@@ -377,7 +414,7 @@ impl Books {
             return;
         };
         self.log(format!("sandbox {id} gone"));
-        self.require("sandbox", live.running.is_none(), || {
+        self.require("sandbox", live.running.is_empty(), || {
             format!("sandbox {id} is dropped while it runs {:?}", live.running)
         });
         if live.candidate || self.retiring {
@@ -387,6 +424,9 @@ impl Books {
             let (idle, strict) = (live.free_since.elapsed(), reaping.strict);
             *reaping.gone.entry(live.version.key()).or_default() += 1;
             let least = live.version.config.keep_alive.duration();
+            let function = &live.version.function;
+            // Another policy may have said how long, when it went idle.
+            let strict = strict && self.ledger.was_fixed(function, live.free_since);
             self.require("keep-alive", !strict || idle >= least, || {
                 format!("sandbox {id} was reaped after {idle:?}, its keep-alive is {least:?}")
             });
@@ -406,17 +446,26 @@ impl Books {
 
     /// A sandbox begins an invocation.
     pub(super) fn begins(&mut self, id: u64, call: u64, version: &VersionKey) {
-        self.log(format!("sandbox {id} begins call {call}"));
+        let beside = self.live.get(&id).map_or(0, |live| live.running.len());
+        self.log(match beside {
+            0 => format!("sandbox {id} begins call {call}"),
+            _ => format!("sandbox {id} begins call {call} beside {beside}"),
+        });
+        let asked_at = self.calls.get(&call).map(|asked| asked.at);
         let mut found = Vec::new();
         let mut begun_in = None;
         if let Some(live) = self.live.get_mut(&id) {
             let most = most_uses(&live.version);
             begun_in = Some((live.uses, live.made));
-            if live.failed {
+            if live.failed.is_some() {
                 found.push("it has failed before");
             }
-            if live.running.is_some() {
-                found.push("it runs another");
+            if live.running.len() >= seats(&live.version) {
+                found.push("its seats are taken");
+            }
+            let superseded = live.superseded.zip(asked_at);
+            if superseded.is_some_and(|(since, asked)| asked > since) {
+                found.push("its version was superseded before anybody asked");
             }
             if live.uses >= most {
                 found.push("it is used up");
@@ -424,7 +473,7 @@ impl Books {
             if live.candidate || live.version.key() != *version {
                 found.push("it is of another version");
             }
-            live.running = Some(call);
+            live.running.insert(call);
             live.uses += 1;
         } else {
             found.push("it does not exist");
@@ -448,26 +497,45 @@ impl Books {
     }
 
     /// A sandbox ends an invocation, or is cut off in it.
-    pub(super) fn ends(&mut self, id: u64, well: bool) {
-        let call = self.live.get_mut(&id).and_then(|live| {
-            live.failed |= !well;
+    pub(super) fn ends(&mut self, id: u64, call: u64, well: bool) {
+        if let Some(live) = self.live.get_mut(&id) {
+            live.running.remove(&call);
             live.free_since = Instant::now();
-            live.running.take()
-        });
+            if !well {
+                live.failed.get_or_insert_with(Instant::now);
+            }
+        }
         let word = if well { "completes" } else { "fails in" };
-        self.log(format!("sandbox {id} {word} call {call:?}"));
-        if let Some(asked) = call.and_then(|call| self.calls.get_mut(&call)) {
+        self.log(format!("sandbox {id} {word} call {call}"));
+        if let Some(asked) = self.calls.get_mut(&call) {
             asked.completed = well;
         }
     }
 
-    /// Sandboxes of the scheduler's that run, of one function or of all.
+    /// A sandbox is found to be gone, or closed, before it began a call: the call is handed back.
+    pub(super) fn hands_back(&mut self, id: u64, call: u64) {
+        self.log(format!("sandbox {id} is found dead before call {call}"));
+        let asked = self.calls.get_mut(&call);
+        let asked_at = asked.map(|asked| {
+            asked.handed_back += 1;
+            asked.at
+        });
+        let Some(live) = self.live.get_mut(&id) else {
+            return;
+        };
+        let since = *live.failed.get_or_insert_with(Instant::now);
+        self.require("reuse", asked_at.is_none_or(|at| at <= since), || {
+            format!("call {call} is sent to sandbox {id}, which had failed before it was made")
+        });
+    }
+
+    /// Calls that run in sandboxes of the scheduler's, of one function or of all.
     pub(super) fn running(&self, function: Option<&FunctionName>) -> usize {
         self.live
             .values()
             .filter(|live| function.is_none_or(|name| live.version.function == *name))
-            .filter(|live| live.running.is_some())
-            .count()
+            .map(|live| live.running.len())
+            .sum()
     }
 
     /// Sandboxes of the scheduler's.
@@ -488,6 +556,11 @@ fn most_uses(version: &Version) -> u32 {
         (_, Some(max)) => max.get(),
         (_, None) => u32::MAX,
     }
+}
+
+/// How many calls a sandbox may run at the same time.
+pub(super) fn seats(version: &Version) -> usize {
+    version.config.instance_concurrency.get() as usize
 }
 
 /// A version that is being deployed has no number yet.

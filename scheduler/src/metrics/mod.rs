@@ -126,6 +126,13 @@ impl Metrics {
         }
     }
 
+    /// Whether these are the numbers that are told of a version.
+    #[cfg(test)]
+    pub(crate) fn tells(&self, key: &VersionKey, of: &VersionMetrics) -> bool {
+        let known = self.0.tracked.get(key);
+        known.is_some_and(|known| Arc::ptr_eq(&known, &of.numbers))
+    }
+
     /// Idle instances that were let go, for all reasons.
     #[cfg(test)]
     pub(crate) fn all_gone(&self) -> u64 {

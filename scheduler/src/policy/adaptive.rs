@@ -2,18 +2,20 @@
 //!
 //! An idle instance of `bytes` that is kept one second more costs `price * bytes`; if the function is called in that
 //! second it saves `cold` seconds of a caller's time. So it pays exactly while the chance per second of being called,
-//! the hazard at its age, is above `price * bytes / cold`. The price is one number for the whole platform, so memory goes
+//! the hazard at its age, is above `price * bytes / cold`. The same holds for each rung that the instance stands on, with
+//! its own bytes and what its own absence costs (`ladder`). The price is one number for the whole platform, so memory goes
 //! where it saves most; it is set by `patience`: how long an instance of a typical function may wait for one call. The
 //! hazard comes from the function's own idle times, as finely as they allow (`shape`), from functions of its kind
 //! ([`Book`]) while it has few, and from timers that were found in its arrivals and are no luck; if asked for, also from
-//! the hour of the day. A plan is then the best sequence of warm and cold stretches, found exactly by dynamic programming
-//! over the bins of time. A guard compares with fixed keep-alives on the function's own past, and gives way to one that
+//! the hour of the day. A plan is then the best sequence of stretches with all, some or none of the rungs in memory, found
+//! exactly by dynamic programming over the bins of time. A guard compares with fixed keep-alives on the function's own past, and gives way to one that
 //! was clearly better.
 //!
 //! docs/policies.md has the reasons, the numbers and what each part is worth.
 
 pub mod guard;
 pub mod hazard;
+mod ladder;
 pub mod period;
 mod shape;
 
@@ -21,6 +23,7 @@ use super::book::{LASTS, NEW, SCALES, SPREADS, UPPER, scale_free};
 use super::{Book, Moment, Plan, Sample, Worth};
 use guard::Guard;
 use hazard::{BINS, IdleTimes, bin, edges};
+use ladder::{FIRINGS, Stakes, Starts, best};
 use period::Periods;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +56,8 @@ pub struct Params {
     pub no_shape: bool,
     /// Without the guard.
     pub no_guard: bool,
+    /// Decides about the sandbox only: what is below goes by the platform's times.
+    pub no_rungs: bool,
 }
 
 impl Default for Params {
@@ -71,6 +76,7 @@ impl Default for Params {
             shape: 1.0,
             no_shape: false,
             no_guard: false,
+            no_rungs: false,
         }
     }
 }
@@ -107,8 +113,8 @@ pub struct Adaptive {
     unread: u16,
     /// The plan of the idle time that runs now.
     planned: Plan,
-    /// The price of a warm second then, in cold starts.
-    price: f32,
+    /// What was at stake then.
+    stakes: Stakes,
     /// When it was made.
     planned_at: Moment,
     /// For how long the upper levels are kept, and when that was decided.
@@ -147,7 +153,7 @@ impl Adaptive {
             return Some(sample);
         }
         self.guard
-            .record(&self.planned, idle, self.price, params.start_price);
+            .record(&self.planned, idle, &self.stakes, params.start_price);
         let explained =
             !params.no_periods && self.periods.arrived(now, f64::from(idle), self.usual());
         sample.ended = !explained;
@@ -220,20 +226,6 @@ impl Adaptive {
         self.hours.map(|own| (own + HOUR_STRENGTH) / all)
     }
 
-    /// The price of a second of an idle instance of this function, in its own cold starts.
-    fn price(worth: Worth, params: &Params, book: &Book) -> f32 {
-        let typical = book.typical();
-        let cold = (worth.cold / typical.cold).max(1e-6).powf(params.cost);
-        let size = if params.no_cost {
-            1.0
-        } else {
-            worth.bytes / typical.bytes
-        };
-        #[allow(clippy::cast_possible_truncation, reason = "not exact")]
-        let patience = params.patience.clamp(1e-3, 1e9) as f32;
-        size / (patience * cold)
-    }
-
     /// Whether its idle times neither are alike nor follow a timer.
     fn is_irregular(&self) -> bool {
         self.variance.max(0.0).sqrt() > IRREGULAR && !self.periods.is_believed(self.usual())
@@ -248,7 +240,6 @@ impl Adaptive {
         params: &Params,
         book: &Book,
     ) -> Plan {
-        let price = Self::price(worth, params, book);
         let starts = Starts {
             due: params.start_price,
             guessed: if self.is_irregular() {
@@ -268,7 +259,8 @@ impl Adaptive {
                 Some(times) => times.hazards(&prior, params.strength),
                 None => prior,
             };
-            let keep = best(&hazards, &[], price, starts).keep();
+            let stakes = Stakes::of_one_more(&worth, params, &book.typical());
+            let keep = best(&hazards, &[], &stakes, starts).keep();
             if let Some(kept) = self.upper_kept.get_mut(group) {
                 *kept = (now, keep.as_secs_f32());
             }
@@ -304,7 +296,7 @@ impl Adaptive {
                 }
             }
         }
-        let lead = worth.cold + 0.5;
+        let lead = worth.cold() + 0.5;
         let mut firings = [(0.0f32, 0.0f32, 0.0f32); FIRINGS];
         let mut count = 0;
         if !params.no_periods {
@@ -320,13 +312,13 @@ impl Adaptive {
                 }
             }
         }
+        self.stakes = Stakes::of_all(&worth, params, &book.typical());
         self.planned = best(
             &hazards,
             firings.get(..count).unwrap_or_default(),
-            price,
+            &self.stakes,
             starts,
         );
-        self.price = price;
         self.planned_at = now;
         self.decided(params)
     }
@@ -385,183 +377,5 @@ fn prior(context: usize, params: &Params, book: &Book) -> [f32; BINS] {
     match book.hazards(context) {
         Some(hazards) if !params.no_prior => *hazards,
         _ => scale_free(),
-    }
-}
-
-/// A stretch of time with one hazard.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Stretch {
-    from: f32,
-    to: f32,
-    hazard: f32,
-    /// The part of idle times that are not over when it begins.
-    begins: f32,
-    /// What it yields to be warm in it, in cold starts.
-    gained: f32,
-    /// Cost of a start ahead for it, in cold starts.
-    start_price: f32,
-    /// Whether to be warm in it, if one was warm before it and if not.
-    stay: bool,
-    start: bool,
-}
-
-/// Most expected firings: two of each period.
-const FIRINGS: usize = 6;
-/// Most stretches: each firing cuts twice.
-const STRETCHES: usize = BINS + 2 * FIRINGS;
-
-/// All time, cut into stretches. On the stack, as plans are made at every invocation.
-struct Stretches {
-    all: [Stretch; STRETCHES],
-    count: usize,
-}
-
-impl Stretches {
-    /// Cuts the bins where expected firings begin and end, and adds their hazards.
-    fn new(hazards: &[f32; BINS], firings: &[(f32, f32, f32)], starts: Starts) -> Self {
-        let mut cuts = [f32::INFINITY; 2 * FIRINGS];
-        for (cut, at) in cuts
-            .iter_mut()
-            .zip(firings.iter().flat_map(|(from, to, _)| [*from, *to]))
-        {
-            *cut = at;
-        }
-        cuts.sort_unstable_by(f32::total_cmp);
-        let mut stretches = Self {
-            all: [Stretch::default(); STRETCHES],
-            count: 0,
-        };
-        let mut cuts = cuts.into_iter().peekable();
-        for (hazard, edges) in hazards.iter().zip(edges().windows(2)) {
-            let [start, end] = edges else { continue };
-            let mut from = *start;
-            while from < *end {
-                while cuts.next_if(|cut| *cut <= from).is_some() {}
-                let to = cuts.peek().map_or(*end, |cut| cut.min(*end));
-                let middle = (from + to) / 2.0;
-                let fires: f32 = firings
-                    .iter()
-                    .filter(|(begin, finish, _)| *begin <= middle && middle < *finish)
-                    .map(|(_, _, rate)| rate)
-                    .sum();
-                if let Some(stretch) = stretches.all.get_mut(stretches.count) {
-                    stretch.from = from;
-                    stretch.to = to;
-                    stretch.hazard = hazard + fires;
-                    stretch.start_price = if fires > 0.0 {
-                        starts.due
-                    } else {
-                        starts.guessed
-                    };
-                    stretches.count += 1;
-                }
-                from = to;
-            }
-        }
-        stretches
-    }
-
-    /// The best plan: for each stretch warm or cold, so that the expected number of calls met warm, less the price of
-    /// warm time and of starts ahead, is the highest. Backwards over the stretches, as what follows does not depend on
-    /// how one got there.
-    fn best(mut self, price: f32) -> Plan {
-        let stretches = self.all.get_mut(..self.count).unwrap_or_default();
-        let mut idle = 1.0f32;
-        for stretch in &mut *stretches {
-            let length = stretch.to - stretch.from;
-            let load = stretch.hazard * length;
-            // 1 - exp(-load), from a rational approximant that is exact to second order and never leaves 0 to 1.
-            let grown = load + load * load / 2.0;
-            let called = idle * grown / (1.0 + grown);
-            let warm = if load > 1e-9 {
-                called / stretch.hazard
-            } else {
-                idle * length
-            };
-            stretch.begins = idle;
-            stretch.gained = called - price * warm;
-            idle -= called;
-        }
-        let (mut warm, mut cold) = (0.0f32, 0.0f32);
-        for stretch in stretches.iter_mut().rev() {
-            let stay = stretch.gained + warm;
-            let start = stay - stretch.start_price * stretch.begins;
-            stretch.stay = stay > cold;
-            stretch.start = start > cold;
-            (warm, cold) = (stay.max(cold), start.max(cold));
-        }
-        let mut plan = Plan::default();
-        let mut is_warm = true;
-        for stretch in stretches {
-            is_warm = if is_warm { stretch.stay } else { stretch.start };
-            if is_warm {
-                plan.push(stretch.from, stretch.to);
-            }
-        }
-        plan
-    }
-}
-
-/// The best plan for these hazards and firings.
-fn best(hazards: &[f32; BINS], firings: &[(f32, f32, f32)], price: f32, starts: Starts) -> Plan {
-    Stretches::new(hazards, firings, starts).best(price)
-}
-
-/// What starts ahead cost, in cold starts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Starts {
-    /// When a timer is due.
-    due: f32,
-    /// When idle times alone say so: whoever believes every dip of an estimate lets go too often.
-    guessed: f32,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const STARTS: Starts = Starts {
-        due: 0.05,
-        guessed: 0.05,
-    };
-
-    #[test]
-    fn a_constant_hazard_above_the_price_is_kept_and_below_it_is_not() {
-        let plan = |hazard: f32| best(&[hazard; BINS], &[], 1e-3, STARTS);
-        assert_eq!(plan(2e-3).windows().len(), 1);
-        assert!(plan(2e-3).keep().as_secs() > 100_000);
-        assert_eq!(plan(5e-4), Plan::default());
-    }
-
-    #[test]
-    fn a_firing_is_prepared_for_and_the_time_before_it_is_not_paid() {
-        let firings = [(895.0, 905.0, 0.3)];
-        let plan = best(&[1e-5; BINS], &firings, 1e-3, STARTS);
-        let [window] = plan.windows() else {
-            panic!("{plan:?}")
-        };
-        assert!(
-            (window.from - 895.0).abs() < 1.0 && (window.to - 905.0).abs() < 1.0,
-            "{window:?}"
-        );
-    }
-
-    #[test]
-    fn a_gap_that_costs_less_than_a_start_is_bridged() {
-        let mut hazards = [1e-6; BINS];
-        hazards[bin(1.0)] = 1.0;
-        hazards[bin(4.0)] = 1.0;
-        let bridged = best(&hazards, &[], 1e-3, STARTS);
-        assert_eq!(bridged.windows().len(), 1, "{bridged:?}");
-        let split = best(
-            &hazards,
-            &[],
-            0.2,
-            Starts {
-                due: 0.0001,
-                guessed: 0.0001,
-            },
-        );
-        assert_eq!(split.windows().len(), 2, "{split:?}");
     }
 }

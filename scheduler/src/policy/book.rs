@@ -2,7 +2,7 @@
 //! is worth. It is where a function with few idle times of its own borrows from.
 
 use super::adaptive::hazard::{BINS, edges, width};
-use super::{Moment, Sample, Worth};
+use super::{Moment, Rung, Sample, Worth};
 
 /// Scales of idle times, an octave each from half a second on.
 pub(crate) const SCALES: usize = 20;
@@ -120,8 +120,8 @@ impl Book {
             kind.learn(usize::from(sample.bin), sample.ended);
         }
         if let Some(worth) = sample.first {
-            self.cold = (self.cold.0 + worth.cold.ln(), self.cold.1 + 1.0);
-            self.bytes = (self.bytes.0 + worth.bytes.ln(), self.bytes.1 + 1.0);
+            self.cold = (self.cold.0 + worth.cold().ln(), self.cold.1 + 1.0);
+            self.bytes = (self.bytes.0 + worth.bytes().ln(), self.bytes.1 + 1.0);
         }
         self.unpublished = self.unpublished.saturating_add(1);
         self.learned = self.learned.saturating_add(1);
@@ -175,12 +175,12 @@ impl Book {
         self.hazards.get(context)
     }
 
-    /// What a typical function is worth: the geometric mean over functions.
-    pub fn typical(&self) -> Worth {
+    /// What all rungs of a typical function cost: the geometric mean over functions.
+    pub fn typical(&self) -> Rung {
         if self.cold.1 == 0.0 {
-            return Worth::UNKNOWN;
+            return Worth::UNKNOWN.sandbox;
         }
-        Worth {
+        Rung {
             cold: (self.cold.0 / self.cold.1).exp(),
             bytes: (self.bytes.0 / self.bytes.1).exp(),
         }

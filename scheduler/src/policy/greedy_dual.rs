@@ -37,8 +37,8 @@ impl GreedyDual {
     /// An invocation used an instance of the function.
     pub fn used(&self, standing: &mut Standing, worth: Worth) {
         standing.frequency += 1.0;
-        let size = f64::from(worth.bytes.max(1024.0)) / f64::from(1 << 20);
-        standing.priority = self.clock + standing.frequency * f64::from(worth.cold) / size;
+        let size = f64::from(worth.sandbox.bytes.max(1024.0)) / f64::from(1 << 20);
+        standing.priority = self.clock + standing.frequency * f64::from(worth.cold()) / size;
     }
 
     /// An instance of the function was let go for lack of room; `last` says that it was the only one.

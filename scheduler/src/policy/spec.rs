@@ -124,11 +124,12 @@ fn adaptive_params(text: &str) -> Result<adaptive::Params, String> {
             "shape" => params.shape = float(key, value, 0.001, 1000.0)?,
             "no-shape" => params.no_shape = true,
             "no-guard" => params.no_guard = true,
+            "no-rungs" => params.no_rungs = true,
             "no-forgetting" => params.half_life = 1e9,
             _ if value.is_empty() => params.patience = period("patience", key)?.as_secs_f64(),
             _ => {
                 return Err(format!(
-                    "adaptive has no parameter '{key}'; it has patience, cost, start, doubt, strength, shape, half-life, no-cost, no-periods, no-prior, no-shape, rhythm, no-guard, no-forgetting"
+                    "adaptive has no parameter '{key}'; it has patience, cost, start, doubt, strength, shape, half-life, no-cost, no-periods, no-prior, no-shape, rhythm, no-guard, no-rungs, no-forgetting"
                 ));
             }
         }
@@ -202,6 +203,7 @@ impl fmt::Display for Spec {
                         flag("no-prior", params.no_prior),
                         flag("no-shape", params.no_shape),
                         flag("no-guard", params.no_guard),
+                        flag("no-rungs", params.no_rungs),
                         flag("rhythm", params.rhythm),
                     ],
                 )

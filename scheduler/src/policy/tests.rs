@@ -190,14 +190,14 @@ fn the_adaptive_policy_weighs_cost_and_size() {
         plan.warm_until(3600.0)
     };
     let usual = kept(Worth::UNKNOWN);
-    let large = kept(Worth {
-        bytes: Worth::UNKNOWN.bytes * 30.0,
-        ..Worth::UNKNOWN
-    });
-    let slow = kept(Worth {
-        cold: Worth::UNKNOWN.cold * 30.0,
-        ..Worth::UNKNOWN
-    });
+    let times = |cold: f32, bytes: f32| {
+        let mut worth = Worth::UNKNOWN;
+        worth.sandbox.cold *= cold;
+        worth.sandbox.bytes *= bytes;
+        worth
+    };
+    let large = kept(times(1.0, 30.0));
+    let slow = kept(times(30.0, 1.0));
     assert!(
         large <= usual && usual <= slow && large < slow,
         "{large} <= {usual} <= {slow}"

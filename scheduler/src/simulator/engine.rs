@@ -1,11 +1,12 @@
 //! The discrete-event loop: arrivals from the trace, and what the scheduler's states decide about them.
 
+use super::below::{Below, RungSettings};
 use super::outcome::{Band, Counts, Outcome};
 use super::random::Random;
 use super::trace::{Trace, Trigger};
 use crate::limit::{Admission, LimitState};
 use crate::policy::greedy_dual::GreedyDual;
-use crate::policy::{Book, History, Moment, Plan, Spec, Worth};
+use crate::policy::{Book, History, LowerRung, Moment, Plan, Spec, Worth};
 use crate::pool::{Place, PoolState, Take};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -24,7 +25,7 @@ pub struct Spread {
 
 impl Spread {
     /// The value of one function.
-    fn of(&self, function: u64, seed: u64) -> f64 {
+    pub(super) fn of(&self, function: u64, seed: u64) -> f64 {
         Random::of(seed, function).log_uniform(self.from.max(1e-9), self.to.max(1e-9))
     }
 }
@@ -36,10 +37,14 @@ pub struct Settings {
     pub policy: Spec,
     /// What `fixed` without a time means.
     pub keep_alive: Duration,
-    /// Seconds of a cold start.
+    /// Seconds of a cold start; without those of the rungs below, if there are any.
     pub cold: Spread,
-    /// Bytes of an instance.
+    /// Bytes of an instance; without those of the rungs below, if there are any.
     pub bytes: Spread,
+    /// The session of each function's model, if that is told apart from the instance.
+    pub session: Option<RungSettings>,
+    /// Each function's compiled code, if that is told apart from the instance.
+    pub template: Option<RungSettings>,
     /// How long an invocation runs that the trace tells no duration of.
     pub duration: Duration,
     /// Bytes of the node; unset = no limit.
@@ -67,6 +72,8 @@ impl Default for Settings {
                 from: f64::from(64 << 20),
                 to: f64::from(512 << 20),
             },
+            session: None,
+            template: None,
             duration: Duration::from_millis(100),
             node_bytes: None,
             node_instances: None,
@@ -108,6 +115,8 @@ struct Function {
     ahead_until: Option<Moment>,
     bytes: u64,
     cold: Duration,
+    /// What its instances stand on.
+    below: Vec<Below>,
     /// Its place among those to evict, if it has one.
     rank: Option<(u64, u32)>,
     counts: Counts,
@@ -165,6 +174,7 @@ pub fn simulate(trace: &Trace, settings: &Settings) -> Outcome {
 
 impl Engine {
     fn new(trace: &Trace, settings: &Settings) -> Self {
+        let settings_seed = settings.seed;
         let functions = trace
             .functions()
             .iter()
@@ -178,10 +188,26 @@ impl Engine {
                 )]
                 let bytes = bytes as u64;
                 let cold = Duration::try_from_secs_f64(cold).unwrap_or_default();
+                let rung = |rung, settings: Option<RungSettings>, salt: u64| {
+                    let settings = settings?;
+                    let cost = settings.of(function.hash, settings_seed ^ salt);
+                    Some(Below::new(rung, cost, settings.ttl))
+                };
+                let below: Vec<Below> = [
+                    rung(LowerRung::Session, settings.session, 0x5E55),
+                    rung(LowerRung::Template, settings.template, 0x7E39),
+                ]
+                .into_iter()
+                .flatten()
+                .collect();
+                let mut worth = Worth::of(cold, bytes);
+                for below in &below {
+                    below.add_to(&mut worth);
+                }
                 Function {
                     pool: PoolState::default(),
                     limit: LimitState::new(settings.concurrency, settings.queue),
-                    history: History::new(&settings.policy, Worth::of(cold, bytes)),
+                    history: History::new(&settings.policy, worth),
                     plan: Plan::default(),
                     idle_from: Moment(0),
                     epoch: 0,
@@ -189,6 +215,7 @@ impl Engine {
                     ahead_until: None,
                     bytes,
                     cold,
+                    below,
                     rank: None,
                     counts: Counts::default(),
                     trigger: function.trigger,
@@ -230,6 +257,9 @@ impl Engine {
         function.counts.invocations += 1;
         let sample = function.history.arrived(now, &policy, &self.book);
         function.epoch = function.epoch.wrapping_add(1);
+        if function.history.in_flight() == 1 {
+            function.below.iter_mut().for_each(|rung| rung.busy(now));
+        }
         let work = Work {
             at: now,
             micros: micros.unwrap_or(usual),
@@ -247,7 +277,7 @@ impl Engine {
             Admission::Full(_) => {
                 if let Some(function) = self.functions.get_mut(index as usize) {
                     function.counts.refused += 1;
-                    function.history.finished(now);
+                    function.done(now);
                 }
             }
         }
@@ -291,8 +321,12 @@ impl Engine {
         self.bytes += bytes;
         self.instances += 1;
         self.outcome.peak_bytes = self.outcome.peak_bytes.max(self.bytes);
-        if let Some(function) = self.functions.get(index as usize) {
-            let at = now.after(function.cold);
+        if let Some(function) = self.functions.get_mut(index as usize) {
+            let served = function.history.in_flight() > 0;
+            let rungs = function.below.iter_mut();
+            // Models load while code does.
+            let below = rungs.map(|rung| rung.needed(now, served)).max();
+            let at = now.after(function.cold + below.unwrap_or_default());
             self.push(at, index, Event::Started);
         }
     }
@@ -318,7 +352,7 @@ impl Engine {
         let mut admitted = Vec::new();
         for _ in 0..told {
             function.counts.refused += 1;
-            function.history.finished(now);
+            function.done(now);
             admitted.extend(function.limit.release());
         }
         for work in admitted {
@@ -340,6 +374,12 @@ impl Engine {
         function.idled(now.min(self.end), &instance);
         function.counts.evictions += 1;
         let last = function.pool.total() == 0;
+        if last {
+            function
+                .below
+                .iter_mut()
+                .for_each(|rung| rung.left(now, None, 0.0));
+        }
         self.node.evicted(&mut function.history.standing, last);
         self.bytes -= function.bytes;
         self.instances -= 1;
@@ -414,7 +454,7 @@ impl Engine {
         let Some(function) = self.functions.get_mut(index as usize) else {
             return;
         };
-        function.history.finished(now);
+        function.done(now);
         let until = if function.pool.waiting() > 0 {
             now
         } else {
@@ -468,6 +508,9 @@ impl Engine {
         function.counts.expired += count;
         self.bytes -= function.bytes * count;
         self.instances -= count;
+        if function.pool.total() == 0 {
+            function.left(now);
+        }
         let next = function
             .pool
             .next_expiry(|idle| at(idle.instance.until))
@@ -518,6 +561,11 @@ impl Engine {
             for instance in &left {
                 function.idled(end, instance);
             }
+            for rung in &mut function.below {
+                rung.end(end);
+                function.counts.idle_byte_seconds += rung.idle_byte_seconds;
+                function.counts.made_below += rung.made;
+            }
             history += function.history.bytes();
             let band = Band::of(function.counts.invocations, trace.seconds());
             function.counts.functions = 1;
@@ -535,6 +583,24 @@ impl Engine {
 }
 
 impl Function {
+    /// An invocation has ended, or was refused.
+    fn done(&mut self, now: Moment) {
+        self.history.finished(now);
+        if self.history.in_flight() == 0 {
+            self.below.iter_mut().for_each(|rung| rung.idle(now));
+        }
+    }
+
+    /// Its last instance went because its time had come.
+    fn left(&mut self, now: Moment) {
+        #[allow(clippy::cast_possible_truncation, reason = "seconds, not exact")]
+        let age = now.since(self.idle_from) as f32;
+        let plan = (self.history.in_flight() == 0).then_some(&self.plan);
+        for rung in &mut self.below {
+            rung.left(now, plan, age);
+        }
+    }
+
     /// Counts the time an instance was idle.
     fn idled(&mut self, now: Moment, instance: &Warm) {
         self.counts.idle_byte_seconds += now.since(instance.since) * self.bytes as f64;

@@ -5,6 +5,7 @@
 //! is a number, a start takes the function's cold cost, a run its duration. Nothing here reads a clock or a file, and the
 //! same trace, settings and seed give the same result to the last bit.
 
+mod below;
 mod engine;
 pub mod generate;
 mod outcome;
@@ -14,5 +15,6 @@ pub mod sweep;
 mod tests;
 pub mod trace;
 
+pub use below::RungSettings;
 pub use engine::{Settings, Spread, simulate};
 pub use outcome::{Band, Counts, Outcome};

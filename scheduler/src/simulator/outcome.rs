@@ -62,7 +62,9 @@ pub struct Counts {
     pub evictions: u64,
     /// Invocations refused: queue or node were full.
     pub refused: u64,
-    /// Byte-seconds of idle instances.
+    /// Sessions and templates made again for a start, where they are told apart from instances.
+    pub made_below: u64,
+    /// Byte-seconds of idle instances, and of what they stand on while nobody is served.
     pub idle_byte_seconds: f64,
     /// Seconds that invocations waited for an instance or a place.
     pub added_seconds: f64,
@@ -79,6 +81,7 @@ impl Counts {
         self.expired += other.expired;
         self.evictions += other.evictions;
         self.refused += other.refused;
+        self.made_below += other.made_below;
         self.idle_byte_seconds += other.idle_byte_seconds;
         self.added_seconds += other.added_seconds;
     }

@@ -86,6 +86,7 @@ impl SandboxFactory for Factory {
             Ok(()) => Ok(Created {
                 sandbox: Box::new(Guest(self.0.clone())),
                 phases: ColdStart::default(),
+                footing: Box::new(fnctl_core::ports::NoFooting),
             }),
             Err(kind) => Err(Failure::new(kind, "as decided")),
         }

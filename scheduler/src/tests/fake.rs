@@ -3,13 +3,15 @@
 use async_trait::async_trait;
 use fnctl_core::config::FunctionConfig;
 use fnctl_core::invocation::ColdStart;
-use fnctl_core::ports::{Created, Sandbox, SandboxFactory};
+use fnctl_core::ladder::{KeptUntil, LowerRungs};
+use fnctl_core::ports::{Created, Footing, Sandbox, SandboxFactory};
 use fnctl_core::trace::Trace;
 use fnctl_core::version::Version;
 use fnctl_core::{
     Digest, ErrorKind, Failure, Invocation, ReplySender, RequestId, RunEnd, RunReport,
     VersionNumber,
 };
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +28,10 @@ pub(super) struct Plan {
     pub(super) run: Duration,
     /// Linear memory that a run reports, in bytes.
     pub(super) memory: u64,
+    /// What is said to be below a sandbox.
+    pub(super) below: LowerRungs,
+    /// What was said about how long that is kept, of each sandbox that went because its time had come.
+    pub(super) kept: Mutex<Vec<KeptUntil>>,
     pub(super) fail_starts: AtomicUsize,
     pub(super) panic_starts: AtomicUsize,
     pub(super) fail_runs: AtomicUsize,
@@ -44,6 +50,8 @@ impl Default for Plan {
             start: START,
             run: Duration::ZERO,
             memory: 0,
+            below: LowerRungs::default(),
+            kept: Mutex::default(),
             fail_starts: zero(),
             panic_starts: zero(),
             fail_runs: zero(),
@@ -93,7 +101,24 @@ impl SandboxFactory for Factory {
                 failed: false,
             }),
             phases,
+            footing: Box::new(Ground(self.0.clone())),
         })
+    }
+}
+
+struct Ground(Arc<Plan>);
+
+impl Footing for Ground {
+    fn cost(&self) -> LowerRungs {
+        self.0.below
+    }
+
+    fn keep(&self, until: KeptUntil) {
+        assert!(
+            self.0.alive.load(Ordering::SeqCst) > 0,
+            "said after the sandbox went"
+        );
+        self.0.kept.lock().push(until);
     }
 }
 

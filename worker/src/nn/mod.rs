@@ -9,12 +9,14 @@ use bytes::Bytes;
 use fnctl_core::config::InferenceIsolation;
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
-    Compute, Computed, InferenceError, InferenceErrorKind, LoadModel, ModelInfo, ModelSource,
-    SessionId, Tensor,
+    Compute, Computed, InferenceError, InferenceErrorKind, KeepWish, LoadModel, ModelInfo,
+    ModelSource, SessionId, Tensor,
 };
+use fnctl_core::ladder::RungCost;
 use fnctl_core::ports::InferenceHost;
 use fnctl_core::trace::{Step, Trace};
 use fnctl_core::version::Version;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,6 +57,11 @@ pub(crate) struct ModelLease {
     host: Arc<dyn InferenceHost>,
     session: SessionId,
     pub(crate) info: Arc<ModelInfo>,
+    /// What loading it took, and the memory it takes.
+    pub(crate) cost: RungCost,
+    function: FunctionName,
+    /// Until when its function wants it kept afterwards, if its policy says so.
+    kept: Mutex<Option<Instant>>,
 }
 
 impl ModelLease {
@@ -83,18 +90,31 @@ impl ModelLease {
         host: &Arc<dyn InferenceHost>,
         request: LoadModel,
     ) -> Result<Self, InferenceError> {
+        let function = request.function.clone();
         let loaded = host.load(request).await?;
         Ok(Self {
             host: host.clone(),
             session: loaded.session,
             info: loaded.info,
+            cost: loaded.cost,
+            function,
+            kept: Mutex::new(None),
         })
+    }
+
+    /// Its function wants the session kept until then, after this use.
+    pub(crate) fn keep(&self, until: Instant) {
+        *self.kept.lock() = Some(until);
     }
 }
 
 impl Drop for ModelLease {
     fn drop(&mut self) {
-        self.host.release(self.session);
+        let wish = KeepWish {
+            function: self.function.clone(),
+            until: *self.kept.get_mut(),
+        };
+        self.host.release(self.session, wish);
     }
 }
 
@@ -263,6 +283,7 @@ impl NnContext {
         let since = Instant::now();
         let request = Compute {
             session: model.session,
+            function: self.function.clone(),
             inputs,
             deadline: self.deadline,
         };

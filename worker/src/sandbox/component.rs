@@ -241,25 +241,17 @@ pub(super) fn body_error(error: BodyError) -> wasmtime_wasi_http::Error {
 impl Sandbox for ComponentSandbox {
     async fn run(&mut self, invocation: Invocation, reply: ReplySender) -> RunReport {
         let fate = BodyFate::default();
-        let end = match self.serve(invocation, &reply, &fate).await {
-            Ok(()) => {
-                fate.run_ended();
-                RunEnd::Completed
-            }
-            Err(failure) => {
-                // Before the store goes, and with it the body's other end.
-                fate.run_failed();
-                reply.send(Err(failure.clone()));
-                RunEnd::Failed(failure)
-            }
-        };
+        let outcome = self.serve(invocation, &reply, &fate).await;
+        // Before the store goes, and with it the body's other end.
+        fate.settle(&outcome, &reply);
         let guest = &mut self.store.data_mut().guest;
         guest.log.end();
         let memory = guest.limits.memory as u64;
-        // A sandbox that met its limit may have lost the work of an allocator that gave up half-way.
-        let end = match end {
-            RunEnd::Completed if guest.met_limit() => RunEnd::Failed(failure::over_limit()),
-            end => end,
+        let end = match outcome {
+            // A sandbox that met its limit may have lost the work of an allocator that gave up half-way.
+            Ok(()) if guest.met_limit() => RunEnd::Failed(failure::over_limit()),
+            Ok(()) => RunEnd::Completed,
+            Err(failure) => RunEnd::Failed(failure),
         };
         RunReport {
             end,

@@ -11,7 +11,7 @@ mod shared;
 use crate::failure;
 use bytes::Bytes;
 use fnctl_core::body::{Body, BodyError};
-use fnctl_core::{Failure, Invocation};
+use fnctl_core::{Failure, Invocation, ReplySender};
 use futures::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
@@ -95,6 +95,17 @@ impl BodyFate {
     pub(crate) fn run_failed(&self) {
         self.set(RUN_FAILED);
         self.run_ended();
+    }
+
+    /// Tells the body's reader how the run ended, and the caller, if there is no answer yet, that it failed.
+    pub(super) fn settle(&self, outcome: &Result<(), Failure>, reply: &ReplySender) {
+        match outcome {
+            Ok(()) => self.run_ended(),
+            Err(failure) => {
+                self.run_failed();
+                reply.send(Err(failure.clone()));
+            }
+        }
     }
 
     fn set(&self, flag: u8) {

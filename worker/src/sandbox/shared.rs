@@ -17,6 +17,7 @@ use crate::sharing::{Call, Sharing};
 use crate::state::{self, ComponentState};
 use crate::template::Template;
 use async_trait::async_trait;
+use fnctl_core::activity::{Computes, Led};
 use fnctl_core::ports::Sandbox;
 use fnctl_core::version::Version;
 use fnctl_core::{Failure, Invocation, ReplySender, RunEnd, RunReport};
@@ -43,6 +44,8 @@ pub(crate) struct SharedSandbox(Arc<Shared>);
 
 struct Shared {
     crew: Arc<Crew>,
+    /// What the guest has computed, whichever request it is for.
+    computes: Computes,
     /// The store's event loop; nothing while it is polled, and once the instance has died.
     driver: Mutex<Option<Driver>>,
     /// Wakes whoever leads.
@@ -69,10 +72,13 @@ impl SharedSandbox {
         guest.sharing = Some(Sharing::default());
         let log = guest.log.clone();
         let crew = Arc::new(Crew::new(meter.clone(), guest.limits.memory as u64));
-        let driver = drive(store, service, crew.clone(), template.clone());
+        let computes = Computes::default();
+        let guest = (service, computes.clone());
+        let driver = drive(store, guest, crew.clone(), template.clone());
         Self(Arc::new(Shared {
             waker: Waker::from(crew.clone()),
             crew,
+            computes,
             driver: Mutex::new(Some(Box::pin(async move { meter.measure(driver).await }))),
             template,
             version,
@@ -84,7 +90,7 @@ impl SharedSandbox {
 /// Runs the event loop until the guest fails, and tells everybody.
 async fn drive(
     store: Store<ComponentState>,
-    service: Service,
+    (service, computes): (Service, Computes),
     crew: Arc<Crew>,
     template: Arc<Template>,
 ) {
@@ -92,7 +98,7 @@ async fn drive(
     let _template = template;
     let mut store = store;
     let ended = store
-        .run_concurrent(async |accessor| serve_all(accessor, &service, &crew).await)
+        .run_concurrent(async |accessor| serve_all(accessor, &service, &computes, &crew).await)
         .await;
     let error = match ended {
         Ok(error) | Err(error) => error,
@@ -107,6 +113,7 @@ async fn drive(
 async fn serve_all(
     accessor: &Accessor<ComponentState>,
     service: &Service,
+    computes: &Computes,
     crew: &Crew,
 ) -> wasmtime::Error {
     let mut calls = FuturesUnordered::new();
@@ -121,6 +128,10 @@ async fn serve_all(
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(error),
                 Poll::Ready(Some(Ok(()))) => continue,
                 Poll::Ready(None) | Poll::Pending => {}
+            }
+            // While it waits for its inference the guest sees nobody: who comes may still be served by another.
+            if computes.any() {
+                break;
             }
             match crew.next_job() {
                 Some(job) => calls.push(Box::pin(serve(accessor, service, crew, job))),
@@ -211,6 +222,7 @@ async fn serve(
 struct Seat {
     shared: Arc<Shared>,
     call: Arc<Call>,
+    led: Mutex<Led>,
 }
 
 impl Shared {
@@ -224,7 +236,11 @@ impl Shared {
         let limit = self.version.config.response_body.bytes();
         let call = self.crew.enter(invocation, reply, fate, limit)?;
         let shared = self.clone();
-        Ok(Seat { shared, call })
+        Ok(Seat {
+            shared,
+            call,
+            led: Mutex::default(),
+        })
     }
 
     /// Polls the guest for everybody.
@@ -238,7 +254,8 @@ impl Shared {
             return;
         };
         let guard = DiesOnPanic(&self.crew);
-        let polled = driver.as_mut().poll(&mut Context::from_waker(&self.waker));
+        let mut ctx = Context::from_waker(&self.waker);
+        let polled = self.computes.within(|| driver.as_mut().poll(&mut ctx));
         std::mem::forget(guard);
         if polled.is_pending() {
             *slot = Some(driver);
@@ -263,6 +280,7 @@ impl Seat {
         let (crew, key) = (&self.shared.crew, self.call.key);
         if crew.leads(key, ctx) {
             self.shared.drive(ctx);
+            self.led.lock().ran(&self.shared.computes);
             crew.has_led(key, ctx);
         }
         crew.outcome(key)
@@ -328,20 +346,11 @@ impl Sandbox for SharedSandbox {
         if let Some(invocation) = crew.unbegun(key) {
             return unbegun(invocation);
         }
+        fate.settle(&outcome, &reply);
         let end = match outcome {
-            Ok(()) => {
-                fate.run_ended();
-                RunEnd::Completed
-            }
-            Err(failure) => {
-                fate.run_failed();
-                reply.send(Err(failure.clone()));
-                if crew.is_unseen(key) {
-                    RunEnd::Unseen(failure)
-                } else {
-                    RunEnd::Failed(failure)
-                }
-            }
+            Ok(()) => RunEnd::Completed,
+            Err(failure) if crew.is_unseen(key) => RunEnd::Unseen(failure),
+            Err(failure) => RunEnd::Failed(failure),
         };
         shared.log.flush(key);
         let (inference, computes) = seat.call.inference();

@@ -2,21 +2,15 @@
 
 use super::samples::{ColdStarts, Function, PHASES};
 use super::{median, percentile};
+use crate::drawing::{self, Area, GRID, GROUND, INK, QUIET, words, write};
 use anyhow::Context;
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const SIZE: (u32, u32) = (960, 724);
 /// Sizes as plotters counts them: 1.24 of them are a pixel.
 const TEXT: i32 = 18;
 const TITLE: i32 = 24;
-const GROUND: RGBColor = RGBColor(255, 255, 255);
-const INK: RGBColor = RGBColor(31, 35, 40);
-const QUIET: RGBColor = RGBColor(89, 99, 110);
-const GRID: RGBColor = RGBColor(226, 230, 234);
 /// One for each function.
 const CURVES: [RGBColor; 2] = [RGBColor(9, 105, 218), RGBColor(188, 76, 0)];
 /// One for each phase.
@@ -39,8 +33,7 @@ pub(crate) fn draw(samples: &ColdStarts) -> anyhow::Result<String> {
             &root,
             "Cold starts: from admission to the guest's first instruction",
             (24, 16),
-            TITLE,
-            INK,
+            words(TITLE, INK),
         )?;
         let (_, rest) = root.split_vertically(44);
         let (curves, rest) = rest.split_vertically(350);
@@ -48,7 +41,7 @@ pub(crate) fn draw(samples: &ColdStarts) -> anyhow::Result<String> {
         distribution(&curves, samples)?;
         composition(&bars, samples)?;
         for (line, y) in notes(samples).iter().zip([6, 30, 54]) {
-            write(&caption, line, (24, y), TEXT, QUIET)?;
+            write(&caption, line, (24, y), words(TEXT, QUIET))?;
         }
         root.present()?;
     }
@@ -100,8 +93,8 @@ fn distribution(area: &Area<'_>, samples: &ColdStarts) -> anyhow::Result<()> {
         .bold_line_style(GRID)
         .light_line_style(GROUND)
         .axis_style(QUIET)
-        .label_style(("sans-serif", TEXT).into_font().color(&INK))
-        .axis_desc_style(("sans-serif", TEXT).into_font().color(&INK))
+        .label_style(words(TEXT, INK))
+        .axis_desc_style(words(TEXT, INK))
         .x_desc("time (logarithmic)")
         .y_desc("part of the cold starts")
         .x_label_formatter(&|ms| time(*ms))
@@ -124,8 +117,7 @@ fn distribution(area: &Area<'_>, samples: &ColdStarts) -> anyhow::Result<()> {
             };
             chart.draw_series([Circle::new((value, part * 100.0), 5, colour.filled())])?;
             // Below the curve, on its right, where nothing else is.
-            let style = ("sans-serif", TEXT).into_font().color(&colour);
-            let style = style.pos(Pos::new(HPos::Left, VPos::Top));
+            let style = words(TEXT, colour).pos(Pos::new(HPos::Left, VPos::Top));
             chart.draw_series([
                 EmptyElement::at((value, part * 100.0)) + Text::new(name, (9, 5), style)
             ])?;
@@ -180,8 +172,8 @@ fn composition(area: &Area<'_>, samples: &ColdStarts) -> anyhow::Result<()> {
             .light_line_style(GROUND)
             .bold_line_style(GRID)
             .axis_style(QUIET)
-            .label_style(("sans-serif", TEXT).into_font().color(&INK))
-            .axis_desc_style(("sans-serif", TEXT).into_font().color(&INK))
+            .label_style(words(TEXT, INK))
+            .axis_desc_style(words(TEXT, INK))
             .x_desc(format!("median of each phase ({unit})"))
             .x_label_formatter(&|value| trimmed(*value))
             .draw()?;
@@ -197,18 +189,12 @@ fn composition(area: &Area<'_>, samples: &ColdStarts) -> anyhow::Result<()> {
 }
 
 fn legend(area: &Area<'_>, function: &Function, medians: &[f64]) -> anyhow::Result<()> {
-    write(area, &function.name, (24, 9), TEXT, INK)?;
-    let mut x = 80;
-    for ((phase, value), fill) in PHASES.iter().zip(medians).zip(FILLS) {
-        if *value == 0.0 {
-            continue;
-        }
-        let text = format!("{phase} {}", time(*value));
-        area.draw(&Rectangle::new([(x, 10), (x + 12, 22)], fill.filled()))?;
-        write(area, &text, (x + 18, 9), TEXT, INK)?;
-        x += 18 + 8 * i32::try_from(text.chars().count()).unwrap_or(0) + 16;
-    }
-    Ok(())
+    write(area, &function.name, (24, 9), words(TEXT, INK))?;
+    let phases = PHASES.iter().zip(medians).zip(FILLS);
+    let entries = phases
+        .filter(|((_, value), _)| **value != 0.0)
+        .map(|((phase, value), fill)| (format!("{phase} {}", time(*value)), fill));
+    drawing::legend(area, 80, TEXT, entries)
 }
 
 fn notes(samples: &ColdStarts) -> [String; 3] {
@@ -253,18 +239,6 @@ fn notes(samples: &ColdStarts) -> [String; 3] {
             others.join(", ")
         ),
     ]
-}
-
-fn write(
-    area: &Area<'_>,
-    text: &str,
-    at: (i32, i32),
-    size: i32,
-    colour: RGBColor,
-) -> anyhow::Result<()> {
-    let style = ("sans-serif", size).into_font().color(&colour);
-    area.draw(&Text::new(text.to_owned(), at, style))?;
-    Ok(())
 }
 
 /// Milliseconds in the unit that suits them.

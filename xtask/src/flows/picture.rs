@@ -3,19 +3,13 @@
 use super::caller::{Answer, Kind};
 use super::scenario::Scenario;
 use super::{Look, Seen};
+use crate::drawing::{Area, GRID, GROUND, INK, QUIET, legend, words, write};
 use anyhow::Context;
-use plotters::coord::Shift;
 use plotters::prelude::*;
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const SIZE: (u32, u32) = (960, 560);
 const TEXT: i32 = 17;
 const TITLE: i32 = 23;
-const GROUND: RGBColor = RGBColor(255, 255, 255);
-const INK: RGBColor = RGBColor(31, 35, 40);
-const QUIET: RGBColor = RGBColor(89, 99, 110);
-const GRID: RGBColor = RGBColor(226, 230, 234);
 /// Width of a bar, in seconds.
 const BAR: f64 = 0.25;
 
@@ -71,14 +65,14 @@ pub(crate) fn draw(scenario: &Scenario, seen: &Seen) -> anyhow::Result<String> {
     {
         let root = SVGBackend::with_string(&mut picture, SIZE).into_drawing_area();
         root.fill(&GROUND)?;
-        text(&root, scenario.title, (24, 14), TITLE, INK)?;
+        write(&root, scenario.title, (24, 14), words(TITLE, INK))?;
         let (_, rest) = root.split_vertically(46);
         let (calls, rest) = rest.split_vertically(220);
         let (instances, caption) = rest.split_vertically(256);
         let seconds = scenario.length().as_secs_f64();
         draw_calls(&calls, seen, seconds)?;
         draw_instances(&instances, seen, seconds)?;
-        text(&caption, &summary(seen), (24, 6), TEXT, QUIET)?;
+        write(&caption, summary(seen), (24, 6), words(TEXT, QUIET))?;
         root.present()?;
     }
     let (head, body) = picture.split_once('\n').context("an empty picture")?;
@@ -122,7 +116,8 @@ fn draw_calls(area: &Area<'_>, seen: &Seen, seconds: f64) -> anyhow::Result<()> 
         }
     }
     let told = KINDS.iter().filter(|(kind, ..)| count(seen, *kind) > 0);
-    legend(area, told.map(|(_, name, colour)| (*name, *colour)))
+    let told = told.map(|(_, name, colour)| ((*name).to_owned(), *colour));
+    legend(area, 92, TEXT, told)
 }
 
 fn draw_instances(area: &Area<'_>, seen: &Seen, seconds: f64) -> anyhow::Result<()> {
@@ -151,7 +146,13 @@ fn draw_instances(area: &Area<'_>, seen: &Seen, seconds: f64) -> anyhow::Result<
             .draw_series(LineSeries::new(line, QUEUE.stroke_width(2)))?;
     }
     let states = STATES.iter().map(|(_, name, colour)| (*name, *colour));
-    legend(area, states.chain(queued.then_some(("waiting", QUEUE))))
+    let states = states.chain(queued.then_some(("waiting", QUEUE)));
+    legend(
+        area,
+        92,
+        TEXT,
+        states.map(|(name, colour)| (name.to_owned(), colour)),
+    )
 }
 
 type Axes = plotters::coord::types::RangedCoordf64;
@@ -176,8 +177,8 @@ fn chart<'a, 'b>(
         .bold_line_style(GRID)
         .light_line_style(GROUND)
         .axis_style(QUIET)
-        .label_style(("sans-serif", TEXT).into_font().color(&INK))
-        .axis_desc_style(("sans-serif", TEXT).into_font().color(&INK))
+        .label_style(words(TEXT, INK))
+        .axis_desc_style(words(TEXT, INK))
         .y_desc(what)
         .y_labels(5)
         .y_label_formatter(&|value| format!("{value:.0}"));
@@ -194,29 +195,4 @@ fn chart<'a, 'b>(
     mesh.draw()?;
     drop(mesh);
     Ok(Chart(chart))
-}
-
-fn legend<'n>(
-    area: &Area<'_>,
-    entries: impl Iterator<Item = (&'n str, RGBColor)>,
-) -> anyhow::Result<()> {
-    let mut x = 92;
-    for (name, colour) in entries {
-        area.draw(&Rectangle::new([(x, 10), (x + 12, 22)], colour.filled()))?;
-        text(area, name, (x + 18, 8), TEXT, INK)?;
-        x += 18 + 8 * i32::try_from(name.len()).unwrap_or(0) + 18;
-    }
-    Ok(())
-}
-
-fn text(
-    area: &Area<'_>,
-    text: &str,
-    at: (i32, i32),
-    size: i32,
-    colour: RGBColor,
-) -> anyhow::Result<()> {
-    let style = ("sans-serif", size).into_font().color(&colour);
-    area.draw(&Text::new(text.to_owned(), at, style))?;
-    Ok(())
 }

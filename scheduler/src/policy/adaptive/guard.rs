@@ -5,6 +5,7 @@
 //! the recent past counts. A fixed time decides only while its sum is lower than the adaptive one's by `CLEAR` cold
 //! starts: less would be chance.
 
+use super::ladder::Stakes;
 use crate::policy::Plan;
 use serde::{Deserialize, Serialize};
 
@@ -23,11 +24,12 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// An idle time has ended. `price` is that of a warm second in cold starts, `start_price` that of a start ahead.
-    pub fn record(&mut self, plan: &Plan, idle: f32, price: f32, start_price: f32) {
+    /// An idle time has ended. `start_price` is that of a start ahead, in cold starts.
+    pub(super) fn record(&mut self, plan: &Plan, idle: f32, stakes: &Stakes, start_price: f32) {
         let cold = |warm: bool| if warm { 0.0 } else { 1.0 };
         let starts = f32::from(u8::try_from(plan.starts_until(idle)).unwrap_or(u8::MAX));
-        let lost = cold(plan.covers(idle)) + price * plan.warm_until(idle) + start_price * starts;
+        let lost = stakes.of_idle_time(plan, idle) + start_price * starts;
+        let price = stakes.full_price();
         self.adaptive = self.adaptive * FADE + lost;
         for (sum, keep) in self.fixed.iter_mut().zip(FIXED) {
             *sum = *sum * FADE + cold(idle < keep) + price * keep.min(idle);
