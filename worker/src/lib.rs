@@ -24,12 +24,10 @@ mod state;
 mod template;
 mod templates;
 mod thread_time;
-mod turns;
 
 pub use check::WasmCheck;
 pub use config::Config;
 pub use templates::Reaped;
-pub use turns::answer_promptly;
 
 use async_trait::async_trait;
 use fnctl_core::ids::FunctionName;
