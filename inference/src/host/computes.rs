@@ -6,6 +6,7 @@
 use super::arena::Arena;
 use super::asked::{Asked, Gone, Refusal, refused};
 use super::child_compute::ALIGNMENT;
+use super::held::Held;
 use super::lanes::{Lane, Lanes, Pace, may_wait};
 use super::protocol::{self, Answer, InputAt, OutputAt, Span, Submission};
 use super::quarantine::Suspect;
@@ -37,6 +38,7 @@ pub(crate) struct Computes {
     over: AtomicBool,
     lie: Mutex<Option<Lie>>,
     pub(crate) lied: Notify,
+    pub(super) held: Held,
 }
 
 struct State {
@@ -44,6 +46,8 @@ struct State {
     pending: Vec<Option<Pending>>,
     /// No more submissions: the host is gone.
     closed: bool,
+    /// When it last answered, or got work after it had none.
+    heard: Instant,
 }
 
 struct Pending {
@@ -99,19 +103,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Tells the host that nobody fetches a run's outputs, unless they are fetched.
-struct Unfetched<'a> {
-    cancel: &'a (dyn Fn(u32, u32) + Sync),
-    slot: u32,
-    run: u32,
-}
-
-impl Drop for Unfetched<'_> {
-    fn drop(&mut self) {
-        (self.cancel)(self.slot, self.run);
-    }
-}
-
 /// A run that is in the host.
 #[derive(Debug, Clone)]
 pub(crate) struct InFlight {
@@ -159,6 +150,7 @@ impl Computes {
                 free: (0..slots).rev().collect(),
                 pending: (0..slots).map(|_| None).collect(),
                 closed: false,
+                heard: Instant::now(),
             }),
             arena: Mutex::new(Arena::new(shared.layout.heap)),
             room: Notify::new(),
@@ -170,6 +162,7 @@ impl Computes {
             over: AtomicBool::new(false),
             lie: Mutex::new(None),
             lied: Notify::new(),
+            held: Held::default(),
             shared,
         })
     }
@@ -219,6 +212,11 @@ impl Computes {
     /// Bytes of the shared memory that are taken for tensors, besides the slots' own room.
     pub(crate) fn taken(&self) -> u64 {
         self.arena.lock().taken() as u64
+    }
+
+    /// When it last answered, or got work after it had none.
+    pub(crate) fn heard(&self) -> Instant {
+        self.state.lock().heard
     }
 
     /// Computes answered so far.
@@ -286,14 +284,16 @@ impl Computes {
     }
 
     fn complete(&self, slot: u32) -> Result<(), Lie> {
+        let now = Instant::now();
         let mut state = self.state.lock();
         if state.closed {
             return Ok(());
         }
         let pending = state.pending.get_mut(slot as usize).and_then(Option::take);
+        state.heard = now;
         drop(state);
         let pending = pending.ok_or(Lie("an answer that nobody asked for"))?;
-        self.lanes.leave(pending.lane, Instant::now());
+        self.lanes.leave(pending.lane, now);
         self.answered.fetch_add(1, Ordering::Relaxed);
         // Nobody waits any more: the lease comes back and frees the slot.
         drop(pending.answer.send(pending.lease));
@@ -334,7 +334,13 @@ impl Computes {
                     .map_err(|_| Gone)?
             }
         };
-        let slot = self.state.lock().free.pop().ok_or(Gone)?;
+        let slot = {
+            let mut state = self.state.lock();
+            if state.free.len() == state.pending.len() {
+                state.heard = Instant::now();
+            }
+            state.free.pop().ok_or(Gone)?
+        };
         Ok(Ok(Lease {
             computes: self.clone(),
             slot,
@@ -503,11 +509,7 @@ impl Computes {
                     if needed <= room.1 || matches!(message, Submission::Deliver { .. }) {
                         return Err(self.accuse(Lie("too little room, where there is enough")));
                     }
-                    let unfetched = Unfetched {
-                        cancel: work.cancel,
-                        slot: lease.slot,
-                        run,
-                    };
+                    let unfetched = self.held.unfetched(work.cancel, lease.slot, run);
                     let base = try_asked!(self.place(&mut lease, needed).await);
                     std::mem::forget(unfetched);
                     room = (base, needed);

@@ -128,6 +128,9 @@ impl HostProcess {
             who: Suspect::loading(&resident.key),
             done,
         };
+        if self.is_idle() {
+            *self.heard.lock() = loading.since;
+        }
         self.loading.lock().insert(resident.number, loading);
         if self.dead.get().is_some() {
             self.loading.lock().clear();

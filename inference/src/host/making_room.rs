@@ -4,21 +4,55 @@ use super::asked::Refusal;
 use super::process::HostProcess;
 use super::supervisor::Supervisor;
 use super::unloads::FREEING;
-use crate::room::{self, Idle};
+use crate::room::{self, Idle, Rights};
 use fnctl_core::ids::FunctionName;
 use fnctl_core::inference::{InferenceErrorKind, SessionId};
+use parking_lot::Mutex;
+use std::collections::HashSet;
 use tokio::time::Instant;
+
+/// Others' room that a function took. Unless what it took it for comes to something, it was in vain: also if the caller
+/// stops waiting, so that a short deadline is no way around the restraint.
+pub(super) struct Taken<'a> {
+    rights: &'a Mutex<Rights>,
+    function: &'a FunctionName,
+    others: bool,
+}
+
+impl<'a> Taken<'a> {
+    pub(super) fn nothing(rights: &'a Mutex<Rights>, function: &'a FunctionName) -> Self {
+        Self {
+            rights,
+            function,
+            others: false,
+        }
+    }
+
+    /// It was put to use.
+    pub(super) fn used(mut self) {
+        self.others = false;
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.others {
+            self.rights.lock().in_vain(self.function, Instant::now());
+        }
+    }
+}
 
 impl Supervisor {
     /// Makes room for what a host refused to this function. Says whether it is worth another try.
     pub(super) async fn make_room(
         &self,
         host: &HostProcess,
-        function: &FunctionName,
+        taken: &mut Taken<'_>,
         refusal: &Refusal,
         round: u32,
         deadline: Instant,
     ) -> bool {
+        let function = taken.function;
         if refusal.error.kind != InferenceErrorKind::TooLarge {
             return false;
         }
@@ -26,7 +60,17 @@ impl Supervisor {
         let others = self.rights.lock().may(function, now);
         let budget = self.plan.config.memory.bytes();
         let chosen = match refusal.shortage.filter(|_| round <= room::ROUNDS) {
-            Some(shortage) => room::choose(shortage, budget, others, self.idle_in(host, function)),
+            Some(shortage) => {
+                let idle = self.idle_in(host, function);
+                let own: HashSet<_> = idle
+                    .iter()
+                    .filter(|one| one.own)
+                    .map(|one| one.id)
+                    .collect();
+                let chosen = room::choose(shortage, budget, others, idle);
+                taken.others |= chosen.iter().any(|id| !own.contains(id));
+                chosen
+            }
             None => Vec::new(),
         };
         if self.evict("budget", |id| chosen.contains(&id)).await > 0 {
@@ -37,10 +81,6 @@ impl Supervisor {
         }
         if refusal.shortage.is_some() {
             self.metrics.refused.inc();
-        }
-        if round > 1 {
-            // It was given room, and did not fit all the same.
-            self.rights.lock().in_vain(function, now);
         }
         false
     }

@@ -42,7 +42,7 @@ impl HostMetrics {
             )?,
             silence: Gauge::new(
                 "fnctl_inference_host_heartbeat_age_seconds",
-                "Longest time since a host that has work was last heard of.",
+                "Longest time since a host that has work was last heard of, or got that work.",
             )?,
             resident: IntGauge::new(
                 "fnctl_inference_host_resident_bytes",
@@ -50,7 +50,7 @@ impl HostMetrics {
             )?,
             quarantined: IntGauge::new(
                 "fnctl_inference_quarantined_models",
-                "Models that are kept away from hosts because they killed too many.",
+                "What is kept away from hosts because it killed too many: a model in one function's hands, the loading of a model, or a function; each counts as one.",
             )?,
             reruns: IntCounter::new(
                 "fnctl_inference_reruns_total",

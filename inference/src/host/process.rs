@@ -275,9 +275,9 @@ impl HostProcess {
         self.live_bytes().min(resident_bytes(self.pid))
     }
 
-    /// How long ago it was last heard of.
+    /// How long ago it was last heard of, or got work after it had none.
     pub(crate) fn silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(*self.heard.lock())
+        now.saturating_duration_since((*self.heard.lock()).max(self.computes.heard()))
     }
 
     /// A session that is loaded here.

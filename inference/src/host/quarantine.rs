@@ -175,6 +175,14 @@ impl Inhabitants {
     }
 }
 
+/// How long as many deaths in company keep somebody alone.
+fn probation(deaths: usize) -> Duration {
+    let doublings = u32::try_from(deaths.saturating_sub(1)).unwrap_or(u32::MAX);
+    PROBATION
+        .saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX))
+        .min(LONGEST_PROBATION)
+}
+
 #[derive(Debug, Default)]
 struct Record {
     /// Deaths that nobody else can have caused.
@@ -215,10 +223,15 @@ impl Record {
 
     /// How long the deaths in company keep it alone.
     fn probation(&self) -> Duration {
-        let doublings = u32::try_from(self.doubts.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        PROBATION
-            .saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX))
-            .min(LONGEST_PROBATION)
+        probation(self.doubts.len())
+    }
+
+    /// Until when they do, if so many of them are enough for that.
+    fn stay(&self, enough: usize) -> Option<Instant> {
+        let doubts = (1..).zip(&self.doubts).skip(enough - 1);
+        doubts
+            .map(|(count, (_, when))| *when + probation(count))
+            .max()
     }
 
     fn prove(&mut self, now: Instant) {
@@ -390,13 +403,21 @@ impl Ledger {
             return;
         };
         let explained: Vec<u64> = record.doubts.drain(..).map(|(number, _)| number).collect();
-        self.records.retain(|_, record| {
+        self.records.retain(|who, record| {
             let before = record.doubts.len();
             record
                 .doubts
                 .retain(|(number, _)| !explained.contains(number));
-            let cleared = before > 0 && record.doubts.is_empty() && record.deaths == 0;
-            !cleared
+            let fewer = record.doubts.len() < before;
+            if fewer && record.deaths == 0 {
+                let enough = match who {
+                    Suspect::Function(_) => FUNCTION_DOUBTS,
+                    Suspect::Model(..) | Suspect::Loading(_) => 1,
+                };
+                // No longer than if the others alone had been.
+                record.alone_until = record.alone_until.min(record.stay(enough));
+            }
+            !fewer || !record.doubts.is_empty() || record.deaths > 0
         });
     }
 
@@ -407,16 +428,24 @@ impl Ledger {
         };
         record.answered = record.answered.saturating_add(1);
         // What was proven is not made up for by a few answers, and neither is being there every time.
-        let cleared = record.answered == CLEARING && record.deaths == 0 && record.doubts.len() <= 1;
+        let cleared = record.answered >= CLEARING
+            && record.alone_until.is_some()
+            && record.deaths == 0
+            && record.doubts.len() <= 1;
         if cleared {
             record.alone_until = None;
         }
         cleared
     }
 
-    /// Whatever is known of these does not count any more.
+    /// These have one more chance, alone as after any quarantine. What they did is not forgotten: who deploys after each
+    /// death would have any number of them.
     pub(crate) fn forgive(&mut self, forgiven: impl Fn(&Suspect) -> bool) {
-        self.records.retain(|who, _| !forgiven(who));
+        for (who, record) in &mut self.records {
+            if forgiven(who) {
+                record.quarantined = None;
+            }
+        }
     }
 
     /// Who is in quarantine, how many deaths were proven, and until when.

@@ -250,7 +250,14 @@ fn three_proven_deaths_are_quarantine_and_it_ends_and_comes_back_longer() {
         Some((who, 1200))
     );
     ledger.forgive(|who| who.function() == Some(&user(&bad)));
-    assert_eq!(placement(&ledger, &bad, after + secs(62)), Placement::Usual);
+    // A deploy lifts that, and makes nothing undone: alone, and the next death is one too many again.
+    for round in 0..3 {
+        let now = after + secs(62 + round);
+        assert!(is_alone(&ledger, &bad, now), "one more chance, alone");
+        assert_eq!(die(&mut ledger, &[&bad], now).len(), 1);
+        assert!(quarantine_of(&ledger, &bad, now).is_some());
+        ledger.forgive(|who| who.function() == Some(&user(&bad)));
+    }
 }
 
 /// Alone for longer than ten minutes each time, as it would be after each death, it used to be quarantined never.
@@ -378,10 +385,7 @@ fn a_function_that_brings_killer_after_killer_is_put_alone_then_quarantined() {
     );
     // A deploy of the function lifts it.
     ledger.forgive(|who| *who == function);
-    assert_eq!(
-        placement(&ledger, &owned("new", "hostile"), now),
-        Placement::Usual
-    );
+    assert!(is_alone(&ledger, &owned("new", "hostile"), now));
 }
 
 #[test]
@@ -444,4 +448,24 @@ fn a_flood_of_suspects_forgets_the_lightest_first() {
         die_in_company(&mut ledger, &many.iter().collect::<Vec<_>>(), now);
     }
     assert!(quarantine_of(&ledger, &bad, now).is_some());
+}
+
+/// Deaths that the killer was not in count as before; those that it was in, as if they had never been.
+#[test]
+fn a_stay_alone_is_as_long_as_the_deaths_that_are_left_explain() {
+    let (mut ledger, now) = (ledger(), Instant::now());
+    let (bad, unlucky) = (key("bad"), key("unlucky"));
+    for _ in 0..5 {
+        die_in_company(&mut ledger, &[&bad, &unlucky], now);
+    }
+    die_in_company(&mut ledger, &[&unlucky, &key("other")], now);
+    assert!(is_alone(&ledger, &unlucky, now + secs(1900)));
+    for _ in 0..3 {
+        die(&mut ledger, &[&bad], now);
+    }
+    assert!(is_alone(&ledger, &unlucky, now + secs(59)), "one is left");
+    assert_eq!(
+        placement(&ledger, &unlucky, now + secs(60)),
+        Placement::Usual
+    );
 }

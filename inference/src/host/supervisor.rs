@@ -5,6 +5,7 @@ use super::asked::Gone;
 use super::backoff::Backoff;
 use super::death::{Death, Reason};
 use super::group::{Group, GroupKey};
+use super::making_room::Taken;
 use super::metrics::HostMetrics;
 use super::metrics::resident_bytes;
 use super::model::{Model, ModelFile, Wanted};
@@ -338,6 +339,7 @@ impl Supervisor {
         deadline: Instant,
     ) -> Result<(ModelInfo, RungCost), InferenceError> {
         let mut round = 0;
+        let mut taken = Taken::nothing(&self.rights, function);
         loop {
             let group = self.place(&wanted.key, function, deadline).await?;
             let host = self.host(&group).await?;
@@ -349,12 +351,13 @@ impl Supervisor {
                         // The process is there for this function alone, and goes with its last session.
                         bytes = bytes.max(resident_bytes(host.pid));
                     }
+                    taken.used();
                     let took = since.elapsed();
                     return Ok((info, RungCost { took, bytes }));
                 }
                 Ok(Err(refusal)) => {
                     round += 1;
-                    let room = self.make_room(&host, function, &refusal, round, deadline);
+                    let room = self.make_room(&host, &mut taken, &refusal, round, deadline);
                     if !room.await {
                         return Err(refusal.error);
                     }
@@ -385,6 +388,7 @@ impl Supervisor {
     ) -> Result<Computed, InferenceError> {
         let wanted = &model.wanted;
         let mut round = 0;
+        let mut taken = Taken::nothing(&self.rights, function);
         loop {
             let group = self.place(&wanted.key, function, deadline).await?;
             let host = match group.alive() {
@@ -411,11 +415,12 @@ impl Supervisor {
                     {
                         tracing::info!("{} is cleared of suspicion", named(who));
                     }
+                    taken.used();
                     return Ok(computed);
                 }
                 Ok(Err(refusal)) => {
                     round += 1;
-                    let room = self.make_room(&host, function, &refusal, round, deadline);
+                    let room = self.make_room(&host, &mut taken, &refusal, round, deadline);
                     if !room.await {
                         return Err(refusal.error);
                     }

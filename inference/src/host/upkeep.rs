@@ -45,14 +45,11 @@ impl Supervisor {
             .unloads
             .with_label_values(&[reason])
             .inc_by(ids.len() as u64);
-        let now = Instant::now();
-        for group in self.groups() {
-            let host = group.live.read().clone();
-            if let Some(host) = host {
-                host.unload(&ids, now).await;
-            }
-        }
-        ids.len()
+        let count = ids.len();
+        let groups = self.groups().into_iter();
+        let hosts = groups.filter_map(|group| group.live.read().clone());
+        forget_in(hosts.collect(), ids).await;
+        count
     }
 
     fn groups(&self) -> Vec<Arc<Group>> {
@@ -126,8 +123,7 @@ impl Supervisor {
         let retired = known
             .into_iter()
             .filter(|id| self.sessions.get(*id).is_none());
-        new.unload(&retired.collect::<Vec<_>>(), Instant::now())
-            .await;
+        forget_in(vec![new.clone()], retired.collect()).await;
         true
     }
 
@@ -155,6 +151,17 @@ impl Supervisor {
             .retain(|_, group| group.live.read().is_some() || Arc::strong_count(group) > 1);
         ended
     }
+}
+
+/// Has hosts forget sessions. In a task of its own: a caller that stops waiting half-way would leave them there for ever.
+async fn forget_in(hosts: Vec<Arc<HostProcess>>, ids: Vec<SessionId>) {
+    let told = tokio::spawn(async move {
+        let now = Instant::now();
+        for host in hosts {
+            host.unload(&ids, now).await;
+        }
+    });
+    let _ = told.await;
 }
 
 impl SupervisedHost {
@@ -256,8 +263,10 @@ impl SupervisedHost {
                 let Some(model) = self.0.sessions.get(id) else {
                     continue;
                 };
+                // In a place of one function's it is there for that one, whoever loaded it first.
+                let function = group.key.function().unwrap_or(&model.wanted.function);
                 // What cannot be loaded now is loaded on demand, or says why then.
-                let _ = new.load(&model.wanted, &model.wanted.function).await;
+                let _ = new.load(&model.wanted, function).await;
             }
             if !self.0.publish(&group, &old, &new).await {
                 continue;

@@ -182,6 +182,10 @@ impl HostProcess {
                 let (slot, run) = (run.slot, run.run);
                 let _ = self.order(&Order::Cancel { slot, run }, &[]);
             }
+            self.computes.held.repeat(|slot, run| {
+                let cancel = Order::Cancel { slot, run };
+                self.order(&cancel, &[]).is_ok()
+            });
             let overdue = {
                 let loading = self.loading.lock();
                 let late = |one: &&Loading| now.saturating_duration_since(one.since) >= one.limit;

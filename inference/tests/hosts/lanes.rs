@@ -25,7 +25,7 @@ fn slow(session: SessionId) -> Compute {
             "x".to_owned(),
             Tensor {
                 dimensions: vec![rows, 1024],
-                ty: TensorType::F32,
+                ty: TensorType::Fp32,
                 data: Bytes::from(vec![0; rows as usize * 1024 * 4]),
             },
         )],
