@@ -24,6 +24,7 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod turns;
 
 pub use check::ModelCheck;
 pub use config::{Config, Process};
@@ -34,6 +35,7 @@ pub use library::{
     probe as probe_library,
 };
 pub use sessions::Reaped;
+pub use turns::answer_promptly;
 
 use async_trait::async_trait;
 use fnctl_core::hosts::{HostStatus, InferenceStatus, Quarantine};
@@ -225,6 +227,10 @@ impl InferenceHost for Inference {
 
     fn release(&self, session: SessionId, wish: KeepWish) {
         self.port().release(session, wish);
+    }
+
+    fn forget(&self, function: &FunctionName) {
+        self.port().forget(function);
     }
 }
 

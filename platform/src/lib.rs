@@ -11,7 +11,7 @@ pub mod traces;
 
 pub use config::Config;
 pub use fnctl_inference::{
-    ServeError, cache_folder, probe_host, probe_library, serve as serve_inference,
+    ServeError, answer_promptly, cache_folder, probe_host, probe_library, serve as serve_inference,
 };
 pub use fnctl_scheduler::{MemoryLimit, policy, simulator};
 /// Inference alone, for tests that need no whole platform.
@@ -19,7 +19,7 @@ pub mod inference {
     pub use fnctl_inference::{Config, Inference, Process};
 }
 pub use fnctl_store::{PauseAt, WriteSteps};
-pub use fnctl_worker::{answer_promptly, probe_engine};
+pub use fnctl_worker::probe_engine;
 
 use fnctl_core::Failure;
 use fnctl_core::deploy::Deployer;

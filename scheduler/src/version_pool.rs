@@ -215,6 +215,12 @@ impl VersionPool {
                 books.end_lease(&instance, now);
                 books.state.retire(instance)
             });
+            if reusable {
+                // It goes as its configuration says; how long what is below it stays is the policy's to say.
+                let now = Instant::now();
+                self.keep.idle(&self.version, now);
+                self.leave(std::slice::from_ref(&gone), now);
+            }
             drop(gone);
             self.start_more(more);
             return;
@@ -297,15 +303,17 @@ impl VersionPool {
         }
     }
 
-    /// Sets what configuration and windows ask for together, what the windows do, and whether the version is live: one
-    /// that is not is kept for `keep_alive`, as what the function's policy learned is not about it.
-    pub(crate) fn ask(&self, asked: Asked, windows: Asked, is_live: bool) {
+    /// Whether the version is live: one that is not is kept for `keep_alive`, as what the function's policy learned is not
+    /// about it.
+    pub(crate) fn set_live(&self, is_live: bool) {
         let time = (!is_live).then(|| self.version.config.keep_alive.duration());
-        {
-            let mut books = self.books.lock();
-            books.keep_at_most(time);
-            books.ask(asked, windows);
-        }
+        self.books.lock().keep_at_most(time);
+    }
+
+    /// Sets what configuration and windows ask for together, what the windows do, and whether the version is live.
+    pub(crate) fn ask(&self, asked: Asked, windows: Asked, is_live: bool) {
+        self.set_live(is_live);
+        self.books.lock().ask(asked, windows);
         self.metrics.provisioned(asked.provisioned);
     }
 

@@ -2,9 +2,10 @@
 //!
 //! A place has to have the right size before the run, and what a model declares of its outputs is not to be relied on: often it
 //! is open, and it may be wrong. So the first run for inputs of some shapes is free, and what came out of it is remembered
-//! for the next ones. ONNX Runtime checks the shape of every place it is given when the operator asks for it, and refuses the run
-//! if it is another; then it is made again, freely, and the model is given no places any more: its outputs depend on more than
-//! the inputs' shapes. So answers are the same, bound or not.
+//! for the next ones. ONNX Runtime checks the shape of every place it is given when the operator asks for it (in its
+//! core/framework/execution_frame.cc, `GetOrCreateNodeOutputMLValue`), and refuses the run if it is another; then it is made
+//! again, freely, and the model is given no places any more: its outputs depend on more than the inputs' shapes. So answers
+//! are the same, bound or not.
 
 use super::child_compute::ALIGNMENT;
 use super::protocol::{OutputAt, Span};

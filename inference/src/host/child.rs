@@ -6,13 +6,16 @@
 //! platform must not depend on it doing so.
 
 use super::bound::Learned;
-use super::protocol::{Answer, Order, Report, Setup, VERSION};
+use super::child_threads::Express;
+use super::lanes::Lane;
+use super::protocol::{Order, Report, Setup, VERSION};
+use super::rings::Taker;
 use super::shared::{Figure, Shared};
 use super::socket;
 use crate::config::Config;
 use crate::runtime::Runtime;
 use crate::session::{OnnxSession, Stopper};
-use crate::{allocator, purge_allocator};
+use crate::{allocator, purge_allocator, turns};
 use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind};
 use fnctl_core::units::ByteSize;
 use parking_lot::{Mutex, RwLock};
@@ -24,9 +27,6 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// How much the host's threads give way: a third of the processor time of those that do not, where both want it.
-const NICE: i32 = 5;
 
 /// Why a host could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +68,8 @@ pub(super) struct Hosted {
 pub(super) struct Host {
     pub(super) shared: Arc<Shared>,
     pub(super) signal: OwnedFd,
-    pub(super) taker: super::rings::Taker,
+    pub(super) bulk: Taker,
+    pub(super) express: Taker,
     pub(super) answerer: super::rings::Answerer,
     pub(super) slots: Vec<Mutex<SlotState>>,
     pub(super) sessions: RwLock<HashMap<u64, Arc<Hosted>>>,
@@ -98,7 +99,8 @@ pub fn serve() -> Result<(), ServeError> {
         .try_clone_to_owned()
         .map_err(ServeError::NoPlatform)?;
     use_one_heap();
-    give_way_to_answering();
+    let express = Express::start().map_err(ServeError::Socket)?;
+    turns::compute_patiently();
     let mut buffer = Vec::new();
     let first = socket::receive::<Order>(&socket, &mut buffer).map_err(ServeError::NoPlatform)?;
     let Some((Order::Setup(setup), descriptors)) = first else {
@@ -136,23 +138,15 @@ pub fn serve() -> Result<(), ServeError> {
         slots: (0..setup.layout.slots).map(|_| Mutex::default()).collect(),
         shared: Arc::new(shared),
         signal,
-        taker: super::rings::Taker::default(),
+        bulk: Taker::new(Lane::Bulk),
+        express: Taker::new(Lane::Express),
         answerer: super::rings::Answerer::default(),
         sessions: RwLock::default(),
         runtime,
         socket,
         loading: AtomicUsize::new(0),
     });
-    host.obey(&setup, &mut buffer)
-}
-
-/// Every thread of the host gives way to whoever answers requests: a model that computes for milliseconds is not slower
-/// for that, and a request that needs some microseconds does not wait behind it.
-fn give_way_to_answering() {
-    // Before there is a second thread: each has a niceness of its own, and a new one inherits it.
-    if let Err(error) = rustix::process::nice(NICE) {
-        tracing::debug!(%error, "the host computes at the platform's own priority");
-    }
+    host.obey(&setup, express, &mut buffer)
 }
 
 /// Lets every thread allocate from the one heap that `malloc_trim` gives back whole. Of the heaps that the C library
@@ -180,8 +174,13 @@ fn prepare(setup: &Setup) -> Result<Runtime, InferenceError> {
 
 impl Host {
     /// Takes orders until the platform is gone.
-    fn obey(self: &Arc<Self>, setup: &Setup, buffer: &mut Vec<u8>) -> Result<(), ServeError> {
-        let mut threads_started = false;
+    fn obey(
+        self: &Arc<Self>,
+        setup: &Setup,
+        express: Express,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), ServeError> {
+        let mut express = Some(express);
         loop {
             let received =
                 socket::receive::<Order>(&self.socket, buffer).map_err(ServeError::Socket)?;
@@ -194,8 +193,9 @@ impl Host {
                 Order::Setup(_) => return Err(ServeError::Setup("it came twice".to_owned())),
                 Order::Load { session, length } => {
                     // A bare host shall be small: its threads come with the first model.
-                    if !std::mem::replace(&mut threads_started, true) {
-                        self.start_threads(setup.compute_threads)?;
+                    if let Some(express) = express.take() {
+                        self.start_threads(setup, express)
+                            .map_err(ServeError::Socket)?;
                     }
                     if let Some(model) = descriptors.pop() {
                         self.load(session, model, length, setup.parallel_loads);
@@ -212,17 +212,6 @@ impl Host {
                 Order::Ping(number) => self.report(&Report::Pong(number)),
             }
         }
-    }
-
-    fn start_threads(self: &Arc<Self>, count: usize) -> Result<(), ServeError> {
-        for _ in 0..count.max(1) {
-            let host = self.clone();
-            std::thread::Builder::new()
-                .name("fnctl-compute".into())
-                .spawn(move || host.compute())
-                .map_err(ServeError::Socket)?;
-        }
-        Ok(())
     }
 
     fn report(&self, report: &Report) {
@@ -326,30 +315,6 @@ impl Host {
                 bytes: 0,
                 shortage: None,
             });
-        }
-    }
-
-    /// One of the threads that compute.
-    fn compute(&self) {
-        let mut message = Vec::new();
-        loop {
-            let slot = self.taker.take(&self.shared);
-            if slot >= self.shared.layout.slots {
-                continue;
-            }
-            let answer = self.answer(slot, &mut message);
-            self.note();
-            let fits = super::protocol::encode(&answer, super::shared::MAX_MESSAGE, &mut message);
-            if fits.is_err() {
-                let failed = Answer::Failed(
-                    InferenceErrorKind::Unsupported,
-                    "the model has more outputs than can be told".to_owned(),
-                    None,
-                );
-                let _ = super::protocol::encode(&failed, super::shared::MAX_MESSAGE, &mut message);
-            }
-            let _ = self.shared.write_message(slot, &message);
-            self.answerer.push(&self.shared, slot, self.signal.as_fd());
         }
     }
 }

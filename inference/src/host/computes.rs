@@ -6,9 +6,10 @@
 use super::arena::Arena;
 use super::asked::{Asked, Gone, Refusal, refused};
 use super::child_compute::ALIGNMENT;
+use super::lanes::{Lane, Lanes, Pace, may_wait};
 use super::protocol::{self, Answer, InputAt, OutputAt, Span, Submission};
 use super::quarantine::Suspect;
-use super::rings::{Collector, Lie, Submitter};
+use super::rings::{Collector, Lie};
 use super::shared::{INLINE, MAX_MESSAGE, Shared, SlotWord};
 use crate::inputs::Resolved;
 use crate::sessions::SessionKey;
@@ -28,7 +29,7 @@ pub(crate) struct Computes {
     state: Mutex<State>,
     arena: Mutex<Arena>,
     room: Notify,
-    submitter: Submitter,
+    lanes: Lanes,
     collector: Mutex<Collector>,
     runs: AtomicU32,
     answered: AtomicU64,
@@ -47,6 +48,7 @@ struct State {
 
 struct Pending {
     run: u32,
+    lane: Lane,
     key: Arc<SessionKey>,
     caller: FunctionName,
     lease: Lease,
@@ -132,6 +134,7 @@ pub(crate) struct Work<'a> {
     /// What the host knows the session by.
     pub(crate) session: u64,
     pub(crate) key: &'a Arc<SessionKey>,
+    pub(crate) pace: &'a Pace,
     pub(crate) caller: &'a FunctionName,
     pub(crate) info: &'a ModelInfo,
     /// Bytes that the last outputs took, so that there is room at once for the next.
@@ -142,7 +145,11 @@ pub(crate) struct Work<'a> {
 }
 
 impl Computes {
-    pub(crate) fn new(shared: Arc<Shared>, max_waiting: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        max_waiting: usize,
+        compute_threads: usize,
+    ) -> Arc<Self> {
         let slots = shared.layout.slots;
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(slots as usize)),
@@ -155,7 +162,7 @@ impl Computes {
             }),
             arena: Mutex::new(Arena::new(shared.layout.heap)),
             room: Notify::new(),
-            submitter: Submitter::default(),
+            lanes: Lanes::new(compute_threads),
             collector: Mutex::default(),
             // Never zero: that is what a slot's word says when nothing is cancelled.
             runs: AtomicU32::new(1),
@@ -182,19 +189,17 @@ impl Computes {
             .collect()
     }
 
-    /// Restarts the clock of cancelled runs that may not have begun: the host takes runs in their order, so one has
-    /// surely begun only once fewer than `threads` older ones are in flight. Until then it cannot end either.
-    pub(crate) fn excuse_queued(&self, threads: usize, now: Instant) {
+    /// Restarts the clock of cancelled runs that may not have begun: until they have they cannot end either.
+    pub(crate) fn excuse_queued(&self, compute_threads: usize, now: Instant) {
         let mut state = self.state.lock();
         // By age, which unlike the numbers themselves is not mixed up when they begin anew.
         let newest = self.runs.load(Ordering::Relaxed);
         let age = |pending: &Pending| newest.wrapping_sub(pending.run);
-        let mut ages: Vec<u32> = state.pending.iter().flatten().map(age).collect();
-        ages.sort_unstable_by(|one, other| other.cmp(one));
+        let runs = state.pending.iter().flatten();
+        let runs: Vec<_> = runs.map(|one| (one.lane, age(one))).collect();
         for pending in state.pending.iter_mut().flatten() {
-            let mine = age(pending);
-            let older = ages.partition_point(|age| *age > mine);
-            if pending.cancelled.is_some() && older >= threads {
+            let run = (pending.lane, age(pending));
+            if pending.cancelled.is_some() && may_wait(run, &runs, compute_threads) {
                 pending.cancelled = Some(now);
             }
         }
@@ -288,6 +293,7 @@ impl Computes {
         let pending = state.pending.get_mut(slot as usize).and_then(Option::take);
         drop(state);
         let pending = pending.ok_or(Lie("an answer that nobody asked for"))?;
+        self.lanes.leave(pending.lane, Instant::now());
         self.answered.fetch_add(1, Ordering::Relaxed);
         // Nobody waits any more: the lease comes back and frees the slot.
         drop(pending.answer.send(pending.lease));
@@ -387,6 +393,7 @@ impl Computes {
         let slot = lease.slot;
         self.shared.write_message(slot, &bytes).map_err(|_| Gone)?;
         let (answer, answered) = oneshot::channel();
+        let lane = self.lanes.enter(work.pace, Instant::now());
         {
             let mut state = self.state.lock();
             if state.closed {
@@ -396,6 +403,7 @@ impl Computes {
             if let Some(place) = state.pending.get_mut(slot as usize) {
                 *place = Some(Pending {
                     run,
+                    lane,
                     key: work.key.clone(),
                     caller: work.caller.clone(),
                     lease,
@@ -404,7 +412,7 @@ impl Computes {
                 });
             }
         }
-        self.submitter.push(&self.shared, slot);
+        self.lanes.push(lane, &self.shared, slot);
         let mut waiting = Waiting {
             computes: self,
             cancel: work.cancel,
@@ -422,6 +430,10 @@ impl Computes {
             .map_err(|_| self.accuse(Lie("an answer that is too long")))?;
         let answer = protocol::decode(&bytes)
             .map_err(|_| self.accuse(Lie("an answer that cannot be read")))?;
+        if matches!(message, Submission::Compute { .. }) && !matches!(answer, Answer::Failed(..)) {
+            let took = self.shared.slot_word(slot, SlotWord::Took);
+            work.pace.add(took.load(Ordering::Relaxed));
+        }
         Ok(Ok((lease, answer)))
     }
 

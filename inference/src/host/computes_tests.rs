@@ -2,6 +2,7 @@
 
 use super::asked::{Asked, Gone};
 use super::computes::{Computes, Work};
+use super::lanes::{Lane, Pace};
 use super::protocol::{self, Answer, OutputAt, Span, Submission};
 use super::rings::{Answerer, Taker};
 use super::shared::{INLINE, Layout, MAX_MESSAGE, Shared};
@@ -90,9 +91,9 @@ async fn one_after(room: &AtomicUsize, behaviour: Behaviour) -> (Asked<Computed>
     let layout = Layout::new(1, 1 << 20);
     let ours = Arc::new(Shared::create(layout).unwrap());
     let theirs = Shared::open(ours.descriptor().try_clone_to_owned().unwrap(), layout).unwrap();
-    let computes = Computes::new(ours, 4);
+    let computes = Computes::new(ours, 4, 1);
     std::thread::spawn(move || {
-        let (taker, answerer) = (Taker::default(), Answerer::default());
+        let (taker, answerer) = (Taker::new(Lane::Bulk), Answerer::default());
         let signal = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         let mut message = Vec::new();
         for _ in 0..2 {
@@ -112,6 +113,7 @@ async fn one_after(room: &AtomicUsize, behaviour: Behaviour) -> (Asked<Computed>
     let work = Work {
         session: 1,
         key: &key(1),
+        pace: &Pace::default(),
         caller: &caller(),
         info: &info,
         room,
@@ -217,7 +219,7 @@ async fn every_lie_ends_the_host() {
 #[test]
 fn outputs_come_one_after_another() {
     let layout = Layout::new(1, 1 << 20);
-    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4);
+    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4, 2);
     let info = info(2);
     let (room, length) = (layout.inline_offset(0), INLINE);
     let at = |offset: usize, length: u32| OutputAt {
@@ -248,7 +250,7 @@ fn outputs_come_one_after_another() {
 #[tokio::test]
 async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
     let layout = Layout::new(2, 1 << 20);
-    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4);
+    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4, 2);
     let (info, inputs) = (info(1), inputs(3));
     let (room, cancel) = (AtomicUsize::new(0), |_, _| {});
     // A host that takes nothing, and callers that give up.
@@ -256,6 +258,7 @@ async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
         let work = Work {
             session,
             key: &key(session),
+            pace: &Pace::default(),
             caller: &caller(),
             info: &info,
             room: &room,
@@ -275,19 +278,55 @@ async fn a_cancelled_run_that_waits_for_its_turn_is_no_hang() {
     assert_eq!(excused, [(1, false), (2, false), (3, true), (4, true)]);
 }
 
+#[tokio::test]
+async fn who_waits_in_one_lane_does_not_wait_for_the_other() {
+    let layout = Layout::new(2, 1 << 20);
+    let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4, 1);
+    let (info, inputs) = (info(1), inputs(3));
+    let (room, cancel) = (AtomicUsize::new(0), |_, _| {});
+    let (slow, fast) = (Pace::default(), Pace::default());
+    slow.add(u32::MAX);
+    fast.add(1_000);
+    // A host of one thread for each lane that takes nothing, and callers that give up.
+    for (session, pace) in [(1, &slow), (2, &fast), (3, &slow), (4, &fast)] {
+        let work = Work {
+            session,
+            key: &key(session),
+            pace,
+            caller: &caller(),
+            info: &info,
+            room: &room,
+            inputs: &inputs,
+            cancel: &cancel,
+        };
+        assert!(futures::poll!(std::pin::pin!(computes.run(&work))).is_pending());
+    }
+    let later = tokio::time::Instant::now() + Duration::from_secs(60);
+    computes.excuse_queued(1, later);
+    let mut runs = computes.in_flight();
+    runs.sort_by_key(|run| run.run);
+    let excused: Vec<_> = runs
+        .iter()
+        .map(|run| (run.run, run.cancelled == Some(later)))
+        .collect();
+    // The second is the first of its lane, and so has begun.
+    assert_eq!(excused, [(1, false), (2, false), (3, true), (4, true)]);
+}
+
 /// A caller gives up while its outputs wait for room: the host hears of it, and keeps them no longer.
 #[tokio::test]
 async fn outputs_that_nobody_fetches_are_given_up() {
     let layout = Layout::new(1, 1 << 20);
     let ours = Arc::new(Shared::create(layout).unwrap());
     let theirs = Shared::open(ours.descriptor().try_clone_to_owned().unwrap(), layout).unwrap();
-    let computes = Computes::new(ours, 4);
+    let computes = Computes::new(ours, 4, 1);
     let (info, inputs, room) = (info(1), inputs(3), AtomicUsize::new(0));
     let cancelled = parking_lot::Mutex::new(Vec::new());
     let cancel = |slot, run| cancelled.lock().push((slot, run));
     let work = Work {
         session: 1,
         key: &key(1),
+        pace: &Pace::default(),
         caller: &caller(),
         info: &info,
         room: &room,
@@ -300,7 +339,7 @@ async fn outputs_that_nobody_fetches_are_given_up() {
     {
         let mut run = std::pin::pin!(run);
         assert!(futures::poll!(&mut run).is_pending());
-        let slot = Taker::default().take(&theirs);
+        let slot = Taker::new(Lane::Bulk).take(&theirs);
         let mut message = Vec::new();
         protocol::encode(
             &Answer::NeedsRoom(INLINE as u64 * 2),

@@ -2,6 +2,7 @@
 //! be: no order leaves anything behind that somebody waits for.
 
 use super::asked::{Asked, Gone, Refusal};
+use super::lanes::Pace;
 use super::model::Wanted;
 use super::process::{HostProcess, NO_ORDERS, REAP};
 use super::protocol::Order;
@@ -47,6 +48,8 @@ pub(crate) struct Resident {
     pub(super) loaded: AtomicBool,
     /// Bytes that it took, as the host says.
     pub(super) bytes: AtomicU64,
+    /// What its computes take.
+    pub(super) pace: Pace,
 }
 
 impl HostProcess {
@@ -83,6 +86,7 @@ impl HostProcess {
                         info: OnceCell::new(),
                         loaded: AtomicBool::new(false),
                         bytes: AtomicU64::new(0),
+                        pace: Pace::default(),
                     })
                 })
                 .clone()
@@ -271,6 +275,7 @@ mod tests {
             info: OnceCell::new(),
             loaded: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
+            pace: Pace::default(),
         })
     }
 

@@ -13,6 +13,7 @@ mod bound;
 mod bound_tests;
 mod child;
 mod child_compute;
+mod child_threads;
 mod computes;
 #[cfg(test)]
 mod computes_tests;
@@ -20,6 +21,7 @@ mod death;
 mod fading;
 mod few;
 mod group;
+mod lanes;
 mod loads;
 mod logs;
 mod making_room;

@@ -3,6 +3,7 @@
 use super::asked::Asked;
 use super::computes::{Computes, Work};
 use super::death::{self, Death, Reason};
+use super::lanes::Lane;
 use super::loads::{Loading, Resident, Residents};
 use super::metrics::resident_bytes;
 use super::protocol::{Order, Report, Setup, VERSION};
@@ -154,7 +155,8 @@ impl HostProcess {
             memory: config.memory.bytes(),
             constant_folding: config.constant_folding,
             intra_threads: config.intra_threads,
-            compute_threads: config.compute_threads,
+            compute_threads: Lane::Bulk.threads(config.compute_threads),
+            express_threads: Lane::Express.threads(config.compute_threads),
             parallel_loads: config.parallel_loads,
         });
         if let Some(stderr) = stderr {
@@ -217,7 +219,11 @@ impl HostProcess {
             pid: ready.pid,
             confinement: ready.confinement,
             unconfined: ready.unconfined,
-            computes: Computes::new(ready.shared.clone(), config.compute_queue),
+            computes: Computes::new(
+                ready.shared.clone(),
+                config.compute_queue,
+                config.compute_threads,
+            ),
             shared: ready.shared,
             socket: ready.socket,
             loading: Mutex::default(),
@@ -362,6 +368,7 @@ impl HostProcess {
         let work = Work {
             session: resident.number,
             key: &resident.key,
+            pace: &resident.pace,
             caller: function,
             info,
             room,

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Both sides are the same program; a host that says another number was replaced on disk under a running platform.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// Most bytes of one frame.
 pub(crate) const MAX_FRAME: usize = 64 << 10;
 
@@ -24,7 +24,9 @@ pub(crate) struct Setup {
     pub(crate) memory: u64,
     pub(crate) constant_folding: bool,
     pub(crate) intra_threads: usize,
+    /// Threads of the bulk lane.
     pub(crate) compute_threads: usize,
+    pub(crate) express_threads: usize,
     pub(crate) parallel_loads: usize,
 }
 

@@ -1,46 +1,71 @@
-//! The two rings through which computes go to a host and come back, and how either side is woken.
+//! The rings through which computes go to a host, one for each lane, and the one through which they come back; and how
+//! either side is woken.
 //!
 //! A ring has as many entries as there are slots, and each slot is in each ring at most once, so that a ring cannot
 //! overflow. The tail is shared, the head is private to the side that reads: the other side can only ever lie about how
 //! much there is, and what it says is in there.
 
+use super::lanes::Lane;
 use super::shared::{Shared, Word};
 use parking_lot::Mutex;
 use rustix::thread::futex;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The platform's end of the submissions.
-#[derive(Debug, Default)]
-pub(crate) struct Submitter(Mutex<u32>);
+/// The platform's end of one lane's submissions.
+#[derive(Debug)]
+pub(crate) struct Submitter {
+    lane: Lane,
+    tail: Mutex<u32>,
+}
 
 impl Submitter {
-    /// Puts a slot in, and wakes a thread of the host if one sleeps.
+    pub(crate) fn new(lane: Lane) -> Self {
+        Self {
+            lane,
+            tail: Mutex::new(0),
+        }
+    }
+
+    /// Puts a slot in, and wakes a thread of the lane if one sleeps.
     pub(crate) fn push(&self, shared: &Shared, slot: u32) {
-        let mut tail = self.0.lock();
-        shared.submission(*tail).store(slot, Ordering::Release);
+        let (submitted, sleepers) = Word::of(self.lane);
+        let mut tail = self.tail.lock();
+        let entry = shared.submission(self.lane, *tail);
+        entry.store(slot, Ordering::Release);
         *tail = tail.wrapping_add(1);
-        shared.word(Word::Submitted).store(*tail, Ordering::SeqCst);
+        shared.word(submitted).store(*tail, Ordering::SeqCst);
         drop(tail);
-        if shared.word(Word::Sleepers).load(Ordering::SeqCst) > 0 {
+        if shared.word(sleepers).load(Ordering::SeqCst) > 0 {
             // Not a private futex: the sleepers are in another process.
-            let _ = futex::wake(shared.word(Word::Submitted), futex::Flags::empty(), 1);
+            let _ = futex::wake(shared.word(submitted), futex::Flags::empty(), 1);
         }
     }
 }
 
-/// The host's end of the submissions; any number of threads.
-#[derive(Debug, Default)]
-pub(crate) struct Taker(AtomicU32);
+/// The host's end of one lane's submissions; any number of threads.
+#[derive(Debug)]
+pub(crate) struct Taker {
+    lane: Lane,
+    head: AtomicU32,
+}
 
 impl Taker {
+    pub(crate) fn new(lane: Lane) -> Self {
+        Self {
+            lane,
+            head: AtomicU32::new(0),
+        }
+    }
+
     /// The next slot; sleeps until there is one.
     pub(crate) fn take(&self, shared: &Shared) -> u32 {
-        let tail = shared.word(Word::Submitted);
+        let (submitted, sleepers) = Word::of(self.lane);
+        let tail = shared.word(submitted);
         loop {
-            let head = self.0.load(Ordering::SeqCst);
+            let head = self.head.load(Ordering::SeqCst);
             if tail.load(Ordering::SeqCst) == head {
-                let sleepers = shared.word(Word::Sleepers);
+                let sleepers = shared.word(sleepers);
                 sleepers.fetch_add(1, Ordering::SeqCst);
                 if tail.load(Ordering::SeqCst) == head {
                     let _ = futex::wait(tail, futex::Flags::empty(), head, None);
@@ -48,10 +73,10 @@ impl Taker {
                 sleepers.fetch_sub(1, Ordering::SeqCst);
                 continue;
             }
-            let slot = shared.submission(head).load(Ordering::Acquire);
+            let slot = shared.submission(self.lane, head).load(Ordering::Acquire);
             let next = head.wrapping_add(1);
             if self
-                .0
+                .head
                 .compare_exchange(head, next, Ordering::SeqCst, Ordering::SeqCst)
                 .is_ok()
             {
@@ -130,14 +155,20 @@ mod tests {
     use std::os::fd::AsFd;
     use std::sync::Arc;
 
+    const STOP: u32 = u32::MAX;
+
     #[test]
     fn every_slot_is_taken_once_and_answered_once_whoever_sleeps() {
         let shared = Arc::new(Shared::create(Layout::new(4, 0)).unwrap());
         let signal = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-        let (taker, answerer) = (Arc::new(Taker::default()), Arc::new(Answerer::default()));
-        const STOP: u32 = u32::MAX;
-        let threads: Vec<_> = (0..4)
-            .map(|_| {
+        let lanes = [Lane::Bulk, Lane::Express];
+        let takers = lanes.map(|lane| Arc::new(Taker::new(lane)));
+        let answerer = Arc::new(Answerer::default());
+        let threads: Vec<_> = takers
+            .iter()
+            .cycle()
+            .take(4)
+            .map(|taker| {
                 let (shared, signal) = (shared.clone(), signal.clone());
                 let (taker, answerer) = (taker.clone(), answerer.clone());
                 std::thread::spawn(move || {
@@ -150,7 +181,7 @@ mod tests {
                 })
             })
             .collect();
-        let submitter = Submitter::default();
+        let submitters = lanes.map(Submitter::new);
         let mut collector = Collector::default();
         let slots = shared.layout.slots;
         let mut free: Vec<u32> = (0..slots).collect();
@@ -159,7 +190,7 @@ mod tests {
             while sent < 100_000
                 && let Some(slot) = free.pop()
             {
-                submitter.push(&shared, slot);
+                submitters[sent % 2].push(&shared, slot);
                 sent += 1;
             }
             let before = free.len();
@@ -176,8 +207,8 @@ mod tests {
                 rustix::io::read(&*signal, &mut [0; 8]).unwrap();
             }
         }
-        for _ in &threads {
-            submitter.push(&shared, STOP);
+        for turn in 0..threads.len() {
+            submitters[turn % 2].push(&shared, STOP);
         }
         for thread in threads {
             thread.join().unwrap();

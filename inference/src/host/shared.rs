@@ -4,6 +4,7 @@
 //! checked on every access, and nothing but atomics is ever borrowed from it. The descriptor is sealed against shrinking
 //! and growing, so that an access inside the mapping cannot fault.
 
+use super::lanes::Lane;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -22,7 +23,7 @@ pub(crate) const MESSAGE: usize = 8 << 10;
 pub(crate) const INLINE: usize = 64 << 10;
 /// Most slots: the rings fit a page each.
 pub(crate) const MAX_SLOTS: u32 = 1024;
-/// Words before a slot's message: the run it carries, the run that is not wanted any more, the message's length.
+/// Bytes of the words before a slot's message.
 const SLOT_WORDS: usize = 16;
 /// Most bytes of one message.
 pub(crate) const MAX_MESSAGE: usize = MESSAGE - SLOT_WORDS;
@@ -61,7 +62,7 @@ impl Layout {
     }
 
     fn messages(&self) -> usize {
-        3 * PAGE
+        4 * PAGE
     }
 
     fn inlines(&self) -> usize {
@@ -95,10 +96,23 @@ pub(crate) enum Word {
     Submitted = 64,
     /// Threads that sleep, or are about to.
     Sleepers = 128,
+    /// Both again, of the express lane.
+    ExpressSubmitted = 384,
+    ExpressSleepers = 448,
     /// Answers so far.
     Completed = 192,
     /// 1 while the platform wants a signal for the next answer.
     Armed = 256,
+}
+
+impl Word {
+    /// Submissions and sleepers of a lane.
+    pub(crate) fn of(lane: Lane) -> (Self, Self) {
+        match lane {
+            Lane::Bulk => (Self::Submitted, Self::Sleepers),
+            Lane::Express => (Self::ExpressSubmitted, Self::ExpressSleepers),
+        }
+    }
 }
 
 /// The figures a host keeps up to date for the platform to look at. Shown, never relied on.
@@ -117,6 +131,8 @@ pub(crate) enum SlotWord {
     Cancelled = 0,
     /// Length of the message.
     Length = 4,
+    /// What the compute took of its thread's CPU time, in nanoseconds.
+    Took = 8,
 }
 
 /// One mapping of the shared memory.
@@ -214,9 +230,13 @@ impl Shared {
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(figure as usize).cast()) }
     }
 
-    /// An entry of the ring of submissions; the index is taken modulo the ring.
-    pub(crate) fn submission(&self, index: u32) -> &AtomicU32 {
-        self.word_at(PAGE + (index & (self.layout.slots - 1)) as usize * 4)
+    /// An entry of a lane's ring of submissions; the index is taken modulo the ring.
+    pub(crate) fn submission(&self, lane: Lane, index: u32) -> &AtomicU32 {
+        let page = match lane {
+            Lane::Bulk => 1,
+            Lane::Express => 3,
+        };
+        self.word_at(page * PAGE + (index & (self.layout.slots - 1)) as usize * 4)
     }
 
     /// An entry of the ring of answers.

@@ -173,8 +173,7 @@ impl HostProcess {
                     return Some(self.silent("no sign of life"));
                 }
             }
-            self.computes
-                .excuse_queued(config.compute_threads.max(1), now);
+            self.computes.excuse_queued(config.compute_threads, now);
             let runs = self.computes.in_flight();
             if let Some(stuck) = runs.iter().find(|run| is_stuck(run, now, limit)) {
                 return Some(self.accuse(stuck.who(), "a run goes on after it was to end"));

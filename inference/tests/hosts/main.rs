@@ -20,6 +20,7 @@ mod onnx;
 
 mod chaos;
 mod guilt;
+mod lanes;
 mod lifetimes;
 mod memory;
 mod system;
@@ -53,6 +54,7 @@ fn main() {
             "a_function_that_kills_with_a_shared_model_is_kept_away_alone",
             guilt::shared_model,
         ),
+        test("a_fast_model_waits_for_no_slow_one", lanes::fast_ahead),
         test("what_cannot_fit_evicts_nobody", memory::in_vain),
         test(
             "what_fits_without_its_own_functions_idle_models_evicts_those",

@@ -277,7 +277,7 @@ pub static SETTINGS: &[Setting] = &[
     ),
     setting!(
         "inference.compute_threads",
-        "Most inferences at once.",
+        "Most inferences at once, of models that take longer than a millisecond; those that take less have as many threads of their own besides as there are processors, at most 4.",
         inference.compute_threads,
         count
     ),

@@ -33,23 +33,38 @@ pub(crate) fn measure(program: &Path, report: &mut Report) -> anyhow::Result<()>
         "bytes",
         "4096",
     );
-    let ten = sorted(&cold_calls(&few, FEW)?);
-    let among = sorted(&cold_calls(&many, MANY)?);
-    report.latency(
-        "cold start among ten functions, p50",
-        percentile(&ten, 0.5),
-        "",
-    );
-    report.latency(
-        &format!("cold start among {MANY}, p50"),
-        percentile(&among, 0.5),
-        "as among ten",
-    );
-    report.ratio(
-        "  ratio to ten",
-        percentile(&among, 0.5) / percentile(&ten, 0.5),
-        "1",
-    );
+    let (ten, ten_faults) = cold_calls(&few, FEW)?;
+    let (first, first_faults) = cold_calls(&many, MANY)?;
+    // Among ten all but ten of the calls are to functions that were called before, among ten thousand none was.
+    let (again, again_faults) = cold_calls(&many, MANY)?;
+    let middle = |calls: &[Timed]| percentile(&sorted(calls), 0.5);
+    report.latency("cold start among ten functions, p50", middle(&ten), "");
+    report.count("  ... pages that came into being", ten_faults, "a call", "");
+    for (calls, faults, name, reach) in [
+        (
+            &first,
+            first_faults,
+            "each for the first time",
+            "as among ten",
+        ),
+        (&again, again_faults, "the same ones again", ""),
+    ] {
+        report.latency(
+            &format!("cold start among {MANY}, {name}, p50"),
+            middle(calls),
+            reach,
+        );
+        let ratio = middle(calls) / middle(&ten);
+        report.ratio(
+            "  ratio to ten",
+            ratio,
+            if reach.is_empty() { "" } else { "1" },
+        );
+        let mut queue: Vec<_> = calls.iter().map(|call| call.phase("queue")).collect();
+        queue.sort_by(f64::total_cmp);
+        report.latency("  ... in the queue", percentile(&queue, 0.5), "");
+        report.count("  ... pages that came into being", faults, "a call", "");
+    }
     call_all(&many)?;
     let called = settled(&many)?;
     report.count(
@@ -112,8 +127,9 @@ fn deploy(server: &Server, indices: std::ops::Range<usize>) -> anyhow::Result<()
     })
 }
 
-/// Cold starts, spread evenly over the functions.
-fn cold_calls(server: &Server, functions: usize) -> anyhow::Result<Vec<Timed>> {
+/// Cold starts, spread evenly over the functions, and page faults of the platform for each.
+fn cold_calls(server: &Server, functions: usize) -> anyhow::Result<(Vec<Timed>, f64)> {
+    let before = page_faults(server.pid())?;
     let mut connection = Connection::open(server.address())?;
     let mut calls = Vec::new();
     for turn in 0..CALLS {
@@ -130,7 +146,16 @@ fn cold_calls(server: &Server, functions: usize) -> anyhow::Result<Vec<Timed>> {
         "only {} of the calls were cold",
         calls.len()
     );
-    Ok(calls)
+    let faults = page_faults(server.pid())? - before;
+    Ok((calls, faults / CALLS as f64))
+}
+
+/// Pages that the system had to find for a process so far: field 10 of /proc/PID/stat.
+fn page_faults(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, after_name) = stat.rsplit_once(')').context("/proc/PID/stat")?;
+    let count = after_name.split_whitespace().nth(7);
+    Ok(count.context("/proc/PID/stat")?.parse()?)
 }
 
 /// Calls each function once.

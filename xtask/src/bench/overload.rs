@@ -3,13 +3,19 @@
 //!
 //! The load is open: requests are due at fixed times, whether or not earlier ones were answered, as callers on the
 //! internet are. So many connections stand by that those that wait for an answer do not hold up the next.
+//!
+//! All of it runs on the processors of the load. What that alone costs is measured in the same minute, in the same way:
+//! a thread of this very program that answers anything at once is the machine's floor, `/healthz`, which the platform
+//! answers without a function, is every function's, and `echo` is a function without a model.
 
-use super::http::Connection;
+use super::http::{Connection, Timed};
 use super::memory::resident;
 use super::percentile;
 use super::report::Report;
 use super::server::Server;
 use anyhow::Context;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,8 +26,18 @@ const CONCURRENCY: usize = 8;
 const QUEUE: Duration = Duration::from_secs(1);
 /// Times its capacity.
 const TIMES: f64 = 5.0;
-/// Between two calls of the other function.
+/// Between two calls of one that stands beside the load.
 const PAUSE: Duration = Duration::from_millis(25);
+
+/// One that is called beside the load.
+struct Beside {
+    address: String,
+    /// As the report calls it.
+    name: &'static str,
+    method: &'static str,
+    path: &'static str,
+    body: String,
+}
 
 /// One answered request.
 struct Answer {
@@ -39,23 +55,54 @@ pub(crate) fn measure(program: &Path, seconds: u32, report: &mut Report) -> anyh
     ];
     server.deploy(program, &with_queue(&busy)?.arguments())?;
     server.deploy(program, &["examples/fraud"])?;
+    server.deploy(program, &["examples/echo"])?;
     let sample = |name: &str| -> anyhow::Result<String> {
         let path = crate::root().join(format!("examples/{name}/request.json"));
         Ok(std::fs::read_to_string(path)?.trim_end().to_owned())
     };
-    let (body, other) = (sample("embeddings")?, sample("fraud")?);
+    let body = sample("embeddings")?;
+    let besides = [
+        Beside {
+            address: server.address().to_owned(),
+            name: "another function",
+            method: "POST",
+            path: "/fn/fraud",
+            body: sample("fraud")?,
+        },
+        Beside {
+            address: server.address().to_owned(),
+            name: "a function without a model",
+            method: "POST",
+            path: "/fn/echo",
+            body: "x".to_owned(),
+        },
+        Beside {
+            address: server.address().to_owned(),
+            name: "floor of a function, /healthz",
+            method: "GET",
+            path: "/healthz",
+            body: String::new(),
+        },
+        Beside {
+            address: answering()?,
+            name: "floor of the machine, a thread that answers",
+            method: "GET",
+            path: "/",
+            body: String::new(),
+        },
+    ];
 
     // Warm, then as many callers as it takes at a time.
     closed(&server, &body, Duration::from_secs(3))?;
     let calm = Duration::from_secs(u64::from(seconds.clamp(5, 15)));
     let capacity = closed(&server, &body, calm)?;
-    let unloaded = sorted(&sequential(&server, &other, calm, &AtomicBool::new(false))?);
+    let unloaded = together(&besides, calm, &AtomicBool::new(false))?;
     let before = resident(server.pid())?;
     report.count("overload: capacity of the function", capacity, "/s", "");
 
     let stop = AtomicBool::new(false);
     let (answers, offered, beside, peak) = std::thread::scope(|scope| -> anyhow::Result<_> {
-        let beside = scope.spawn(|| sequential(&server, &other, time * 2, &stop));
+        let beside = scope.spawn(|| together(&besides, time * 2, &stop));
         let peak = scope.spawn(|| -> anyhow::Result<f64> {
             let mut peak = 0f64;
             while !stop.load(Ordering::SeqCst) {
@@ -90,13 +137,9 @@ pub(crate) fn measure(program: &Path, seconds: u32, report: &mut Report) -> anyh
         "the queue's limit, 1000 ms, and a run",
     );
     report.latency("  refused, p99", percentile(&sorted(&refused), 0.99), "");
-    let (calm, loaded) = (
-        percentile(&unloaded, 0.99),
-        percentile(&sorted(&beside), 0.99),
-    );
-    report.latency("  another function, p99 without the load", calm, "");
-    report.latency("  another function, p99 beside the load", loaded, "");
-    report.ratio("  ratio of the two", loaded / calm, "2");
+    for ((beside, calm), loaded) in besides.iter().zip(&unloaded).zip(&beside) {
+        tell(beside.name, calm, loaded, report);
+    }
     report.memory("  memory at capacity", before, "");
     report.memory("  most memory under the load", peak, "bounded");
     Ok(())
@@ -223,22 +266,95 @@ fn open(
     Ok((answers, offered))
 }
 
-/// Calls of the other function, one after the other with a pause, until told to stop or the time is over.
-fn sequential(
-    server: &Server,
-    body: &str,
+/// What the load did to one beside it.
+fn tell(name: &str, calm: &[Timed], loaded: &[Timed], report: &mut Report) {
+    let p99 = |calls: &[Timed], time: fn(&Timed) -> f64| {
+        let mut times: Vec<_> = calls.iter().map(time).collect();
+        times.sort_by(f64::total_cmp);
+        percentile(&times, 0.99)
+    };
+    let took = |call: &Timed| call.took.as_secs_f64() * 1e3;
+    let wanted = if name == "another function" { "2" } else { "" };
+    report.latency(
+        &format!("  {name}, p99 without the load"),
+        p99(calm, took),
+        "",
+    );
+    report.latency(
+        &format!("  {name}, p99 beside the load"),
+        p99(loaded, took),
+        "",
+    );
+    report.ratio(
+        "  ratio of the two",
+        p99(loaded, took) / p99(calm, took),
+        wanted,
+    );
+    if loaded.iter().any(|call| !call.phases.is_empty()) {
+        report.latency(
+            "  ... in the queue",
+            p99(loaded, |call| call.phase("queue")),
+            "",
+        );
+        report.latency("  ... the run", p99(loaded, |call| call.phase("run")), "");
+    }
+}
+
+/// Calls of each of them, side by side.
+fn together(
+    besides: &[Beside],
     time: Duration,
     stop: &AtomicBool,
-) -> anyhow::Result<Vec<Duration>> {
-    let mut connection = Connection::open(server.address())?;
-    connection.request("POST", "/fn/fraud", body)?;
+) -> anyhow::Result<Vec<Vec<Timed>>> {
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = besides
+            .iter()
+            .map(|beside| scope.spawn(|| sequential(beside, time, stop)))
+            .collect();
+        callers
+            .into_iter()
+            .map(|caller| {
+                caller
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a caller panicked"))?
+            })
+            .collect()
+    })
+}
+
+/// Calls of one, one after the other with a pause, until told to stop or the time is over.
+fn sequential(beside: &Beside, time: Duration, stop: &AtomicBool) -> anyhow::Result<Vec<Timed>> {
+    let mut connection = Connection::open(&beside.address)?;
+    connection.request(beside.method, beside.path, &beside.body)?;
     let since = Instant::now();
-    let mut times = Vec::new();
+    let mut calls = Vec::new();
     while since.elapsed() < time && !stop.load(Ordering::SeqCst) {
-        times.push(connection.request("POST", "/fn/fraud", body)?.took);
+        calls.push(connection.request(beside.method, beside.path, &beside.body)?);
         std::thread::park_timeout(PAUSE);
     }
-    Ok(times)
+    Ok(calls)
+}
+
+/// The address of a thread that answers whatever it is asked, connection by connection, as long as this program runs.
+fn answering() -> anyhow::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?.to_string();
+    let answer = |mut stream: TcpStream| -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut request = [0; 4096];
+        // A request without a body, far smaller than this, is read at once.
+        while stream.read(&mut request)? > 0 {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        }
+        Ok(())
+    };
+    std::thread::Builder::new().spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // Its caller sees that it is gone.
+            let _ = answer(stream);
+        }
+    })?;
+    Ok(address)
 }
 
 fn joined(thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<()>>) -> anyhow::Result<()> {
