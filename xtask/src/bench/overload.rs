@@ -291,12 +291,15 @@ fn tell(name: &str, calm: &[Timed], loaded: &[Timed], report: &mut Report) {
         wanted,
     );
     if loaded.iter().any(|call| !call.phases.is_empty()) {
-        report.latency(
-            "  ... in the queue",
-            p99(loaded, |call| call.phase("queue")),
-            "",
-        );
-        report.latency("  ... the run", p99(loaded, |call| call.phase("run")), "");
+        let phases: [(&str, fn(&Timed) -> f64); 2] = [
+            ("in the queue", |call| call.phase("queue")),
+            ("the run", |call| call.phase("run")),
+        ];
+        for (phase, time) in phases {
+            let (calm, loaded) = (p99(calm, time), p99(loaded, time));
+            report.latency(&format!("  ... {phase}, without the load"), calm, "");
+            report.latency(&format!("  ... {phase}, beside the load"), loaded, "");
+        }
     }
 }
 
