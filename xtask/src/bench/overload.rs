@@ -291,11 +291,8 @@ fn tell(name: &str, calm: &[Timed], loaded: &[Timed], report: &mut Report) {
         wanted,
     );
     if loaded.iter().any(|call| !call.phases.is_empty()) {
-        let phases: [(&str, fn(&Timed) -> f64); 2] = [
-            ("in the queue", |call| call.phase("queue")),
-            ("the run", |call| call.phase("run")),
-        ];
-        for (phase, time) in phases {
+        for (phase, name) in [("in the queue", "queue"), ("the run", "run")] {
+            let time = |call: &Timed| call.phase(name);
             let (calm, loaded) = (p99(calm, time), p99(loaded, time));
             report.latency(&format!("  ... {phase}, without the load"), calm, "");
             report.latency(&format!("  ... {phase}, beside the load"), loaded, "");
