@@ -37,6 +37,8 @@ pub(crate) fn measure(program: &Path, report: &mut Report) -> anyhow::Result<()>
     let (first, first_faults) = cold_calls(&many, MANY)?;
     // Among ten all but ten of the calls are to functions that were called before, among ten thousand none was.
     let (again, again_faults) = cold_calls(&many, MANY)?;
+    // The same few again and again, among as many: what differs from ten alone grows with their number.
+    let (few_of_many, few_faults) = cold_calls(&many, FEW)?;
     let middle = |calls: &[Timed]| percentile(&sorted(calls), 0.5);
     report.latency("cold start among ten functions, p50", middle(&ten), "");
     report.count("  ... pages that came into being", ten_faults, "a call", "");
@@ -48,6 +50,7 @@ pub(crate) fn measure(program: &Path, report: &mut Report) -> anyhow::Result<()>
             "as among ten",
         ),
         (&again, again_faults, "the same ones again", ""),
+        (&few_of_many, few_faults, "ten of them over and over", ""),
     ] {
         report.latency(
             &format!("cold start among {MANY}, {name}, p50"),
