@@ -79,6 +79,10 @@ pub struct InstanceStatus {
 pub trait SandboxFactory: Send + Sync {
     /// Makes an initialised sandbox of `version`: template, sandbox, models, init. The phases say what it took.
     async fn create(&self, version: &Arc<Version>) -> Result<Created, Failure>;
+
+    /// What was said about how long something is kept for a function does not hold any more: it has another version, or is
+    /// gone.
+    fn forget(&self, _function: &FunctionName) {}
 }
 
 /// A new sandbox and what making it took (`queue` stays zero: that is the scheduler's).
@@ -146,6 +150,9 @@ pub trait InferenceHost: Send + Sync {
     /// Gives back one use of a session. An unused session is unloaded when nobody wants it kept any more: each function
     /// says until when, or leaves it to the time-to-live.
     fn release(&self, session: SessionId, wish: KeepWish);
+
+    /// What a function said about how long its sessions are kept does not hold any more: they have the time-to-live.
+    fn forget(&self, function: &FunctionName);
 }
 
 /// Shows operators the processes that compute, and replaces them. The gateway calls it, the inference crate implements it.

@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// Alignment of every block; MLAS wants 64 for its widest vectors.
 const ALIGNMENT: usize = 64;
@@ -39,21 +39,15 @@ pub(crate) fn live_bytes() -> u64 {
     LIVE.load(Ordering::Relaxed)
 }
 
-/// What one session holds, and whether it was refused more.
+/// What one session holds.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     live: AtomicU64,
-    refused: AtomicBool,
 }
 
 impl Account {
     pub(crate) fn live(&self) -> u64 {
         self.live.load(Ordering::Relaxed)
-    }
-
-    /// Whether an allocation was refused since the last call.
-    pub(crate) fn take_refused(&self) -> bool {
-        self.refused.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -89,7 +83,7 @@ pub(crate) fn charged<T>(account: &Arc<Account>, work: impl FnOnce() -> T) -> T 
 
 /// What was missing in the last [`charged`] work of this thread, if it was refused anything here. Threads of ONNX
 /// Runtime's own pool, and what does not go through this allocator, leave no trace.
-fn shortage() -> Option<Shortage> {
+pub(crate) fn shortage() -> Option<Shortage> {
     SHORTAGE.with(Cell::get)
 }
 
@@ -174,7 +168,6 @@ unsafe extern "system-unwind" fn allocate(_this: *mut OrtAllocator, size: usize)
         REFUSALS.fetch_add(1, Ordering::Relaxed);
         // SAFETY: `CURRENT` is null or points into an `Arc` that `charged` borrows for as long as it is set.
         if let Some(account) = unsafe { account.as_ref() } {
-            account.refused.store(true, Ordering::Relaxed);
             let over = after.saturating_sub(BUDGET.load(Ordering::Relaxed));
             let shortage = Shortage {
                 // Within the budget, and yet refused by the system: all of it is missing.
@@ -263,6 +256,6 @@ mod tests {
         assert_eq!(account.live(), 0);
         assert_eq!(Arc::strong_count(&account), 1);
         assert_eq!(live_bytes(), before);
-        assert!(!account.take_refused());
+        assert_eq!(charged(&account, shortage), None);
     }
 }

@@ -17,6 +17,7 @@ use fnctl_core::inference::{
     Compute, Computed, InferenceError, InferenceErrorKind, KeepWish, LoadModel, LoadedModel,
     SessionId,
 };
+use fnctl_core::ladder::Over;
 use fnctl_core::ports::InferenceHost;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -67,23 +68,20 @@ impl OnnxHost {
         (self.0.sessions.len(), allocator::live_bytes())
     }
 
-    /// Unloads the sessions that nobody used for the time-to-live. Returns how many.
+    /// Unloads the sessions that nobody wants kept any more.
     pub(crate) async fn reap(&self, now: Instant) -> Reaped {
         let ttl = self.0.config.session_ttl.duration();
-        let over = |reason| {
-            let sessions = &self.0.sessions;
-            sessions.take_unused(|_, idle| idle.over(now, ttl) == Some(reason))
-        };
+        let (expired, by_policy) = self.0.sessions.take_unwanted(now, ttl);
         Reaped {
-            expired: self.0.unload(over("ttl"), "ttl").await,
-            by_policy: self.0.unload(over("policy"), "policy").await,
+            expired: self.0.unload(expired, Over::TimeToLive.as_str()).await,
+            by_policy: self.0.unload(by_policy, Over::Policy.as_str()).await,
             hosts: 0,
         }
     }
 
     /// Unloads every session without a use, however short that is. Returns how many.
     pub(crate) async fn relieve(&self) -> usize {
-        let unused = self.0.sessions.take_unused(|_, _| true);
+        let unused = self.0.sessions.take_unused(|_| true);
         self.0.unload(unused, "memory").await
     }
 }
@@ -117,7 +115,7 @@ impl Inner {
             true => room::choose(shortage, budget, others, unused.collect()),
             false => Vec::new(),
         };
-        let taken = self.sessions.take_unused(|id, _| chosen.contains(&id));
+        let taken = self.sessions.take_unused(|id| chosen.contains(&id));
         if self.unload(taken, "budget").await > 0 {
             return true;
         }
@@ -267,5 +265,9 @@ impl InferenceHost for OnnxHost {
 
     fn release(&self, session: SessionId, wish: KeepWish) {
         self.0.sessions.release(session, wish, Instant::now());
+    }
+
+    fn forget(&self, function: &FunctionName) {
+        self.0.sessions.forget(function, Instant::now());
     }
 }

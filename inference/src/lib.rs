@@ -228,6 +228,10 @@ impl InferenceHost for Inference {
     fn release(&self, session: SessionId, wish: KeepWish) {
         self.port().release(session, wish);
     }
+
+    fn forget(&self, function: &FunctionName) {
+        self.port().forget(function);
+    }
 }
 
 #[async_trait]

@@ -141,6 +141,7 @@ impl OnnxSession {
             stop: Arc::new(Stop {
                 options,
                 done: AtomicBool::new(false),
+                stopped: AtomicBool::new(false),
             }),
         })
     }
@@ -149,6 +150,7 @@ impl OnnxSession {
 struct Stop {
     options: RunOptions<NoSelectedOutputs>,
     done: AtomicBool,
+    stopped: AtomicBool,
 }
 
 /// Ends a run early when dropped, unless disarmed.
@@ -164,6 +166,7 @@ impl Drop for Stopper {
     fn drop(&mut self) {
         // ONNX Runtime looks at the flag between two operators.
         if !self.0.done.load(Ordering::Relaxed) {
+            self.0.stopped.store(true, Ordering::Relaxed);
             let _ = self.0.options.terminate();
         }
     }
@@ -180,6 +183,12 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn stopper(&self) -> Stopper {
         Stopper(self.stop.clone())
+    }
+
+    /// Whether it was told to end early.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.stopped.load(Ordering::Relaxed)
     }
 
     /// The inputs by their indexes in the graph, and the shapes that they have.
@@ -223,7 +232,8 @@ impl Run {
         let ran = allocator::charged(&session.account, || self.run_native(outputs));
         session.running.fetch_sub(1, Ordering::Relaxed);
         ran.map_err(|error| {
-            if session.account.take_refused() {
+            // This run's own: others of the session may be refused memory at the same time.
+            if allocator::shortage().is_some() {
                 return InferenceError::new(
                     InferenceErrorKind::TooLarge,
                     "the inference needs more memory than inference.memory leaves",

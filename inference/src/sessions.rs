@@ -6,7 +6,7 @@ use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{
     InferenceError, KeepWish, LoadModel, LoadedModel, ModelInfo, ModelSource, SessionId,
 };
-use fnctl_core::ladder::RungCost;
+use fnctl_core::ladder::{Over, RungCost, Wishes};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
@@ -67,30 +67,6 @@ pub(crate) struct Unused<S> {
     pub(crate) since: Instant,
 }
 
-/// Since when nobody uses a session, and how long it is wanted all the same.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Idleness {
-    /// When its last use ended.
-    pub(crate) since: Instant,
-    /// When the last use ended of a function that leaves it to the time-to-live.
-    unsaid: Option<Instant>,
-    /// The latest time until which a function wants it kept.
-    wished: Option<Instant>,
-}
-
-impl Idleness {
-    /// Why it is to go now, as a metric's label; nothing while it is wanted.
-    pub(crate) fn over(&self, now: Instant, ttl: Duration) -> Option<&'static str> {
-        let lasts = |since: Instant| now.saturating_duration_since(since) < ttl;
-        match (self.unsaid, self.wished) {
-            (Some(unsaid), _) if lasts(unsaid) => None,
-            (_, Some(wished)) => (wished <= now).then_some("policy"),
-            (None, None) if lasts(self.since) => None,
-            (_, None) => Some("ttl"),
-        }
-    }
-}
-
 /// What went because nobody wanted it kept any more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reaped {
@@ -112,34 +88,9 @@ impl Reaped {
 struct Usage {
     uses: usize,
     idle_since: Instant,
-    /// The last words of those that used it, and when they were said. No more than functions that use it.
-    wishes: Vec<(Instant, KeepWish)>,
+    wishes: Wishes,
     /// Taken out of the map: not to be used again.
     gone: bool,
-}
-
-impl Usage {
-    fn given_back(&mut self, wish: KeepWish, now: Instant) {
-        self.uses = self.uses.saturating_sub(1);
-        self.idle_since = now;
-        match self
-            .wishes
-            .iter_mut()
-            .find(|(_, known)| known.function == wish.function)
-        {
-            Some(known) => *known = (now, wish),
-            None => self.wishes.push((now, wish)),
-        }
-    }
-
-    fn idleness(&self) -> Idleness {
-        let unsaid = self.wishes.iter().filter(|(_, wish)| wish.until.is_none());
-        Idleness {
-            since: self.idle_since,
-            unsaid: unsaid.map(|(said, _)| *said).max(),
-            wished: self.wishes.iter().filter_map(|(_, wish)| wish.until).max(),
-        }
-    }
 }
 
 pub(crate) struct Sessions<S> {
@@ -209,7 +160,7 @@ impl<S: Loaded> Sessions<S> {
             usage: Mutex::new(Usage {
                 uses: 1,
                 idle_since: Instant::now(),
-                wishes: Vec::new(),
+                wishes: Wishes::default(),
                 gone: false,
             }),
         });
@@ -226,7 +177,10 @@ impl<S: Loaded> Sessions<S> {
         let Some(entry) = self.by_id.get(&id).map(|entry| entry.value().clone()) else {
             return;
         };
-        entry.usage.lock().given_back(wish, now);
+        let mut usage = entry.usage.lock();
+        usage.uses = usage.uses.saturating_sub(1);
+        usage.idle_since = now;
+        usage.wishes.say(&wish.function, wish.until, now);
     }
 
     /// The sessions without a use, and since when.
@@ -245,18 +199,46 @@ impl<S: Loaded> Sessions<S> {
         unused.collect()
     }
 
-    /// Takes out the sessions without a use that `expired` says yes to. They are unloaded by being dropped, once the last
+    /// What a function said about how long its sessions are kept does not hold any more.
+    pub(crate) fn forget(&self, function: &FunctionName, now: Instant) {
+        for entry in self.by_key.lock().values() {
+            entry.usage.lock().wishes.forget(function, now);
+        }
+    }
+
+    /// Takes out the sessions without a use that `chosen` says yes to. They are unloaded by being dropped, once the last
     /// run on them has ended.
-    pub(crate) fn take_unused(&self, expired: impl Fn(SessionId, Idleness) -> bool) -> Vec<Arc<S>> {
+    pub(crate) fn take_unused(&self, chosen: impl Fn(SessionId) -> bool) -> Vec<Arc<S>> {
+        self.take(|id, _| chosen(id).then_some(()))
+            .into_iter()
+            .map(|(session, ())| session)
+            .collect()
+    }
+
+    /// Takes out the sessions without a use that nobody wants kept any more: those whose time-to-live is over, and those
+    /// that a policy let go.
+    pub(crate) fn take_unwanted(&self, now: Instant, ttl: Duration) -> (Vec<Arc<S>>, Vec<Arc<S>>) {
+        let (mut expired, mut by_policy) = (Vec::new(), Vec::new());
+        for (session, why) in self.take(|_, usage| usage.wishes.over(usage.idle_since, now, ttl)) {
+            match why {
+                Over::TimeToLive => expired.push(session),
+                Over::Policy => by_policy.push(session),
+            }
+        }
+        (expired, by_policy)
+    }
+
+    fn take<R>(&self, chosen: impl Fn(SessionId, &mut Usage) -> Option<R>) -> Vec<(Arc<S>, R)> {
         let mut taken = Vec::new();
         self.by_key.lock().retain(|_, entry| {
             let mut usage = entry.usage.lock();
-            if usage.uses > 0 || !expired(entry.id, usage.idleness()) {
+            // Asked of those in use as well, as wishes whose time has passed are forgotten on the way.
+            let Some(why) = chosen(entry.id, &mut usage).filter(|_| usage.uses == 0) else {
                 return true;
-            }
+            };
             usage.gone = true;
             self.by_id.remove(&entry.id);
-            taken.extend(entry.cell.get().cloned());
+            taken.extend(entry.cell.get().cloned().map(|session| (session, why)));
             false
         });
         taken
@@ -319,49 +301,5 @@ impl<R: FnOnce(SessionId)> Drop for Unclaimed<R> {
         if let Some((unwanted, release)) = self.loaded.take() {
             release(unwanted.session);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TTL: Duration = Duration::from_secs(300);
-
-    fn wish(function: &str, until: Option<Instant>) -> KeepWish {
-        KeepWish {
-            function: function.parse().unwrap(),
-            until,
-        }
-    }
-
-    #[test]
-    fn a_session_goes_when_the_last_of_its_functions_wants_it_no_longer() {
-        let now = Instant::now();
-        let after = |secs| now + Duration::from_secs(secs);
-        let mut usage = Usage {
-            uses: 3,
-            idle_since: now,
-            wishes: Vec::new(),
-            gone: false,
-        };
-        let over = |usage: &Usage, at| usage.idleness().over(at, TTL);
-        // By the platform's time, while nobody has said anything.
-        assert_eq!(over(&usage, after(299)), None);
-        assert_eq!(over(&usage, after(300)), Some("ttl"));
-        // Sooner than that, and later.
-        usage.given_back(wish("a", Some(after(10))), now);
-        assert_eq!(over(&usage, after(9)), None);
-        assert_eq!(over(&usage, after(10)), Some("policy"));
-        usage.given_back(wish("b", Some(after(1000))), now);
-        assert_eq!(over(&usage, after(999)), None);
-        // A function's last word counts, not its longest.
-        usage.given_back(wish("b", Some(after(20))), after(5));
-        assert_eq!(over(&usage, after(20)), Some("policy"));
-        // Who has no opinion has the platform's time from its own last use.
-        usage.given_back(wish("c", None), after(30));
-        assert_eq!(over(&usage, after(329)), None);
-        assert_eq!(over(&usage, after(330)), Some("policy"));
-        assert_eq!((usage.uses, usage.wishes.len()), (0, 3));
     }
 }

@@ -40,17 +40,21 @@ impl Keeper {
             let now = Instant::now();
             self.scheduler
                 .set_session_memory(self.inference.resident().1);
-            freed |= self.scheduler.reap(now) > 0;
-            let sessions = self.inference.reap(now).await;
-            let templates = self.worker.reap(now);
-            self.evictions.reaped(sessions, templates);
-            // An idle session may come back in milliseconds; a function that cannot start does not answer at all.
+            // An idle session may come back in milliseconds; a function that cannot start does not answer at all. Before
+            // idle instances are looked at, which are to make room only for sessions that are in use.
             let relieved = if self.scheduler.is_short_of_memory() {
-                self.inference.relieve().await
+                let relieved = self.inference.relieve().await;
+                self.scheduler
+                    .set_session_memory(self.inference.resident().1);
+                relieved
             } else {
                 0
             };
             self.evictions.relieved(relieved);
+            freed |= self.scheduler.reap(now) > 0;
+            let sessions = self.inference.reap(now).await;
+            let templates = self.worker.reap(now);
+            self.evictions.reaped(sessions, templates);
             freed |= sessions.count() + templates.expired + templates.by_policy + relieved > 0;
             // Once nothing runs: trimming takes the allocator's lock, which a busy platform would feel.
             if freed && self.scheduler.instances() == 0 {

@@ -2,7 +2,7 @@
 
 use crate::memory::{Budget, Share};
 use crate::seats::Shareable;
-use fnctl_core::ids::InstanceId;
+use fnctl_core::ids::{FunctionName, InstanceId};
 use fnctl_core::invocation::ColdStart;
 use fnctl_core::ladder::{KeptUntil, LowerRungs};
 use fnctl_core::ports::{Footing, Sandbox, SandboxFactory};
@@ -27,7 +27,7 @@ pub(crate) struct Instance {
     pub(crate) phases: ColdStart,
     /// When its start began.
     pub(crate) began: Instant,
-    /// The pool's generation when its start ended.
+    /// The pool's generation when its start began.
     pub(crate) generation: u64,
     /// Until when it is kept while it is idle.
     pub(crate) until: Instant,
@@ -146,6 +146,11 @@ impl Instances {
             memory,
             next: AtomicU64::new(1),
         }
+    }
+
+    /// What was said about how long something is kept for a function does not hold any more.
+    pub(crate) fn forget(&self, function: &FunctionName) {
+        self.factory.forget(function);
     }
 
     /// Instances that exist or are being started.

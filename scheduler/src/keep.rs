@@ -234,6 +234,17 @@ impl Keep {
 
     /// Takes histories over from before a restart.
     pub(crate) fn restore(&self, histories: Vec<(FunctionName, History)>) {
+        // What is typical is what was typical before.
+        let mut book = self.book.read().as_ref().clone();
+        for (_, history) in &histories {
+            if history
+                .adaptive()
+                .is_some_and(|adaptive| !adaptive.is_new())
+            {
+                book.meet(history.worth);
+            }
+        }
+        *self.book.write() = Arc::new(book);
         let mut restored = self.restored.lock();
         restored.extend(histories.into_iter().take(MOST_HISTORIES));
     }
@@ -335,7 +346,7 @@ impl FunctionKeep {
         let sample = self
             .keep
             .with_book(&spec, |book| state.history.arrived(moment, &spec, book));
-        if !state.plan.windows().is_empty() {
+        if !state.plan.is_empty() {
             state.set_plan(Plan::default());
         }
         if let Some(sample) = sample

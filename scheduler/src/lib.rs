@@ -176,9 +176,10 @@ impl Scheduler {
         self.inner.configure(version);
     }
 
-    /// Whether instances and sessions together take more than they may: the time to let unused sessions go.
+    /// Whether it is time to let unused sessions go: instances and sessions together take more than they may, or a start
+    /// was refused for want of memory since this was asked last.
     pub fn is_short_of_memory(&self) -> bool {
-        self.inner.node.memory.is_over()
+        self.inner.node.memory.wants_relief()
     }
 
     /// Tells what the sessions of models take now, in bytes: they share the node's memory with instances.
@@ -301,6 +302,9 @@ impl Inner {
         self.metrics.reserved(function, reserved);
         if let Some(lane) = self.existing_lane(function) {
             lane.configure(&version.config);
+            for pool in lane.pools() {
+                pool.set_live(self.live.is_live(&pool.version));
+            }
         }
     }
 
@@ -318,7 +322,7 @@ impl Inner {
     fn pool(self: &Arc<Self>, lane: &Lane, version: &Arc<Version>) -> Option<Arc<VersionPool>> {
         lane.pool(version, || {
             let this = Arc::downgrade(self);
-            VersionPool::new(
+            let pool = VersionPool::new(
                 version.clone(),
                 self.metrics.of(&version.key()),
                 self.live.recall(version),
@@ -328,13 +332,15 @@ impl Inner {
                         this.spawn_start(pool);
                     }
                 },
-            )
+            );
+            pool.set_live(self.live.is_live(version));
+            pool
         })
     }
 
     /// Starts one instance that was reserved in the pool; whoever waits first gets it.
     fn spawn_start(self: Arc<Self>, pool: Arc<VersionPool>) {
-        let this = self.clone();
+        let (this, generation) = (self.clone(), pool.generation());
         self.tasks.spawn("start-instance", async move {
             // Whatever becomes of this task, the start that the pool has counted comes to an end.
             let mut counted = CountedStart(Some(pool.clone()));
@@ -343,7 +349,7 @@ impl Inner {
             let outcome = this.instances.start(&pool.version, expected, evict).await;
             counted.0 = None;
             match outcome {
-                Ok(started) => pool.started(started),
+                Ok(started) => pool.started(started, generation),
                 Err(failure) => {
                     pool.keep.cancel();
                     pool.metrics.start_failed(failure.kind);
@@ -516,6 +522,8 @@ impl Invoker for Scheduler {
         let ready = tokio::time::timeout(limit, inner.provision(&version)).await;
         // Ready or not, calls go to the new version from now on.
         self.demote(&retired);
+        // How long models and code are kept was said for what was live before.
+        inner.instances.forget(&version.function);
         ready.unwrap_or_else(|_| {
             Err(Failure::new(
                 ErrorKind::StartTimeout,
@@ -538,6 +546,7 @@ impl Invoker for Scheduler {
             inner.metrics.forget(key);
         }
         if let Some(key) = versions.first() {
+            inner.instances.forget(&key.function);
             if inner.live.of(&key.function).is_none() {
                 inner.keep.forget(&key.function);
                 inner.recorder.forget(&key.function);

@@ -4,7 +4,7 @@
 //! it fits by the measured footprint; afterwards each run says what its instance really takes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What the host keeps of a sandbox besides its linear memory: store, tables, stack, buffers.
 const OVERHEAD: u64 = 256 << 10;
@@ -48,6 +48,8 @@ pub struct Budget {
     limit: u64,
     instances: AtomicU64,
     sessions: AtomicU64,
+    /// Whether a start was refused for want of memory since somebody looked.
+    refused: AtomicBool,
 }
 
 impl Budget {
@@ -57,6 +59,7 @@ impl Budget {
             limit,
             instances: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -64,16 +67,20 @@ impl Budget {
     /// single run once took must not keep its function out for good, and is counted when it is taken again.
     pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Share> {
         let (bytes, most) = (self.counted(bytes), self.for_instances());
-        self.instances
+        let taken = self
+            .instances
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 let after = used.saturating_add(bytes);
                 (after <= most).then_some(after)
-            })
-            .ok()
-            .map(|_| Share {
-                budget: self.clone(),
-                bytes,
-            })
+            });
+        if taken.is_err() {
+            self.refused.store(true, Ordering::Relaxed);
+            return None;
+        }
+        Some(Share {
+            budget: self.clone(),
+            bytes,
+        })
     }
 
     /// What all instances together may have: what sessions leave, and a quarter whatever those take, since a model that
@@ -108,6 +115,13 @@ impl Budget {
     /// Whether more is in use than may be: instances grow while they run, and sessions come beside them.
     pub fn is_over(&self) -> bool {
         self.limit > 0 && self.used() > self.limit
+    }
+
+    /// Whether sessions that nobody uses are to go: more is in use than may be, or a start was refused since this was asked
+    /// last. An idle session may come back in milliseconds; a function that cannot start does not answer at all.
+    pub fn wants_relief(&self) -> bool {
+        let refused = self.refused.swap(false, Ordering::Relaxed);
+        self.is_over() || (refused && self.sessions.load(Ordering::Relaxed) > 0)
     }
 
     /// Bytes in use.
@@ -196,6 +210,8 @@ mod tests {
         budget.set_sessions(12 * MIB);
         assert!(budget.take(2 * MIB).is_none());
         assert!(!budget.is_over());
+        // Sessions may go for who was refused; it is said once.
+        assert!(budget.wants_relief() && !budget.wants_relief());
         first.measured(4 * MIB);
         assert!(budget.is_over() && budget.instances_are_over());
         drop((first, second));

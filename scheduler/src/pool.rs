@@ -242,7 +242,7 @@ impl<S: Shareable, W> PoolState<S, W> {
         self.waiting.retain(|(queued, _)| *queued != ticket);
     }
 
-    /// A start succeeded: the new instance goes to the one who waits longest, or becomes idle.
+    /// A start succeeded that began in `generation`: the new instance goes to the one who waits longest, or becomes idle.
     pub fn started(&mut self, instance: S, generation: u64, now: Instant) -> Place<S, W> {
         self.starting = self.starting.saturating_sub(1);
         self.place(instance, generation, now)
@@ -300,11 +300,11 @@ impl<S: Shareable, W> PoolState<S, W> {
         }
         self.leased = self.leased.saturating_sub(1);
         match self.seats.give_back(instance, !usable) {
-            Back::Whole(instance) => {
+            Back::Whole(instance) if usable => {
                 self.busy = self.busy.saturating_sub(1);
                 self.place(instance, generation, now)
             }
-            Back::Retired(instance) => {
+            Back::Whole(instance) | Back::Retired(instance) => {
                 self.busy = self.busy.saturating_sub(1);
                 Place::Retire(instance)
             }
@@ -331,11 +331,12 @@ impl<S: Shareable, W> PoolState<S, W> {
     }
 
     fn place(&mut self, instance: S, generation: u64, now: Instant) -> Place<S, W> {
-        if self.closed || generation != self.generation {
+        if self.closed {
             return Place::Retire(instance);
         }
         match self.waiting.pop_front() {
             Some((_, waiter)) => Place::Waiter(self.lend(instance), waiter),
+            None if generation != self.generation => Place::Retire(instance),
             None => {
                 self.idle.push(Idle {
                     instance,

@@ -151,15 +151,19 @@ impl VersionPool {
         }
     }
 
-    /// A start that was counted has succeeded.
-    pub(crate) fn started(self: &Arc<Self>, started: Started) {
+    /// The generation that instances belong to whose start begins now.
+    pub(crate) fn generation(&self) -> u64 {
+        self.books.lock().state.generation()
+    }
+
+    /// A start that was counted, and that began in `generation`, has succeeded.
+    pub(crate) fn started(self: &Arc<Self>, started: Started, generation: u64) {
         self.keep.started(&started.phases, &started.below());
         let until = self.keep.idle(&self.version, Instant::now());
         let (place, more) = self.change(|books, now| {
             books
                 .state
                 .start_took(now.saturating_duration_since(started.began));
-            let generation = books.state.generation();
             let mut instance = started.into_instance(generation);
             instance.until = until;
             let place = books.state.started(instance, generation, now);
@@ -211,6 +215,12 @@ impl VersionPool {
                 books.end_lease(&instance, now);
                 books.state.retire(instance)
             });
+            if reusable {
+                // It goes as its configuration says; how long what is below it stays is the policy's to say.
+                let now = Instant::now();
+                self.keep.idle(&self.version, now);
+                self.leave(std::slice::from_ref(&gone), now);
+            }
             drop(gone);
             self.start_more(more);
             return;
@@ -293,15 +303,17 @@ impl VersionPool {
         }
     }
 
-    /// Sets what configuration and windows ask for together, what the windows do, and whether the version is live: one
-    /// that is not is kept for `keep_alive`, as what the function's policy learned is not about it.
-    pub(crate) fn ask(&self, asked: Asked, windows: Asked, is_live: bool) {
+    /// Whether the version is live: one that is not is kept for `keep_alive`, as what the function's policy learned is not
+    /// about it.
+    pub(crate) fn set_live(&self, is_live: bool) {
         let time = (!is_live).then(|| self.version.config.keep_alive.duration());
-        {
-            let mut books = self.books.lock();
-            books.keep_at_most(time);
-            books.ask(asked, windows);
-        }
+        self.books.lock().keep_at_most(time);
+    }
+
+    /// Sets what configuration and windows ask for together, what the windows do, and whether the version is live.
+    pub(crate) fn ask(&self, asked: Asked, windows: Asked, is_live: bool) {
+        self.set_live(is_live);
+        self.books.lock().ask(asked, windows);
         self.metrics.provisioned(asked.provisioned);
     }
 

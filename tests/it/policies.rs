@@ -289,8 +289,8 @@ async fn a_periodic_function_is_started_ahead() {
     );
 }
 
-/// A policy that finds memory dear lets the model and the code go seconds after their sandbox, long before the times of
-/// the platform, which hold for a function with another policy.
+/// A policy that finds memory dear lets the model and the code go within seconds of their sandbox, long before the times
+/// of the platform.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_adaptive_policy_lets_models_and_code_go_as_well() {
     let platform = TestPlatform::start_with(|config| {
@@ -301,16 +301,17 @@ async fn the_adaptive_policy_lets_models_and_code_go_as_well() {
     })
     .await;
     let request = file("examples/fraud/request.json");
-    let deployment = |name: &str| {
-        Deployment::new(name, file("examples/fraud/fraud.wasm"))
-            .model("fraud", file("examples/fraud/models/fraud_mlp16.onnx"))
-            .with("keep_alive", "100ms")
-    };
-    platform.deploy(deployment("adaptive")).await;
+    platform
+        .deploy(
+            Deployment::new("fraud", file("examples/fraud/fraud.wasm"))
+                .model("fraud", file("examples/fraud/models/fraud_mlp16.onnx"))
+                .with("keep_alive", "100ms"),
+        )
+        .await;
     for _ in 0..4 {
         platform
             .client
-            .post("/fn/adaptive", request.clone())
+            .post("/fn/fraud", request.clone())
             .await
             .ok();
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -328,7 +329,8 @@ async fn the_adaptive_policy_lets_models_and_code_go_as_well() {
         let platform = &platform;
         async move { platform.metric(&name).await }
     };
-    assert_eq!(gone("session", "policy").await, 1.0);
-    assert_eq!(gone("template", "policy").await, 1.0);
-    assert_eq!(gone("session", "ttl").await, 0.0);
+    assert!(gone("session", "policy").await >= 1.0);
+    assert!(gone("template", "policy").await >= 1.0);
+    let by_time = (gone("session", "ttl").await, gone("template", "ttl").await);
+    assert_eq!(by_time, (0.0, 0.0));
 }

@@ -11,6 +11,7 @@ mod config;
 mod cpu;
 mod engine;
 mod failure;
+mod footing;
 mod guest_log;
 mod limits;
 mod logging;
@@ -19,7 +20,6 @@ mod nn;
 mod outgoing;
 mod sandbox;
 mod sharing;
-mod standing;
 mod state;
 mod template;
 mod templates;
@@ -36,9 +36,9 @@ use fnctl_core::log::LogSink;
 use fnctl_core::ports::{ArtifactStore, Created, InferenceHost, Sandbox, SandboxFactory};
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
+use footing::SandboxFooting;
 use guest_log::GuestLog;
 use nn::ModelLease;
-use standing::Standing;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,6 +156,11 @@ impl SandboxFactory for Worker {
             .await
             .unwrap_or_else(|_| Err(start_timeout(limit)))
     }
+
+    fn forget(&self, function: &FunctionName) {
+        self.templates.forget(function, Instant::now());
+        self.inference.forget(function);
+    }
 }
 
 fn start_timeout(limit: Duration) -> Failure {
@@ -184,10 +189,11 @@ impl Worker {
         if !version.models.is_empty() {
             phases.model = models_took;
         }
-        let footing = Box::new(Standing {
-            models: models.values().cloned().collect(),
-            template: template.template.clone(),
-        });
+        let footing = Box::new(SandboxFooting::new(
+            &version.function,
+            models.values().cloned(),
+            template.template.clone(),
+        ));
         let nn = nn::NnContext::new(self.inference.clone(), models, version);
         let limit = version.config.log_bytes.bytes();
         let log = GuestLog::new(version.key(), limit, self.logs.clone());

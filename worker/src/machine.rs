@@ -102,7 +102,7 @@ impl Machine {
                 took: since.elapsed(),
                 bytes: code.len() as u64,
             },
-            kept: Mutex::new(None),
+            wishes: Mutex::default(),
         }))
     }
 }

@@ -3,11 +3,10 @@
 use crate::engine::{Concurrency, GuestEngine};
 use crate::sandbox::command::CommandState;
 use crate::state::ComponentState;
-use fnctl_core::ladder::RungCost;
+use fnctl_core::ladder::{RungCost, Wishes};
 use fnctl_core::{ErrorKind, Failure};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use tokio::time::Instant;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{Engine, Module};
 use wasmtime_wasi_http::p2::bindings::ProxyIndices;
@@ -22,8 +21,8 @@ pub(crate) struct Template {
     pub(crate) kind: TemplateKind,
     /// What loading it took, and the compiled code in memory.
     pub(crate) cost: RungCost,
-    /// Until when the function that used it last wants it kept, if its policy says so.
-    pub(crate) kept: Mutex<Option<Instant>>,
+    /// How long the functions that used it want it kept.
+    pub(crate) wishes: Mutex<Wishes>,
 }
 
 /// The two kinds of guests.

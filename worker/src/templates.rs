@@ -1,11 +1,12 @@
-//! The templates in memory: each artifact is loaded once, whoever asks, and goes when unused for its time-to-live.
+//! The templates in memory: each artifact is loaded once, whoever asks, and goes when nobody wants it kept any more.
 
 use crate::config::Config;
 use crate::engine::Concurrency;
 use crate::machine::Machine;
 use crate::template::{GuestKind, HandlerIndices, Template, TemplateKind, detect};
 use dashmap::DashMap;
-use fnctl_core::ids::Digest;
+use fnctl_core::ids::{Digest, FunctionName};
+use fnctl_core::ladder::Over;
 use fnctl_core::ports::ArtifactStore;
 use fnctl_core::version::Version;
 use fnctl_core::{ErrorKind, Failure};
@@ -78,8 +79,6 @@ impl Templates {
             .clone();
         *slot.used.lock() = Instant::now();
         if let Some(template) = slot.cell.get() {
-            // Whoever wanted it kept may be another function.
-            *template.kept.lock() = None;
             return Ok(Loaded {
                 template: template.clone(),
                 artifact: Duration::ZERO,
@@ -118,28 +117,39 @@ impl Templates {
             .sum()
     }
 
-    /// Drops templates that nobody wants kept any more: not asked for within the time-to-live, or let go by the policy of
-    /// the function that used them last. Running sandboxes keep theirs.
+    /// Drops templates that nobody wants kept any more: not asked for within the time-to-live, or let go by the policies of
+    /// the functions that used them. Running sandboxes keep theirs.
     pub(crate) fn reap(&self, now: Instant) -> Reaped {
         let mut reaped = Reaped::default();
         self.slots.retain(|_, slot| {
             let mut used = slot.used.lock();
-            let template = slot.cell.get();
-            if template.is_some_and(|template| Arc::strong_count(template) > 1) {
+            let Some(template) = slot.cell.get() else {
+                // A load that failed, or that goes on: whoever waits for it has the slot.
+                return Arc::strong_count(slot) > 1;
+            };
+            if Arc::strong_count(template) > 1 {
                 // In use by a sandbox: its time-to-live begins when the last one goes.
                 *used = now;
                 return true;
             }
-            if let Some(until) = template.and_then(|template| *template.kept.lock()) {
-                reaped.by_policy += usize::from(until <= now);
-                return until > now;
-            }
             let ttl = self.config.template_ttl.duration();
-            let lasts = now.saturating_duration_since(*used) < ttl;
-            reaped.expired += usize::from(!lasts);
-            lasts
+            let over = template.wishes.lock().over(*used, now, ttl);
+            match over {
+                None => return true,
+                Some(Over::TimeToLive) => reaped.expired += 1,
+                Some(Over::Policy) => reaped.by_policy += 1,
+            }
+            false
         });
         reaped
+    }
+
+    /// What a function said about how long its templates are kept does not hold any more.
+    pub(crate) fn forget(&self, function: &FunctionName, now: Instant) {
+        let loaded = |slot: &Arc<Slot>| slot.cell.get().cloned();
+        for template in self.slots.iter().filter_map(|slot| loaded(slot.value())) {
+            template.wishes.lock().forget(function, now);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -78,8 +78,9 @@ struct World {
     /// How long an invocation runs that the trace tells no duration of.
     #[arg(long, value_name = "TIME", default_value = "100ms")]
     duration: Period,
-    /// Memory of the node; on a full one instances are evicted (greedy-dual).
-    #[arg(long, value_name = "SIZE")]
+    /// Memory of the node; on a full one instances are evicted (greedy-dual). Of instances only: not with --session-cost or
+    /// --template-cost.
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["session_cost", "template_cost"])]
     node_memory: Option<ByteSize>,
     /// Most instances of the node.
     #[arg(long, value_name = "COUNT")]

@@ -2,13 +2,14 @@
 //!
 //! A place has to have the right size before the run, and what a model declares of its outputs is not to be relied on: often it
 //! is open, and it may be wrong. So the first run for inputs of some shapes is free, and what came out of it is remembered
-//! for the next ones. ONNX Runtime checks the shape of every place it is given when the operator asks for it, and refuses the run
-//! if it is another; then it is made again, freely, and the model is given no places any more: its outputs depend on more than
-//! the inputs' shapes. So answers are the same, bound or not.
+//! for the next ones. ONNX Runtime checks the shape of every place it is given when the operator asks for it (in its
+//! core/framework/op_kernel.cc, `OutputMLValue`), and refuses the run if it is another; then it is made
+//! again, freely, and the model is given no places any more: its outputs depend on more than the inputs' shapes. So answers
+//! are the same, bound or not.
 
 use super::child_compute::ALIGNMENT;
 use super::protocol::{OutputAt, Span};
-use super::shared::Shared;
+use super::shared::{OutOfBounds, Shared};
 use crate::session::Run;
 use crate::tensors::Value;
 use fnctl_core::inference::{Computed, InferenceError, InferenceErrorKind, ModelInfo, TensorType};
@@ -22,6 +23,12 @@ pub(crate) const WORTH: usize = 64 << 10;
 const MOST: usize = 4;
 /// What a place is filled with before anything was ever written to it by this model.
 const BLANK: u8 = 0xa5;
+
+/// How ONNX Runtime says that a place has another shape than what comes out: in its core/framework/op_kernel.cc, and in
+/// execution_frame.cc of those before. One that says it otherwise is believed when the run succeeds without a place.
+const REFUSED: [&str; 2] = ["computed output shape", "shape verification failed"];
+/// Bytes that are looked at in one go.
+const CHUNK: usize = 16 << 10;
 
 /// One output, as it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +87,7 @@ impl Learned {
 
     fn learn(&self, inputs: &[(usize, Vec<i64>)], outputs: &Computed) {
         let length: usize = outputs.iter().map(|(_, tensor)| tensor.data.len()).sum();
-        if length < WORTH || self.never.load(Ordering::Relaxed) {
+        if length < WORTH {
             return;
         }
         let of = |(_, tensor): &(String, fnctl_core::inference::Tensor)| Output {
@@ -88,18 +95,30 @@ impl Learned {
             dimensions: tensor.dimensions.clone(),
             bytes: tensor.data.len(),
         };
-        let one = Arc::new(Known {
+        self.remember(Arc::new(Known {
             inputs: inputs.to_vec(),
             outputs: outputs.iter().map(of).collect(),
             proven: AtomicBool::new(false),
-        });
+        }));
+    }
+
+    fn remember(&self, one: Arc<Known>) {
         let mut known = self.known.lock();
+        // Looked at under the lock: who gives up clears what is known afterwards.
+        if self.never.load(Ordering::Relaxed) {
+            return;
+        }
         // Another thread may have learned the same meanwhile.
         if known.iter().all(|other| other.inputs != one.inputs) {
             known.truncate(MOST - 1);
             known.insert(0, one);
             self.any.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Not to be tried again, until a run without places says the same once more.
+    fn doubt(&self, one: &Arc<Known>) {
+        self.known.lock().retain(|known| !Arc::ptr_eq(known, one));
     }
 }
 
@@ -130,12 +149,26 @@ pub(crate) fn execute(
         Ok(true) => return Ok(Outputs::Placed(place.outputs())),
         // It would need more memory without a place.
         Err(error) if error.kind == InferenceErrorKind::TooLarge => return Err(error),
-        Ok(false) | Err(_) => {}
+        // Before it is made again: that may be ended on its way, and the next one shall not begin with the same detour.
+        Ok(false) => learned.give_up(),
+        Err(error) if is_refused(&error) => learned.give_up(),
+        // Ended from outside: that says nothing.
+        Err(error) if run.is_stopped() => return Err(error),
+        Err(_) => learned.doubt(&place.known),
     }
-    // What fails without a place as well, was not the place's fault.
-    let outputs = run.execute()?;
-    learned.give_up();
-    Ok(Outputs::Loose(outputs))
+    let outputs = run.execute();
+    match &outputs {
+        Ok(_) => learned.give_up(),
+        // It does not know what would have come of it.
+        Err(_) if run.is_stopped() => {}
+        // What fails without a place as well, was not the place's fault.
+        Err(_) => learned.remember(place.known),
+    }
+    Ok(Outputs::Loose(outputs?))
+}
+
+fn is_refused(error: &InferenceError) -> bool {
+    REFUSED.iter().any(|words| error.message.contains(words))
 }
 
 /// Memory for the outputs of one run.
@@ -195,15 +228,24 @@ impl<'a> Place<'a> {
         drop(values);
         if !proven {
             for (output, offset) in self.each() {
-                let bytes = self
-                    .shared
-                    .read_bytes(offset, output.bytes)
-                    .map_err(outside)?;
-                if is_blank(&bytes) {
+                if self.is_blank(offset, output.bytes).map_err(outside)? {
                     return Ok(false);
                 }
             }
             self.known.proven.store(true, Ordering::Relaxed);
+        }
+        Ok(true)
+    }
+
+    /// Whether nothing was written there: somebody else's old bytes could be in its stead the next time.
+    fn is_blank(&self, offset: usize, length: usize) -> Result<bool, OutOfBounds> {
+        for start in (0..length).step_by(CHUNK) {
+            let bytes = self
+                .shared
+                .read_bytes(offset + start, CHUNK.min(length - start))?;
+            if bytes.iter().any(|byte| *byte != BLANK) {
+                return Ok(false);
+            }
         }
         Ok(true)
     }
@@ -219,9 +261,4 @@ impl<'a> Place<'a> {
         };
         self.each().map(at).collect()
     }
-}
-
-/// Whether nothing was written there: somebody else's old bytes could be in its stead the next time.
-fn is_blank(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| *byte == BLANK)
 }

@@ -29,7 +29,7 @@ impl Supervisor {
             Some(shortage) => room::choose(shortage, budget, others, self.idle_in(host, function)),
             None => Vec::new(),
         };
-        if self.evict("budget", |id, _| chosen.contains(&id)).await > 0 {
+        if self.evict("budget", |id| chosen.contains(&id)).await > 0 {
             // A compute goes another way than the order to unload, and would come first: refused again, it would have more
             // sessions unloaded than it needs.
             host.unloads.settled(deadline.min(now + FREEING)).await;

@@ -6,6 +6,7 @@ use super::backoff::Backoff;
 use super::death::{Death, Reason};
 use super::group::{Group, GroupKey};
 use super::metrics::HostMetrics;
+use super::metrics::resident_bytes;
 use super::model::{Model, ModelFile, Wanted};
 use super::placing::named;
 use super::process::{HostProcess, Plan, StartFailure};
@@ -315,34 +316,42 @@ impl Supervisor {
         };
         let since = Instant::now();
         let wanted = Wanted::new(id, key, function, file);
-        let (info, bytes) = self
+        let (info, cost) = self
             .load_somewhere(&wanted, &wanted.function, deadline)
             .await?;
-        let took = since.elapsed();
-        self.metrics.loaded(took);
+        self.metrics.loaded(since.elapsed());
         tracing::info!(function = %wanted.function, "model loaded");
         Ok(Model {
             wanted,
             info: Arc::new(info),
-            cost: RungCost { took, bytes },
+            cost,
             room: AtomicUsize::new(0),
             users: Mutex::default(),
         })
     }
 
-    /// Loads a session where it belongs. Says also how many bytes it takes there.
+    /// Loads a session where it belongs. Says also what that takes, once a host is there.
     async fn load_somewhere(
         self: &Arc<Self>,
         wanted: &Arc<Wanted>,
         function: &FunctionName,
         deadline: Instant,
-    ) -> Result<(ModelInfo, u64), InferenceError> {
+    ) -> Result<(ModelInfo, RungCost), InferenceError> {
         let mut round = 0;
         loop {
             let group = self.place(&wanted.key, function, deadline).await?;
             let host = self.host(&group).await?;
+            let since = Instant::now();
             match host.load(wanted, function).await {
-                Ok(Ok(info)) => return Ok((info, host.bytes_of(wanted.id).unwrap_or(0))),
+                Ok(Ok(info)) => {
+                    let mut bytes = host.bytes_of(wanted.id).unwrap_or(0);
+                    if matches!(group.key, GroupKey::Dedicated(_)) {
+                        // The process is there for this function alone, and goes with its last session.
+                        bytes = bytes.max(resident_bytes(host.pid));
+                    }
+                    let took = since.elapsed();
+                    return Ok((info, RungCost { took, bytes }));
+                }
                 Ok(Err(refusal)) => {
                     round += 1;
                     let room = self.make_room(&host, function, &refusal, round, deadline);
@@ -482,5 +491,9 @@ impl InferenceHost for SupervisedHost {
 
     fn release(&self, session: SessionId, wish: KeepWish) {
         self.0.sessions.release(session, wish, Instant::now());
+    }
+
+    fn forget(&self, function: &FunctionName) {
+        self.0.sessions.forget(function, Instant::now());
     }
 }

@@ -4,13 +4,15 @@
 use super::death::Reason;
 use super::group::{Group, GroupKey};
 use super::metrics::resident_bytes;
+use super::model::Model;
 use super::process::HostProcess;
 use super::quarantine::Suspect;
 use super::supervisor::{LOOK_AGAIN, SupervisedHost, Supervisor};
-use crate::sessions::{Idleness, Reaped};
+use crate::sessions::Reaped;
 use fnctl_core::hosts::{HostStatus, Quarantine};
 use fnctl_core::ids::{Digest, FunctionName};
 use fnctl_core::inference::{InferenceError, SessionId};
+use fnctl_core::ladder::Over;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,9 +27,14 @@ impl Supervisor {
     pub(super) async fn evict(
         &self,
         reason: &'static str,
-        expired: impl Fn(SessionId, Idleness) -> bool,
+        chosen: impl Fn(SessionId) -> bool,
     ) -> usize {
-        let unused = self.sessions.take_unused(expired);
+        self.unload(reason, &self.sessions.take_unused(chosen))
+            .await
+    }
+
+    /// Unloads sessions that nobody can use any more, wherever they are. Returns how many.
+    async fn unload(&self, reason: &'static str, unused: &[Arc<Model>]) -> usize {
         if unused.is_empty() {
             return 0;
         }
@@ -208,10 +215,10 @@ impl SupervisedHost {
     /// Unloads what nobody wants kept any more, and ends hosts that are empty for their time-to-live.
     pub(crate) async fn reap(&self, now: Instant) -> Reaped {
         let ttl = self.0.plan.config.session_ttl.duration();
-        let over = |reason| move |_, idle: Idleness| idle.over(now, ttl) == Some(reason);
+        let (expired, by_policy) = self.0.sessions.take_unwanted(now, ttl);
         let reaped = Reaped {
-            expired: self.0.evict("ttl", over("ttl")).await,
-            by_policy: self.0.evict("policy", over("policy")).await,
+            expired: self.0.unload(Over::TimeToLive.as_str(), &expired).await,
+            by_policy: self.0.unload(Over::Policy.as_str(), &by_policy).await,
             hosts: self.0.retire(now),
         };
         {
@@ -226,7 +233,7 @@ impl SupervisedHost {
 
     /// Unloads every session without a use, however short that is. Returns how many.
     pub(crate) async fn relieve(&self) -> usize {
-        self.0.evict("memory", |_, _| true).await
+        self.0.evict("memory", |_| true).await
     }
 
     /// Starts a new host for each that runs, loads its sessions there, and lets the old one finish and end. Returns how

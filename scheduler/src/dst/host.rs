@@ -224,6 +224,8 @@ impl InferenceHost for FakeHost {
     fn release(&self, session: SessionId, _wish: KeepWish) {
         self.give_back(session);
     }
+
+    fn forget(&self, _function: &fnctl_core::FunctionName) {}
 }
 
 impl FakeHost {

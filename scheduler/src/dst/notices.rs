@@ -77,7 +77,7 @@ fn a_sandbox_that_is_dropped_under_a_lock() {
 fn a_fake_that_lies_about_a_sandbox() {
     noticed("instances", |platform| {
         for pool in pools(platform) {
-            platform.world.books.lock().made(&pool.version, 0);
+            platform.world.books.lock().made(&pool.version, 0, u64::MAX);
         }
     });
 }

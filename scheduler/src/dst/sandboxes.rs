@@ -97,7 +97,7 @@ impl SandboxFactory for Factory {
 impl Factory {
     async fn start(&self, version: &Arc<Version>, deadline: Instant) -> Result<Created, Failure> {
         let world = &self.0;
-        let start = world.start_begins(version);
+        let (number, start) = world.start_begins(version);
         let word = |key: &str| version.config.env.get(key).map_or("", String::as_str);
         let (units, has_model) = (word("units").parse().unwrap_or(1), word("model") == "yes");
         let (mut taken, mut session) = (None, None);
@@ -129,7 +129,7 @@ impl Factory {
             }
         }
         drop(taken);
-        let id = world.books.lock().made(version, units);
+        let id = world.books.lock().made(version, units, number);
         let phases = ColdStart {
             instantiate: ms(start.phases[3]),
             ..ColdStart::default()

@@ -32,6 +32,11 @@ impl Invoker for Watched {
                 live.superseded.get_or_insert_with(Instant::now);
             }
         }
+        for (key, superseded) in books.begun.values_mut() {
+            if retired.contains(key) {
+                superseded.get_or_insert_with(Instant::now);
+            }
+        }
         for key in retired {
             // Who was on the way to it may still come.
             let mut calls = books.calls.values();

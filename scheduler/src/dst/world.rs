@@ -151,6 +151,8 @@ pub(super) struct Books {
     pub(super) live: BTreeMap<u64, Live>,
     next_sandbox: u64,
     starts: u64,
+    /// Starts that have begun, and since when their version is superseded, if it is.
+    pub(super) begun: BTreeMap<u64, (VersionKey, Option<Instant>)>,
     /// Starts of the scheduler's that are under way.
     pub(super) starting: usize,
     /// Units that starts have taken for sandboxes to come.
@@ -219,6 +221,7 @@ impl World {
                 live: BTreeMap::new(),
                 next_sandbox: 0,
                 starts: 0,
+                begun: BTreeMap::new(),
                 starting: 0,
                 units_taken: 0,
                 calls: BTreeMap::new(),
@@ -336,7 +339,7 @@ impl World {
     }
 
     /// A start begins; says what becomes of it.
-    pub(super) fn start_begins(&self, version: &Arc<Version>) -> Start {
+    pub(super) fn start_begins(&self, version: &Arc<Version>) -> (u64, Start) {
         let mut books = self.books.lock();
         books.versions.insert(version.key(), version.clone());
         books.starts += 1;
@@ -347,7 +350,8 @@ impl World {
             version.key(),
             start
         ));
-        start
+        books.begun.insert(number, (version.key(), None));
+        (number, start)
     }
 
     pub(super) fn planned_panic(&self) -> ! {
@@ -387,7 +391,7 @@ impl Books {
     }
 
     /// A sandbox comes to be.
-    pub(super) fn made(&mut self, version: &Arc<Version>, units: usize) -> u64 {
+    pub(super) fn made(&mut self, version: &Arc<Version>, units: usize, start: u64) -> u64 {
         self.next_sandbox += 1;
         let id = self.next_sandbox;
         let live = Live {
@@ -396,7 +400,7 @@ impl Books {
             running: BTreeSet::new(),
             failed: None,
             dead: false,
-            superseded: None,
+            superseded: self.begun.remove(&start).and_then(|begun| begun.1),
             uses: 0,
             made: Instant::now(),
             free_since: Instant::now(),
@@ -463,7 +467,9 @@ impl Books {
             if live.running.len() >= seats(&live.version) {
                 found.push("its seats are taken");
             }
-            let superseded = live.superseded.zip(asked_at);
+            // One that was only starting then may serve whoever waits when it comes.
+            let superseded = live.superseded.filter(|since| live.made <= *since);
+            let superseded = superseded.zip(asked_at);
             if superseded.is_some_and(|(since, asked)| asked > since) {
                 found.push("its version was superseded before anybody asked");
             }

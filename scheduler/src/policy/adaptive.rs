@@ -326,6 +326,10 @@ impl Adaptive {
     /// The plan, or what the guard puts in its place.
     fn decided(&self, params: &Params) -> Plan {
         match self.guard.instead() {
+            // What it was compared by: that all rungs go together.
+            Some(keep) if !params.no_guard && self.stakes.is_about_all_rungs() => {
+                Plan::keep_all_for(keep)
+            }
             Some(keep) if !params.no_guard => Plan::keep_for(keep),
             _ => self.planned,
         }
@@ -334,6 +338,11 @@ impl Adaptive {
     /// Whether too little is known to let go earlier than the fixed time would.
     pub(crate) fn is_young(&self) -> bool {
         self.count < 2.0
+    }
+
+    /// Whether no idle time of it was seen yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.count == 0.0
     }
 
     /// The timers that are followed.

@@ -120,11 +120,19 @@ impl Book {
             kind.learn(usize::from(sample.bin), sample.ended);
         }
         if let Some(worth) = sample.first {
-            self.cold = (self.cold.0 + worth.cold().ln(), self.cold.1 + 1.0);
-            self.bytes = (self.bytes.0 + worth.bytes().ln(), self.bytes.1 + 1.0);
+            self.meet(worth);
         }
         self.unpublished = self.unpublished.saturating_add(1);
         self.learned = self.learned.saturating_add(1);
+    }
+
+    /// Takes note of what one more function is worth.
+    pub fn meet(&mut self, worth: Worth) {
+        self.cold = (self.cold.0 + worth.cold().max(1e-6).ln(), self.cold.1 + 1.0);
+        self.bytes = (
+            self.bytes.0 + worth.bytes().max(1.0).ln(),
+            self.bytes.1 + 1.0,
+        );
     }
 
     /// Whether enough was learned since the last time that publishing is worth its hundred microseconds.

@@ -74,7 +74,7 @@ impl Windows {
     }
 }
 
-/// LowerRung below the sandbox.
+/// A rung below the sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LowerRung {
     /// The sessions of its models.
@@ -96,6 +96,15 @@ impl Plan {
     pub fn keep_for(seconds: f32) -> Self {
         let mut plan = Self::default();
         plan.push(0.0, seconds);
+        plan
+    }
+
+    /// All rungs are kept for this many seconds, then let go for good.
+    pub fn keep_all_for(seconds: f32) -> Self {
+        let mut plan = Self::of_all_rungs();
+        plan.push(0.0, seconds);
+        plan.push_lower(LowerRung::Session, 0.0, seconds);
+        plan.push_lower(LowerRung::Template, 0.0, seconds);
         plan
     }
 
@@ -128,6 +137,11 @@ impl Plan {
             LowerRung::Session => session,
             LowerRung::Template => template,
         })
+    }
+
+    /// Whether it says nothing about any rung.
+    pub fn is_empty(&self) -> bool {
+        self.windows().is_empty() && self.lower.is_none()
     }
 
     /// The windows of the sandbox, the earliest first.

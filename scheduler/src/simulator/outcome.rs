@@ -62,7 +62,7 @@ pub struct Counts {
     pub evictions: u64,
     /// Invocations refused: queue or node were full.
     pub refused: u64,
-    /// Sessions and templates made again for a start, where they are told apart from instances.
+    /// Sessions and templates made for a start, where they are told apart from instances.
     pub made_below: u64,
     /// Byte-seconds of idle instances, and of what they stand on while nobody is served.
     pub idle_byte_seconds: f64,

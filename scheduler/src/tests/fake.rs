@@ -8,8 +8,8 @@ use fnctl_core::ports::{Created, Footing, Sandbox, SandboxFactory};
 use fnctl_core::trace::Trace;
 use fnctl_core::version::Version;
 use fnctl_core::{
-    Digest, ErrorKind, Failure, Invocation, ReplySender, RequestId, RunEnd, RunReport,
-    VersionNumber,
+    Digest, ErrorKind, Failure, FunctionName, Invocation, ReplySender, RequestId, RunEnd,
+    RunReport, VersionNumber,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -32,6 +32,8 @@ pub(super) struct Plan {
     pub(super) below: LowerRungs,
     /// What was said about how long that is kept, of each sandbox that went because its time had come.
     pub(super) kept: Mutex<Vec<KeptUntil>>,
+    /// Functions of which what was said holds no longer.
+    pub(super) forgotten: Mutex<Vec<FunctionName>>,
     pub(super) fail_starts: AtomicUsize,
     pub(super) panic_starts: AtomicUsize,
     pub(super) fail_runs: AtomicUsize,
@@ -52,6 +54,7 @@ impl Default for Plan {
             memory: 0,
             below: LowerRungs::default(),
             kept: Mutex::default(),
+            forgotten: Mutex::default(),
             fail_starts: zero(),
             panic_starts: zero(),
             fail_runs: zero(),
@@ -103,6 +106,10 @@ impl SandboxFactory for Factory {
             phases,
             footing: Box::new(Ground(self.0.clone())),
         })
+    }
+
+    fn forget(&self, function: &FunctionName) {
+        self.0.forgotten.lock().push(function.clone());
     }
 }
 

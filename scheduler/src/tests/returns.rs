@@ -3,6 +3,7 @@
 use super::fake::{self, Plan, factory, invocation, version};
 use super::{scheduler, settle};
 use crate::{Config, Inner, MeasuredVersion, Scheduler};
+use fnctl_core::VersionNumber;
 use fnctl_core::ports::Invoker;
 use fnctl_core::task::Tasks;
 use fnctl_core::version::Version;
@@ -63,6 +64,35 @@ fn forgetting_and_coming_back_at_once_never_part_a_pool_from_its_numbers() {
     done.store(true, Ordering::Relaxed);
     reaper.join().unwrap();
     assert!(!parted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_starts_while_its_version_is_replaced_serves_who_waits_and_goes() {
+    let plan = Arc::new(Plan::default());
+    let scheduler = scheduler(&plan);
+    let old = version();
+    let mut new = old.as_ref().clone();
+    new.number = VersionNumber(2);
+    let new = Arc::new(new);
+    scheduler.configure(&old);
+    let call = |leaves: Duration| {
+        let (scheduler, invocation) = (scheduler.clone(), invocation(&old));
+        tokio::spawn(async move {
+            let answer = scheduler.invoke(invocation);
+            tokio::time::timeout(leaves, answer)
+                .await
+                .is_ok_and(|it| it.is_ok())
+        })
+    };
+    let (stays, leaves) = (call(Duration::from_secs(5)), call(fake::START / 2));
+    settle().await;
+    assert_eq!(plan.attempts.load(Ordering::SeqCst), 2);
+    let replaced = scheduler.activate(new, vec![old.key()]).await;
+    assert!(replaced.is_ok());
+    assert!(stays.await.unwrap() && !leaves.await.unwrap());
+    settle().await;
+    let is_there = (scheduler.instances(), plan.alive.load(Ordering::SeqCst));
+    assert_eq!(is_there, (0, 0), "nobody is sent to it any more");
 }
 
 /// Instances that a herd of forty gets which finds the function at zero.

@@ -36,6 +36,10 @@ async fn until_gone(
     let scheduler = scheduler_with(plan, |config| {
         config.keep_alive_policy = policy.parse().unwrap();
     });
+    scheduler
+        .activate(version.clone(), Vec::new())
+        .await
+        .unwrap();
     for call in 0..20u64 {
         let reply = scheduler.invoke(invocation(version)).await.unwrap();
         drop(reply);
@@ -111,17 +115,43 @@ async fn a_version_that_is_not_live_any_more_leaves_it_to_the_platform() {
     let mut next = Version::clone(&old);
     next.number = fnctl_core::VersionNumber(2);
     scheduler.activate(old.clone(), Vec::new()).await.unwrap();
-    scheduler.invoke(invocation(&old)).await.unwrap();
-    settle().await;
+    for _ in 0..20 {
+        scheduler.invoke(invocation(&old)).await.unwrap();
+        settle().await;
+        for _ in 0..20 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            scheduler.reap(Instant::now());
+            settle().await;
+        }
+    }
+    assert!(!plan.kept.lock().is_empty(), "the policy has an opinion");
     scheduler
         .activate(Arc::new(next), Vec::new())
         .await
         .unwrap();
+    plan.kept.lock().clear();
     scheduler.invoke(invocation(&old)).await.unwrap();
     settle().await;
-    tokio::time::advance(Duration::from_secs(6)).await;
-    scheduler.reap(Instant::now());
-    settle().await;
+    for _ in 0..20 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        scheduler.reap(Instant::now());
+        settle().await;
+    }
     assert_eq!(scheduler.instances(), 0);
     assert_eq!(*plan.kept.lock(), []);
+    let forgotten = plan.forgotten.lock().clone();
+    assert_eq!(forgotten, [old.function.clone(), old.function.clone()]);
+}
+
+/// An instance that serves one request goes with it, and what is below stays as long as the policy says.
+#[tokio::test(start_paused = true)]
+async fn what_is_below_an_instance_of_one_request_is_kept_as_planned() {
+    let plan = plan(RungCost {
+        took: Duration::from_secs(3),
+        bytes: 2 * MIB,
+    });
+    let version = version_with(|config| config.isolation = fnctl_core::Isolation::Request);
+    let (gone, kept) = until_gone(&plan, "adaptive:2m,cost=1,no-guard", &version).await;
+    let last = kept.last().expect("the policy says how long");
+    assert!(last.session > gone + Duration::from_secs(60));
 }

@@ -55,7 +55,7 @@ pub(crate) const MAX_HANDLES: usize = 256;
 /// One use of a session; given back when dropped.
 pub(crate) struct ModelLease {
     host: Arc<dyn InferenceHost>,
-    session: SessionId,
+    pub(crate) session: SessionId,
     pub(crate) info: Arc<ModelInfo>,
     /// What loading it took, and the memory it takes.
     pub(crate) cost: RungCost,

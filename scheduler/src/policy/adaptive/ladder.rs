@@ -43,14 +43,14 @@ impl State {
 
     /// Whether it can become `other` without making anything.
     const fn contains(self, other: Self) -> bool {
-        match (self, other) {
+        matches!(
+            (self, other),
             (Self::Sandbox, _)
-            | (_, Self::Nothing)
-            | (Self::Both, Self::Both | Self::Template | Self::Session)
-            | (Self::Session, Self::Session)
-            | (Self::Template, Self::Template) => true,
-            _ => false,
-        }
+                | (_, Self::Nothing)
+                | (Self::Both, Self::Both | Self::Template | Self::Session)
+                | (Self::Session, Self::Session)
+                | (Self::Template, Self::Template)
+        )
     }
 }
 
@@ -67,8 +67,8 @@ pub(super) struct Stakes {
 impl Stakes {
     /// Of the only instance: without it nobody uses the rungs below.
     pub(super) fn of_all(worth: &Worth, params: &Params, typical: &Rung) -> Self {
-        let lower =
-            !params.no_rungs && !(worth.session.is_nothing() && worth.template.is_nothing());
+        let is_told_apart = !worth.session.is_nothing() || !worth.template.is_nothing();
+        let lower = is_told_apart && !params.no_rungs;
         if !lower {
             return Self::of_one(worth.cold(), worth.sandbox.bytes, params, typical);
         }
@@ -97,7 +97,7 @@ impl Stakes {
                 State::Sandbox => 0.0,
                 _ => (cold / all).clamp(0.0, 1.0).powf(params.cost),
             };
-            *price = size(bytes, params, typical) / weight;
+            *price = size(bytes, worth.bytes(), params, typical) / weight;
         }
         stakes
     }
@@ -109,7 +109,7 @@ impl Stakes {
     }
 
     fn of_one(cold: f32, bytes: f32, params: &Params, typical: &Rung) -> Self {
-        Self::of_sandbox(size(bytes, params, typical) / weight(cold, params, typical))
+        Self::of_sandbox(size(bytes, bytes, params, typical) / weight(cold, params, typical))
     }
 
     /// Nothing but the sandbox, whose second costs this much.
@@ -127,6 +127,11 @@ impl Stakes {
 
     fn price(&self, state: State) -> f32 {
         self.price.get(state as usize).copied().unwrap_or_default()
+    }
+
+    /// Whether the rungs below the sandbox are decided about.
+    pub(super) fn is_about_all_rungs(&self) -> bool {
+        self.lower
     }
 
     /// The price of a second with everything in memory.
@@ -177,10 +182,10 @@ fn weight(cold: f32, params: &Params, typical: &Rung) -> f32 {
     patience * (cold / typical.cold).max(1e-6).powf(params.cost)
 }
 
-/// So many bytes, compared with what a typical function takes.
-fn size(bytes: f32, params: &Params, typical: &Rung) -> f32 {
+/// So many of a function's bytes, compared with what a typical function takes.
+fn size(bytes: f32, all: f32, params: &Params, typical: &Rung) -> f32 {
     if params.no_cost {
-        1.0
+        bytes / all.max(1.0)
     } else {
         bytes / typical.bytes
     }
@@ -494,6 +499,23 @@ mod tests {
         };
         let until = |plan: &Plan| plan.lower_until(LowerRung::Session, plan.keep().as_secs_f32());
         assert!(until(&plan(&large)) < until(&plan(&dear_session)));
+    }
+
+    #[test]
+    fn without_costs_rungs_are_still_not_for_nothing() {
+        let alike = Params {
+            cost: 0.0,
+            no_cost: true,
+            ..Params::default()
+        };
+        let worth = Worth::of(Duration::from_millis(10), 32 << 20).upon(&LowerRungs {
+            session: rung(400, 64),
+            template: rung(2, 16),
+        });
+        let [sandbox, session, template] = ages(&worth, &alike);
+        // A call finds everything or nothing, as far as this knows.
+        assert_eq!([session, template], [sandbox; 2]);
+        assert!(sandbox > 60.0 && sandbox < 3600.0, "{sandbox}");
     }
 
     #[test]
