@@ -200,8 +200,8 @@ mod tests {
             (FAST, traffic(0, 60_000), Lane::Express),
             (FAST, traffic(1, 60_000), Lane::Express),
             // All its threads have something that takes longer than it should.
-            (FAST, traffic(2, 1), Lane::Express),
-            (FAST, traffic(2, 2), Lane::Bulk),
+            (FAST, traffic(2, 4), Lane::Express),
+            (FAST, traffic(2, 5), Lane::Bulk),
             (FAST, traffic(7, 0), Lane::Express),
             (FAST, traffic(8, 0), Lane::Bulk),
         ] {
