@@ -252,8 +252,8 @@ async fn a_save_is_redeployed_and_a_broken_one_is_not() {
 }
 
 /// The terminal is closed while a build runs: nothing of it is left, neither data nor compiler.
-#[test]
-fn a_closed_terminal_ends_dev_and_its_build_and_leaves_nothing() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_terminal_ends_dev_and_its_build_and_leaves_nothing() {
     let (project, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let folder = project.path();
     std::fs::write(folder.join("seed.wasm"), probe()).unwrap();
@@ -277,7 +277,7 @@ fn a_closed_terminal_ends_dev_and_its_build_and_leaves_nothing() {
             Ok(pid) => break pid,
             Err(_) => assert!(Instant::now() < until, "the build does not begin"),
         }
-        std::thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     };
     let pid = dev.child.id().to_string();
     run(Command::new("kill").args(["-HUP", &pid]));
@@ -293,7 +293,7 @@ fn a_closed_terminal_ends_dev_and_its_build_and_leaves_nothing() {
     let until = Instant::now() + Duration::from_secs(10);
     while runs() {
         assert!(Instant::now() < until, "the build goes on");
-        std::thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

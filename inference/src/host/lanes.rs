@@ -66,8 +66,11 @@ pub(crate) fn may_wait(
 pub(crate) struct Pace(AtomicU32);
 
 impl Pace {
-    /// A compute took so many nanoseconds.
+    /// A compute took so many nanoseconds; zero if the host did not say.
     pub(crate) fn add(&self, took: u32) {
+        if took == 0 {
+            return;
+        }
         let _ = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |mean| {
@@ -83,7 +86,6 @@ impl Pace {
 
 /// The mean after one more. The latest counts an eighth; zero is none yet.
 fn after(mean: u32, took: u32) -> u32 {
-    let took = took.max(1);
     if mean == 0 {
         return took;
     }
@@ -198,8 +200,8 @@ mod tests {
             (FAST, traffic(0, 60_000), Lane::Express),
             (FAST, traffic(1, 60_000), Lane::Express),
             // All its threads have something that takes longer than it should.
-            (FAST, traffic(2, 1), Lane::Express),
-            (FAST, traffic(2, 2), Lane::Bulk),
+            (FAST, traffic(2, 4), Lane::Express),
+            (FAST, traffic(2, 5), Lane::Bulk),
             (FAST, traffic(7, 0), Lane::Express),
             (FAST, traffic(8, 0), Lane::Bulk),
         ] {
@@ -210,7 +212,8 @@ mod tests {
     #[test]
     fn a_mean_follows_and_one_slow_compute_costs_the_place_for_a_while() {
         let pace = Pace::default();
-        assert_eq!(pace.get(), None);
+        pace.add(0);
+        assert_eq!(pace.get(), None, "nobody said anything");
         pace.add(15_000);
         assert_eq!(pace.get(), FAST);
         pace.add(u32::MAX);

@@ -1,9 +1,8 @@
 //! Who waits for whom inside a host.
 
 use crate::onnx;
-use crate::talk::{Declared, heavy, identity, inference, only, whoever};
-use bytes::Bytes;
-use fnctl_core::inference::{Compute, SessionId, Tensor, TensorType};
+use crate::talk::{Declared, identity, inference, only};
+use fnctl_core::inference::Compute;
 use fnctl_core::ports::InferenceHost;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,30 +14,31 @@ const ACQUAINTANCE: usize = 40;
 /// Computes of the slow one: twice as many as the threads for it.
 const SLOW: usize = 4;
 
-/// A product of matrices that keeps a thread busy for hundreds of milliseconds.
-fn slow(session: SessionId) -> Compute {
-    let rows = 4096;
-    Compute {
-        session,
-        function: whoever(),
-        inputs: vec![(
-            "x".to_owned(),
-            Tensor {
-                dimensions: vec![rows, 1024],
-                ty: TensorType::Fp32,
-                data: Bytes::from(vec![0; rows as usize * 1024 * 4]),
-            },
-        )],
-        deadline: Instant::now() + Duration::from_secs(120),
+/// Sixteen million zeros, negated forty times over: hundreds of milliseconds for an order of a few bytes.
+fn slow() -> Vec<u8> {
+    let names: Vec<_> = (0..=40).map(|number| format!("n{number}")).collect();
+    let mut parts = vec![onnx::node("ConstantOfShape", &["x"], &names[0])];
+    for pair in names.windows(2) {
+        parts.push(onnx::node("Neg", &[pair[0].as_str()], &pair[1]));
     }
+    parts.extend([
+        onnx::node("ReduceSum", &[names[40].as_str()], "y"),
+        onnx::input(&onnx::open_value("x", onnx::element::I64)),
+        onnx::output(&onnx::open_value("y", onnx::element::F32)),
+    ]);
+    onnx::model(&parts)
 }
 
 /// A model that is known to take microseconds waits for none of those that take long and came before it.
 pub(crate) async fn fast_ahead() {
     let host = Arc::new(inference(|_| {}));
-    let heavy = Declared::new(&heavy(16, 0));
+    let heavy = Declared::new(&slow());
     let fast = Declared::new(&onnx::identity(onnx::element::I64));
     let heavy = heavy.load(&host, "heavy").await.unwrap();
+    let zeros = move || Compute {
+        deadline: Instant::now() + Duration::from_secs(120),
+        ..identity(heavy, &[16 << 20])
+    };
     let fast = fast.load(&host, "fast").await.unwrap();
     for _ in 0..ACQUAINTANCE {
         host.compute(identity(fast, &[1, 2, 3])).await.unwrap();
@@ -48,7 +48,7 @@ pub(crate) async fn fast_ahead() {
         .map(|_| {
             let (host, done) = (host.clone(), done.clone());
             tokio::spawn(async move {
-                host.compute(slow(heavy)).await.unwrap();
+                host.compute(zeros()).await.unwrap();
                 done.fetch_add(1, Ordering::SeqCst);
             })
         })

@@ -2,7 +2,7 @@
 //! each gets the same processor time, however much of it one run takes.
 //!
 //! The rule is that of deficit round robin (Shreedhar and Varghese, SIGCOMM 1995): of two flows that both have somebody
-//! waiting, neither is ahead of the other by more than the dearest entry and the quantum that each may have begun.
+//! waiting, neither is ahead of the other by more than what each may have saved, less than an entry and a quantum.
 
 use super::plan::{Call, Draws, End, Event, Fate, Life, Plan, Reads, Run, Target, Trouble, What};
 use super::world::{Books, World};
@@ -149,7 +149,7 @@ pub(super) fn settled(books: &mut Books, world: &World, audit: &Audit) {
             }
             books.shares.insert(pair, served);
             let ahead = served.0[0].abs_diff(served.0[1]);
-            let most = costs[first].max(costs[second]) + 2 * QUANTUM;
+            let most = costs[first] + costs[second] + 2 * QUANTUM;
             books.require("share", ahead <= most, || {
                 format!(
                     "{pair:?} of {costs:?} ms a run had {:?} ms while both waited",

@@ -1,7 +1,7 @@
 //! The rungs below the sandboxes of a simulated function: the session of its model and its compiled code. They are there
 //! while an instance is, and afterwards for as long as its policy plans, or for the platform's time.
 
-use super::engine::Spread;
+use super::settings::Spread;
 use crate::policy::{LowerRung, Moment, Plan, Rung, Worth};
 use std::time::Duration;
 

@@ -1,127 +1,17 @@
 //! The discrete-event loop: arrivals from the trace, and what the scheduler's states decide about them.
 
-use super::below::{Below, RungSettings};
-use super::outcome::{Band, Counts, Outcome};
-use super::random::Random;
-use super::trace::{Trace, Trigger};
-use crate::limit::{Admission, LimitState};
+use super::function::{Function, Warm, Work};
+use super::outcome::{Band, Outcome};
+use super::settings::Settings;
+use super::trace::Trace;
+use crate::limit::Admission;
 use crate::policy::greedy_dual::GreedyDual;
-use crate::policy::{Book, History, LowerRung, Moment, Plan, Spec, Worth};
-use crate::pool::{Place, PoolState, Take};
+use crate::policy::{Book, Moment};
+use crate::pool::{Place, Take};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// A value that differs between functions: each octave between the two ends is as likely, and a function always has the
-/// same one.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spread {
-    /// The least.
-    pub from: f64,
-    /// The most.
-    pub to: f64,
-}
-
-impl Spread {
-    /// The value of one function.
-    pub(super) fn of(&self, function: u64, seed: u64) -> f64 {
-        Random::of(seed, function).log_uniform(self.from.max(1e-9), self.to.max(1e-9))
-    }
-}
-
-/// What is simulated.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
-    /// The policy of every function.
-    pub policy: Spec,
-    /// What `fixed` without a time means.
-    pub keep_alive: Duration,
-    /// Seconds of a cold start; without those of the rungs below, if there are any.
-    pub cold: Spread,
-    /// Bytes of an instance; without those of the rungs below, if there are any.
-    pub bytes: Spread,
-    /// The session of each function's model, if that is told apart from the instance.
-    pub session: Option<RungSettings>,
-    /// Each function's compiled code, if that is told apart from the instance.
-    pub template: Option<RungSettings>,
-    /// How long an invocation runs that the trace tells no duration of.
-    pub duration: Duration,
-    /// Bytes of the node; unset = no limit.
-    pub node_bytes: Option<u64>,
-    /// Instances of the node; unset = no limit.
-    pub node_instances: Option<u64>,
-    /// Invocations of a function at once.
-    pub concurrency: usize,
-    /// Waiting invocations of a function.
-    pub queue: usize,
-    /// Decides about what differs between functions.
-    pub seed: u64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            policy: Spec::Fixed(None),
-            keep_alive: Duration::from_secs(60),
-            cold: Spread {
-                from: 0.05,
-                to: 1.0,
-            },
-            bytes: Spread {
-                from: f64::from(64 << 20),
-                to: f64::from(512 << 20),
-            },
-            session: None,
-            template: None,
-            duration: Duration::from_millis(100),
-            node_bytes: None,
-            node_instances: None,
-            concurrency: 1000,
-            queue: 10_000,
-            seed: 1,
-        }
-    }
-}
-
-/// An instance.
-#[derive(Debug, Clone, Copy)]
-struct Warm {
-    since: Moment,
-    until: Moment,
-    used: bool,
-}
-
-impl crate::seats::Shareable for Warm {}
-
-/// An invocation that waits or runs.
-#[derive(Debug, Clone, Copy)]
-struct Work {
-    at: Moment,
-    micros: u32,
-}
-
-struct Function {
-    pool: PoolState<Warm, Work>,
-    limit: LimitState<Work>,
-    history: History,
-    plan: Plan,
-    idle_from: Moment,
-    /// Counts arrivals, so that a start ahead that was meant for before is known.
-    epoch: u32,
-    /// When the next look at what expires is due.
-    armed: Option<Moment>,
-    /// Until when an instance that is being started ahead is kept.
-    ahead_until: Option<Moment>,
-    bytes: u64,
-    cold: Duration,
-    /// What its instances stand on.
-    below: Vec<Below>,
-    /// Its place among those to evict, if it has one.
-    rank: Option<(u64, u32)>,
-    counts: Counts,
-    trigger: Trigger,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -174,53 +64,10 @@ pub fn simulate(trace: &Trace, settings: &Settings) -> Outcome {
 
 impl Engine {
     fn new(trace: &Trace, settings: &Settings) -> Self {
-        let settings_seed = settings.seed;
         let functions = trace
             .functions()
             .iter()
-            .map(|function| {
-                let cold = settings.cold.of(function.hash, settings.seed ^ 0xC01D);
-                let bytes = settings.bytes.of(function.hash, settings.seed ^ 0xB17E5);
-                #[allow(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "a saturating conversion is meant"
-                )]
-                let bytes = bytes as u64;
-                let cold = Duration::try_from_secs_f64(cold).unwrap_or_default();
-                let rung = |rung, settings: Option<RungSettings>, salt: u64| {
-                    let settings = settings?;
-                    let cost = settings.of(function.hash, settings_seed ^ salt);
-                    Some(Below::new(rung, cost, settings.ttl))
-                };
-                let below: Vec<Below> = [
-                    rung(LowerRung::Session, settings.session, 0x5E55),
-                    rung(LowerRung::Template, settings.template, 0x7E39),
-                ]
-                .into_iter()
-                .flatten()
-                .collect();
-                let mut worth = Worth::of(cold, bytes);
-                for below in &below {
-                    below.add_to(&mut worth);
-                }
-                Function {
-                    pool: PoolState::default(),
-                    limit: LimitState::new(settings.concurrency, settings.queue),
-                    history: History::new(&settings.policy, worth),
-                    plan: Plan::default(),
-                    idle_from: Moment(0),
-                    epoch: 0,
-                    armed: None,
-                    ahead_until: None,
-                    bytes,
-                    cold,
-                    below,
-                    rank: None,
-                    counts: Counts::default(),
-                    trigger: function.trigger,
-                }
-            })
+            .map(|function| Function::new(function, settings))
             .collect();
         Self {
             settings: *settings,
@@ -579,42 +426,5 @@ impl Engine {
         let functions = self.outcome.all.functions.max(1);
         self.outcome.history_bytes = u64::try_from(history).unwrap_or(u64::MAX) / functions;
         self.outcome
-    }
-}
-
-impl Function {
-    /// An invocation has ended, or was refused.
-    fn done(&mut self, now: Moment) {
-        self.history.finished(now);
-        if self.history.in_flight() == 0 {
-            self.below.iter_mut().for_each(|rung| rung.idle(now));
-        }
-    }
-
-    /// Its last instance went because its time had come.
-    fn left(&mut self, now: Moment) {
-        #[allow(clippy::cast_possible_truncation, reason = "seconds, not exact")]
-        let age = now.since(self.idle_from) as f32;
-        let plan = (self.history.in_flight() == 0).then_some(&self.plan);
-        for rung in &mut self.below {
-            rung.left(now, plan, age);
-        }
-    }
-
-    /// Counts the time an instance was idle.
-    fn idled(&mut self, now: Moment, instance: &Warm) {
-        self.counts.idle_byte_seconds += now.since(instance.since) * self.bytes as f64;
-    }
-
-    /// Until when an instance is kept that becomes idle now.
-    fn until(&mut self, now: Moment, settings: &Settings, book: &Book) -> Moment {
-        let plan = self
-            .history
-            .plan(now, settings.keep_alive, &settings.policy, book);
-        if self.history.in_flight() == 0 {
-            self.plan = plan;
-            self.idle_from = now;
-        }
-        now.after(plan.keep())
     }
 }

@@ -7,14 +7,17 @@
 
 mod below;
 mod engine;
+mod function;
 pub mod generate;
 mod outcome;
 mod random;
+mod settings;
 pub mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod trace;
 
 pub use below::RungSettings;
-pub use engine::{Settings, Spread, simulate};
+pub use engine::simulate;
 pub use outcome::{Band, Counts, Outcome};
+pub use settings::{Settings, Spread};

@@ -1,8 +1,9 @@
 //! Comparing policies at equal idle memory: each is simulated over a range of its one parameter, and the curve of cold
 //! starts against idle memory that results is read where another policy's memory is.
 
-use super::engine::{Settings, simulate};
+use super::engine::simulate;
 use super::outcome::{Band, Counts};
+use super::settings::Settings;
 use super::trace::{Trace, Trigger};
 use crate::policy::{Spec, adaptive, histogram};
 use parking_lot::Mutex;

@@ -268,7 +268,7 @@ fn open(
 
 /// What the load did to one beside it.
 fn tell(name: &str, calm: &[Timed], loaded: &[Timed], report: &mut Report) {
-    let p99 = |calls: &[Timed], time: fn(&Timed) -> f64| {
+    let p99 = |calls: &[Timed], time: &dyn Fn(&Timed) -> f64| {
         let mut times: Vec<_> = calls.iter().map(time).collect();
         times.sort_by(f64::total_cmp);
         percentile(&times, 0.99)
@@ -277,26 +277,26 @@ fn tell(name: &str, calm: &[Timed], loaded: &[Timed], report: &mut Report) {
     let wanted = if name == "another function" { "2" } else { "" };
     report.latency(
         &format!("  {name}, p99 without the load"),
-        p99(calm, took),
+        p99(calm, &took),
         "",
     );
     report.latency(
         &format!("  {name}, p99 beside the load"),
-        p99(loaded, took),
+        p99(loaded, &took),
         "",
     );
     report.ratio(
         "  ratio of the two",
-        p99(loaded, took) / p99(calm, took),
+        p99(loaded, &took) / p99(calm, &took),
         wanted,
     );
     if loaded.iter().any(|call| !call.phases.is_empty()) {
-        report.latency(
-            "  ... in the queue",
-            p99(loaded, |call| call.phase("queue")),
-            "",
-        );
-        report.latency("  ... the run", p99(loaded, |call| call.phase("run")), "");
+        for (phase, name) in [("in the queue", "queue"), ("the run", "run")] {
+            let time = |call: &Timed| call.phase(name);
+            let (calm, loaded) = (p99(calm, &time), p99(loaded, &time));
+            report.latency(&format!("  ... {phase}, without the load"), calm, "");
+            report.latency(&format!("  ... {phase}, beside the load"), loaded, "");
+        }
     }
 }
 

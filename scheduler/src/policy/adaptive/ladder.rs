@@ -43,14 +43,14 @@ impl State {
 
     /// Whether it can become `other` without making anything.
     const fn contains(self, other: Self) -> bool {
-        match (self, other) {
+        matches!(
+            (self, other),
             (Self::Sandbox, _)
-            | (_, Self::Nothing)
-            | (Self::Both, Self::Both | Self::Template | Self::Session)
-            | (Self::Session, Self::Session)
-            | (Self::Template, Self::Template) => true,
-            _ => false,
-        }
+                | (_, Self::Nothing)
+                | (Self::Both, Self::Both | Self::Template | Self::Session)
+                | (Self::Session, Self::Session)
+                | (Self::Template, Self::Template)
+        )
     }
 }
 
@@ -67,8 +67,8 @@ pub(super) struct Stakes {
 impl Stakes {
     /// Of the only instance: without it nobody uses the rungs below.
     pub(super) fn of_all(worth: &Worth, params: &Params, typical: &Rung) -> Self {
-        let lower =
-            !params.no_rungs && !(worth.session.is_nothing() && worth.template.is_nothing());
+        let is_told_apart = !worth.session.is_nothing() || !worth.template.is_nothing();
+        let lower = is_told_apart && !params.no_rungs;
         if !lower {
             return Self::of_one(worth.cold(), worth.sandbox.bytes, params, typical);
         }
