@@ -64,11 +64,13 @@ impl HostProcess {
         }
     }
 
-    /// Loads a model, once for everybody who asks. The load goes on if this future is dropped.
+    /// Loads a model, once for everybody who asks. The load goes on if this future is dropped; one that did not have its
+    /// turn by the caller's deadline is dropped with it.
     pub(crate) async fn load(
         self: &Arc<Self>,
         wanted: &Arc<Wanted>,
         function: &FunctionName,
+        deadline: Instant,
     ) -> Asked<ModelInfo> {
         let resident = {
             let mut residents = self.residents.lock();
@@ -99,7 +101,7 @@ impl HostProcess {
         let load = tokio::spawn(async move {
             let loaded = resident
                 .info
-                .get_or_try_init(|| process.load_now(&wanted, &resident))
+                .get_or_try_init(|| process.load_now(&wanted, &resident, deadline))
                 .await
                 .cloned();
             match loaded {
@@ -119,8 +121,15 @@ impl HostProcess {
         &self,
         wanted: &Wanted,
         resident: &Arc<Resident>,
+        deadline: Instant,
     ) -> Result<ModelInfo, Option<Refusal>> {
-        let _turn = self.turns.acquire().await.map_err(|_closed| None)?;
+        // Nobody waits for it any more, and others wait behind it.
+        let late = |_elapsed| {
+            let text = "the model was not loaded in time: others were loading; raise start_timeout";
+            Some(crate::timed_out(text).into())
+        };
+        let turn = tokio::time::timeout_at(deadline, self.turns.acquire()).await;
+        let _turn = turn.map_err(late)?.map_err(|_closed| None)?;
         let (done, loaded) = oneshot::channel();
         let loading = Loading {
             since: Instant::now(),
@@ -328,12 +337,37 @@ mod tests {
         (wanted, function)
     }
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    /// A guest with a short deadline used to leave one more of them in the queue with each request.
+    #[tokio::test]
+    async fn a_load_whose_turn_comes_too_late_is_not_made() {
+        let host = host(no_socket());
+        let (wanted, function) = wanted();
+        let others = host
+            .turns
+            .acquire_many(u32::try_from(host.turns.available_permits()).unwrap());
+        let others = others.await.unwrap();
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let loaded = tokio::time::timeout_at(soon(), host.load(&wanted, &function, deadline));
+        let refusal = loaded
+            .await
+            .expect("in time")
+            .expect("it lives")
+            .unwrap_err();
+        assert_eq!(refusal.error.kind, InferenceErrorKind::Timeout);
+        drop(others);
+        assert!(host.is_empty() && host.loading.lock().is_empty());
+    }
+
     /// Its caller used to try the same host again and again, and the host to be ended for a load that it never heard of.
     #[tokio::test]
     async fn an_order_that_cannot_be_sent_is_an_error_and_leaves_no_load_behind() {
         let host = host(no_socket());
         let (wanted, function) = wanted();
-        let loaded = host.load(&wanted, &function).await;
+        let loaded = host.load(&wanted, &function, soon()).await;
         let refusal = loaded.expect("it lives").expect_err("nobody was told");
         assert_eq!(refusal.error.kind, InferenceErrorKind::Runtime);
         assert!(refusal.error.message.contains("try again"));
@@ -353,7 +387,7 @@ mod tests {
         drop(theirs);
         let host = host(ours);
         let (wanted, function) = wanted();
-        let mut load = std::pin::pin!(host.load(&wanted, &function));
+        let mut load = std::pin::pin!(host.load(&wanted, &function, soon()));
         let early = tokio::time::timeout(Duration::from_millis(100), &mut load);
         assert!(early.await.is_err(), "it would be asked again at once");
         assert!(host.loading.lock().is_empty());

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 /// Most hosts for suspects at once; further suspects wait for one.
 const MOST_ALONE: usize = 4;
-/// Most of them for one function: its own, and one of its models'.
+/// Most of them for one function: its own, and one of its models'. As many for the loading of shared models.
 const MOST_ALONE_OF_ONE: usize = 2;
 /// How long a suspect of little waits for a host of its own before it goes back to the others.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -61,6 +61,28 @@ impl Supervisor {
             }
             Placement::Usual | Placement::Alone { .. } => Ok(()),
         }
+    }
+
+    /// The session that a function gets. A suspect's is its own, also of a model that functions share: nobody waits for
+    /// the place that it has to wait for, and nobody believes what a host that it may have taken over says of the model.
+    pub(super) fn apart(&self, key: SessionKey, function: &FunctionName) -> SessionKey {
+        if key.owner.is_some() || !self.suspicion.load(Ordering::Relaxed) {
+            return key;
+        }
+        let now = Instant::now();
+        let ledger = self.ledger.lock();
+        let alone = matches!(
+            ledger.placement(&key, function, now),
+            Placement::Alone { who, .. } if who.function().is_some()
+        );
+        // What is held against the loading of the bytes holds wherever the session belongs.
+        if alone && !ledger.is_alone(&Suspect::Loading(key.digest), now) {
+            return SessionKey {
+                owner: Some(function.clone()),
+                ..key
+            };
+        }
+        key
     }
 
     /// The group where a model may be now, for this function.
@@ -128,7 +150,8 @@ impl Supervisor {
             }
             alone += 1;
             all.push(group);
-            if key.function().is_some() && other.function() == key.function() {
+            // Those for the loading of a model have no function: they count together, as one function may declare many.
+            if other.function() == key.function() {
                 same.push(group);
             }
         }

@@ -310,9 +310,11 @@ impl Supervisor {
     ) -> Result<Model, InferenceError> {
         let (function, deadline) = (request.function.clone(), request.deadline);
         let file = {
-            // Never closed; how long a caller waits for its turn is bounded by the caller's deadline. Only for the
-            // file: each host counts its loads itself.
-            let _permit = self.loads.acquire().await;
+            // Never closed. Only for the file: each host counts its loads itself.
+            let turn = tokio::time::timeout_at(deadline, self.loads.acquire()).await;
+            let _permit = turn.map_err(|_elapsed| {
+                timed_out("the model was not loaded in time; raise start_timeout")
+            })?;
             self.open(request).await?
         };
         let since = Instant::now();
@@ -344,7 +346,7 @@ impl Supervisor {
             let group = self.place(&wanted.key, function, deadline).await?;
             let host = self.host(&group).await?;
             let since = Instant::now();
-            match host.load(wanted, function).await {
+            match host.load(wanted, function, deadline).await {
                 Ok(Ok(info)) => {
                     let mut bytes = host.bytes_of(wanted.id).unwrap_or(0);
                     if matches!(group.key, GroupKey::Dedicated(_)) {
@@ -439,7 +441,8 @@ impl InferenceHost for SupervisedHost {
         let (tx, rx) = oneshot::channel();
         // In a task of its own: a caller that gives up must not undo the load that the next one waits for.
         tokio::spawn(async move {
-            let (key, function) = (SessionKey::of(&request), request.function.clone());
+            let function = request.function.clone();
+            let key = supervisor.apart(SessionKey::of(&request), &function);
             let load = |id| supervisor.clone().load_model(id, key.clone(), request);
             let acquired = match supervisor.admit(&key, &function) {
                 Ok(()) => supervisor.sessions.acquire(key.clone(), load).await,

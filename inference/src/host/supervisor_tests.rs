@@ -215,3 +215,54 @@ async fn everybody_who_waited_for_a_failed_start_hears_of_it_and_the_next_waits(
     assert!(supervisor.host(&group).await.is_err());
     assert!(group.backoff.lock().next(Instant::now()) > now);
 }
+
+/// Otherwise others would wait for the place that it waits for, and believe what its host says of the model.
+#[tokio::test]
+async fn the_session_of_a_suspect_is_its_own() {
+    let supervisor = platform().0;
+    let model = key("shared");
+    let (bad, good): (FunctionName, FunctionName) =
+        ("bad".parse().unwrap(), "good".parse().unwrap());
+    assert_eq!(supervisor.apart(model.clone(), &bad), model);
+    let hands = Hands {
+        key: model.clone(),
+        function: bad.clone(),
+    };
+    die_in_company(&supervisor, &[hands]);
+    let own = supervisor.apart(model.clone(), &bad);
+    assert_eq!(own.owner.as_ref(), Some(&bad));
+    assert_eq!(supervisor.apart(model.clone(), &good), model);
+    // It is where the suspect is.
+    let soon = Instant::now() + Duration::from_secs(5);
+    let place = supervisor.place(&own, &bad, soon).await.unwrap();
+    assert_eq!(place.key, GroupKey::Alone(Suspect::computing(&model, &bad)));
+}
+
+/// One function may declare many models, and nobody is named for what happens when they are loaded.
+#[tokio::test]
+async fn the_loading_of_models_takes_no_more_places_than_a_function() {
+    let supervisor = platform().0;
+    let all: Vec<_> = (0..3).map(Hands::shared).collect();
+    for hands in &all {
+        let suspects = [Suspect::Loading(hands.key.digest)];
+        for _ in 0..3 {
+            let evidence = Evidence {
+                suspects: &suspects,
+                inhabitants: &Inhabitants::many(),
+            };
+            supervisor.ledger.lock().death(evidence, Instant::now());
+        }
+    }
+    supervisor.suspicion.store(true, Ordering::Relaxed);
+    let soon = || Instant::now() + Duration::from_millis(200);
+    let first = all[0].place(&supervisor, soon()).await.unwrap();
+    let second = all[1].place(&supervisor, soon()).await.unwrap();
+    let error = all[2]
+        .place(&supervisor, soon())
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert_eq!(error.kind, InferenceErrorKind::Timeout);
+    drop((first, second));
+    all[2].place(&supervisor, soon()).await.unwrap();
+}

@@ -6,6 +6,7 @@ use super::supervisor::Supervisor;
 use crate::sessions::SessionKey;
 use fnctl_core::inference::{InferenceError, InferenceErrorKind, LoadModel, ModelInfo, SessionId};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// A host that tries models, one after another.
 pub(crate) struct Trial {
@@ -31,7 +32,7 @@ impl Trial {
         let file = self.supervisor.open(request).await?;
         self.next += 1;
         let wanted = Wanted::new(SessionId(self.next), key, function, file);
-        let loaded = self.load_wanted(&wanted);
+        let loaded = self.load_wanted(&wanted, deadline);
         tokio::time::timeout_at(deadline, loaded)
             .await
             .map_err(|_elapsed| {
@@ -39,8 +40,12 @@ impl Trial {
             })?
     }
 
-    async fn load_wanted(&self, wanted: &Arc<Wanted>) -> Result<ModelInfo, InferenceError> {
-        match self.host.load(wanted, &wanted.function).await {
+    async fn load_wanted(
+        &self,
+        wanted: &Arc<Wanted>,
+        deadline: Instant,
+    ) -> Result<ModelInfo, InferenceError> {
+        match self.host.load(wanted, &wanted.function, deadline).await {
             Ok(Ok(info)) => Ok(info),
             Ok(Err(refusal)) => {
                 if refusal.error.kind == InferenceErrorKind::TooLarge {

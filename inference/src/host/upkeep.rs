@@ -266,7 +266,9 @@ impl SupervisedHost {
                 // In a place of one function's it is there for that one, whoever loaded it first.
                 let function = group.key.function().unwrap_or(&model.wanted.function);
                 // What cannot be loaded now is loaded on demand, or says why then.
-                let _ = new.load(&model.wanted, function).await;
+                let _ = new
+                    .load(&model.wanted, function, Instant::now() + DRAIN)
+                    .await;
             }
             if !self.0.publish(&group, &old, &new).await {
                 continue;
