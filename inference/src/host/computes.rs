@@ -11,7 +11,7 @@ use super::lanes::{Lane, Lanes, Pace, may_wait};
 use super::protocol::{self, Answer, InputAt, OutputAt, Span, Submission};
 use super::quarantine::Suspect;
 use super::rings::{Collector, Lie};
-use super::shared::{INLINE, MAX_MESSAGE, Shared, SlotWord};
+use super::shared::{MAX_MESSAGE, Shared, SlotWord};
 use crate::inputs::Resolved;
 use crate::sessions::SessionKey;
 use fnctl_core::ids::FunctionName;
@@ -23,19 +23,19 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 pub(crate) struct Computes {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
     max_waiting: usize,
     state: Mutex<State>,
-    arena: Mutex<Arena>,
-    room: Notify,
+    pub(super) arena: Mutex<Arena>,
+    pub(super) room: Notify,
     lanes: Lanes,
     collector: Mutex<Collector>,
     runs: AtomicU32,
     answered: AtomicU64,
     /// Set when the host is over, with what it lied about if it lied.
-    over: AtomicBool,
+    pub(super) over: AtomicBool,
     lie: Mutex<Option<Lie>>,
     pub(crate) lied: Notify,
     pub(super) held: Held,
@@ -62,15 +62,15 @@ struct Pending {
 }
 
 /// A slot, and its room in the heap.
-struct Lease {
+pub(super) struct Lease {
     computes: Arc<Computes>,
-    slot: u32,
-    block: Option<(usize, usize)>,
+    pub(super) slot: u32,
+    pub(super) block: Option<(usize, usize)>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Lease {
-    fn drop_block(&mut self) {
+    pub(super) fn drop_block(&mut self) {
         if let Some((offset, length)) = self.block.take() {
             let base = self.computes.shared.layout.heap_offset();
             self.computes.arena.lock().give_back(offset - base, length);
@@ -349,38 +349,6 @@ impl Computes {
         }))
     }
 
-    /// Room of `length` bytes: the slot's own, or some of the heap.
-    async fn place(&self, lease: &mut Lease, length: usize) -> Asked<usize> {
-        lease.drop_block();
-        if length <= INLINE {
-            return Ok(Ok(self.shared.layout.inline_offset(lease.slot)));
-        }
-        if length > self.shared.layout.heap {
-            return refused(
-                InferenceErrorKind::TooLarge,
-                format!(
-                    "inputs and outputs of {length} bytes do not fit inference.shared_memory ({} bytes); raise it",
-                    self.shared.layout.heap
-                ),
-            );
-        }
-        loop {
-            // Registered before the look, so that what comes back in between is not missed.
-            let mut room = std::pin::pin!(self.room.notified());
-            room.as_mut().enable();
-            if self.over.load(Ordering::Acquire) {
-                return Err(Gone);
-            }
-            let taken = self.arena.lock().take(length);
-            if let Some(offset) = taken {
-                let offset = self.shared.layout.heap_offset() + offset;
-                lease.block = Some((offset, length));
-                return Ok(Ok(offset));
-            }
-            room.await;
-        }
-    }
-
     /// Puts a message into the lease's slot and waits for the answer.
     async fn submit(
         &self,
@@ -459,15 +427,9 @@ impl Computes {
             all.saturating_add(rounded(one.tensor.data.len()))
         });
         let expected = work.room.load(Ordering::Relaxed);
-        let mut length = inputs_length.saturating_add(expected.max(ALIGNMENT));
-        if length > self.shared.layout.heap {
-            // Earlier outputs were large; these may not be, and if they are the host asks for room of their own.
-            length = inputs_length.saturating_add(ALIGNMENT);
-        }
-        if length <= INLINE {
-            length = INLINE;
-        }
-        let base = try_asked!(self.place(&mut lease, length).await);
+        let least = inputs_length.saturating_add(ALIGNMENT);
+        let most = inputs_length.saturating_add(expected.max(ALIGNMENT));
+        let (base, length) = try_asked!(self.place_some(&mut lease, least, most).await);
         let mut offset = base;
         let mut inputs = Vec::with_capacity(work.inputs.len());
         for input in work.inputs {

@@ -359,3 +359,31 @@ async fn outputs_that_nobody_fetches_are_given_up() {
     computes.arena_for_tests().give_back(hog, 1 << 20);
     assert_eq!(computes.taken(), 0);
 }
+
+/// What other callers' outputs took before is no reason to wait for as much.
+#[tokio::test]
+async fn who_can_do_with_less_room_does_not_wait_for_more() {
+    for (free, taken) in [(768 << 10, true), (256 << 10, false)] {
+        let layout = Layout::new(1, 1 << 20);
+        let computes = Computes::new(Arc::new(Shared::create(layout).unwrap()), 4, 1);
+        let (info, inputs) = (info(1), inputs(3));
+        let room = AtomicUsize::new(512 << 10);
+        let cancel = |_, _| {};
+        let work = Work {
+            session: 1,
+            key: &key(1),
+            pace: &Pace::default(),
+            caller: &caller(),
+            info: &info,
+            room: &room,
+            inputs: &inputs,
+            cancel: &cancel,
+        };
+        let hog = (1 << 20) - free;
+        computes.arena_for_tests().take(hog).unwrap();
+        let mut run = std::pin::pin!(computes.run(&work));
+        assert!(futures::poll!(&mut run).is_pending());
+        assert_eq!(computes.in_flight().len(), 1, "it is in the host");
+        assert_eq!(computes.taken() > hog as u64, taken);
+    }
+}

@@ -99,3 +99,26 @@ impl Supervisor {
         here.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gives_up_took_others_room_in_vain() {
+        let rights = Mutex::new(Rights::default());
+        let function: FunctionName = "f".parse().unwrap();
+        let may = || rights.lock().may(&function, Instant::now());
+        drop(Taken::nothing(&rights, &function));
+        assert!(may(), "it took nothing");
+        let took = || {
+            let mut taken = Taken::nothing(&rights, &function);
+            taken.others = true;
+            taken
+        };
+        took().used();
+        assert!(may());
+        drop(took());
+        assert!(!may());
+    }
+}

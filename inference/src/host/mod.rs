@@ -21,6 +21,7 @@ mod death;
 mod fading;
 mod few;
 mod group;
+mod heap_room;
 mod held;
 mod lanes;
 mod loads;
