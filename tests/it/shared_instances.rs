@@ -4,6 +4,7 @@ use fnctl_tests::{Deployment, Exchange, Reply, TestPlatform, eventually, file, p
 use futures::future::join_all;
 use http::Method;
 use serde_json::Value;
+use std::future::Future;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
@@ -395,62 +396,95 @@ async fn inference_works_in_a_shared_instance() {
     assert_eq!(instances(&platform).await.len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_compute_keeps_its_processor_when_the_request_that_ran_the_guest_leaves() {
+/// A platform with a model that computes for a good while.
+async fn platform_that_computes() -> TestPlatform {
     let model = file("tests/fixtures/models/light_vgg19.onnx");
     let platform = platform_with(8, |probe| {
         probe.model("vgg", model).with("start_timeout", "60s")
     })
     .await;
     platform.call("probe/count").await.ok();
-    // The first who comes runs the guest for all.
-    let leading = call(&platform, "sleep?20000");
-    busy_with(&platform, "busy with 1 of 8").await;
-    platform.metric_becomes("fnctl_running", 0.0).await;
+    platform
+}
+
+fn compute(platform: &TestPlatform) -> JoinHandle<Reply> {
     let client = platform.client.clone();
     let path = "/fn/probe/nn/run?model=vgg";
-    let computing =
-        tokio::spawn(async move { client.post(path, "data_0;f32;1x3x224x224;ramp").await });
-    platform.metric_becomes("fnctl_running", 1.0).await;
-    // What has begun is the compute by now, which takes some hundred times as long as to get there.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    leading.abort();
-    // One that comes while it is computed is not begun, and does not wait for it: the instance takes nobody new.
-    eventually("the one that led is gone", || {
-        platform.platform().in_flight() == 1
+    tokio::spawn(async move { client.post(path, "data_0;f32;1x3x224x224;ramp").await })
+}
+
+/// What a good while is depends on the machine: what is looked at during a compute is looked at again if that was over.
+async fn in_time<F: Future<Output = Option<()>>>(attempt: impl Fn() -> F) {
+    for _ in 0..5 {
+        if attempt().await.is_some() {
+            return;
+        }
+    }
+    panic!("the compute was over each time before it was looked at");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compute_keeps_its_processor_when_the_request_that_ran_the_guest_leaves() {
+    in_time(|| async {
+        let platform = platform_that_computes().await;
+        // The first who comes runs the guest for all.
+        let leading = call(&platform, "sleep?20000");
+        busy_with(&platform, "busy with 1 of 8").await;
+        platform.metric_becomes("fnctl_running", 0.0).await;
+        let computing = compute(&platform);
+        platform.metric_becomes("fnctl_running", 1.0).await;
+        // What has begun is the compute by now, which takes some hundred times as long as to get there.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        leading.abort();
+        eventually("the one that led is gone", || {
+            platform.platform().in_flight() <= 1
+        })
+        .await;
+        let running = platform.metric("fnctl_running").await;
+        // One that comes while it is computed is not begun, and does not wait for it: the instance takes nobody new.
+        let next = platform.call("probe/count").await.ok();
+        if computing.is_finished() {
+            return None;
+        }
+        assert_eq!(running, 1.0);
+        assert_eq!((next.start(), next.text().as_str()), ("cold", "1"));
+        computing.await.unwrap().ok();
+        platform.metric_becomes("fnctl_running", 0.0).await;
+        Some(())
     })
     .await;
-    let running = platform.metric("fnctl_running").await;
-    assert!(computing.is_finished() || running == 1.0, "{running} run");
-    is_fresh(&platform).await;
-    computing.await.unwrap().ok();
-    platform.metric_becomes("fnctl_running", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_comes_during_a_compute_is_served_by_another_instance_if_that_one_ends() {
-    let model = file("tests/fixtures/models/light_vgg19.onnx");
-    let platform = platform_with(8, |probe| {
-        probe.model("vgg", model).with("start_timeout", "60s")
+    in_time(|| async {
+        let platform = platform_that_computes().await;
+        let computing = compute(&platform);
+        busy_with(&platform, "busy with 1 of 8").await;
+        // It computes by now.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let came = call(&platform, "count");
+        let told = || async {
+            let told = instances(&platform).await;
+            let mut whys = told.iter().filter_map(|instance| instance["why"].as_str());
+            whys.any(|why| why.starts_with("busy with 2 of 8"))
+        };
+        while !told().await {
+            if computing.is_finished() {
+                return None;
+            }
+        }
+        computing.abort();
+        if computing.await.is_ok() {
+            return None;
+        }
+        let came = came.await.unwrap().ok();
+        assert_eq!(came.text(), "1", "of another instance");
+        eventually("nothing is left", || platform.platform().in_flight() == 0).await;
+        assert_eq!(instances(&platform).await.len(), 1);
+        Some(())
     })
     .await;
-    platform.call("probe/count").await.ok();
-    let client = platform.client.clone();
-    let path = "/fn/probe/nn/run?model=vgg";
-    let computing =
-        tokio::spawn(async move { client.post(path, "data_0;f32;1x3x224x224;ramp").await });
-    busy_with(&platform, "busy with 1 of 8").await;
-    platform.metric_becomes("fnctl_running", 1.0).await;
-    // It computes by now.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let came = call(&platform, "count");
-    busy_with(&platform, "busy with 2 of 8").await;
-    assert!(!computing.is_finished(), "the model computes for longer");
-    computing.abort();
-    let came = came.await.unwrap().ok();
-    assert_eq!(came.text(), "1", "of another instance");
-    eventually("nothing is left", || platform.platform().in_flight() == 0).await;
-    assert_eq!(instances(&platform).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
