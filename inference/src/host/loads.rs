@@ -396,6 +396,41 @@ mod tests {
         assert_eq!(load.await.unwrap_err(), Gone);
     }
 
+    /// An inference makes room, and its deadline passes before the host has taken the order.
+    #[tokio::test]
+    async fn an_order_to_forget_is_given_also_if_its_caller_gives_up() {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )
+        .unwrap();
+        let host = host(ours);
+        let one = resident();
+        one.loaded.store(true, Ordering::Relaxed);
+        host.residents.lock().insert(SessionId(7), one);
+        while host.order(&Order::Ping(1), &[]).is_ok() {}
+        {
+            let hosts = vec![host.clone()];
+            let forget = super::super::upkeep::forget_in(hosts, vec![SessionId(7)]);
+            let soon = Duration::from_millis(50);
+            let forgotten = tokio::time::timeout(soon, forget).await;
+            assert!(forgotten.is_err(), "the host takes no orders");
+        }
+        assert!(host.is_empty());
+        let deadline = soon();
+        let mut buffer = Vec::new();
+        loop {
+            match super::super::socket::receive::<Order>(&theirs, &mut buffer) {
+                Ok(Some((Order::Unload { session: 1 }, _))) => return,
+                Ok(_) => {}
+                Err(_nothing_yet) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+            assert!(Instant::now() < deadline, "it was never told");
+        }
+    }
+
     #[test]
     fn a_load_has_a_minute_and_what_its_size_takes() {
         assert_eq!(load_limit(9_000), Duration::from_secs(60));

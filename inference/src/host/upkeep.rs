@@ -154,7 +154,7 @@ impl Supervisor {
 }
 
 /// Has hosts forget sessions. In a task of its own: a caller that stops waiting half-way would leave them there for ever.
-async fn forget_in(hosts: Vec<Arc<HostProcess>>, ids: Vec<SessionId>) {
+pub(super) async fn forget_in(hosts: Vec<Arc<HostProcess>>, ids: Vec<SessionId>) {
     let told = tokio::spawn(async move {
         let now = Instant::now();
         for host in hosts {
