@@ -235,6 +235,9 @@ async fn what_was_invoked_is_exported_and_simulated() {
             &file,
             "--policy",
             "fixed:60s",
+            // Shorter than between two calls, however fast they were.
+            "--cold-cost",
+            "1ms",
             "--json",
         ],
     )
