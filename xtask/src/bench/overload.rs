@@ -96,29 +96,23 @@ pub(crate) fn measure(program: &Path, seconds: u32, report: &mut Report) -> anyh
     closed(&server, &body, Duration::from_secs(3))?;
     let calm = Duration::from_secs(u64::from(seconds.clamp(5, 15)));
     let capacity = closed(&server, &body, calm)?;
-    let unloaded = together(&besides, calm, &AtomicBool::new(false))?;
     let before = resident(server.pid())?;
     report.count("overload: capacity of the function", capacity, "/s", "");
 
-    let stop = AtomicBool::new(false);
-    let (answers, offered, beside, peak) = std::thread::scope(|scope| -> anyhow::Result<_> {
-        let beside = scope.spawn(|| together(&besides, time * 2, &stop));
-        let peak = scope.spawn(|| -> anyhow::Result<f64> {
-            let mut peak = 0f64;
-            while !stop.load(Ordering::SeqCst) {
-                peak = peak.max(resident(server.pid())?);
-                std::thread::park_timeout(Duration::from_millis(100));
-            }
-            Ok(peak)
-        });
-        let loaded = open(&server, &body, capacity * TIMES, time);
-        stop.store(true, Ordering::SeqCst);
-        let panicked = |_| anyhow::anyhow!("a thread panicked");
-        let beside = beside.join().map_err(panicked)??;
-        let peak = peak.join().map_err(panicked)??;
-        let (answers, offered) = loaded?;
-        Ok((answers, offered, beside, peak))
-    })?;
+    // What is promised: one other function beside it. The floors take processors as well, so they have a load of their own.
+    let (other, floors) = besides.split_at(1);
+    let quiet = |besides: &[Beside]| together(besides, calm, &AtomicBool::new(false));
+    let (calm_other, calm_floors) = (quiet(other)?, quiet(floors)?);
+    let rate = capacity * TIMES;
+    let load = overload(&server, &body, rate, time, other)?;
+    let floor_time = (time / 4).max(Duration::from_secs(10)).min(time);
+    let with_floors = overload(&server, &body, rate, floor_time, floors)?;
+    let Loaded {
+        answers,
+        offered,
+        beside,
+        peak,
+    } = load;
 
     let served: Vec<_> = answers.iter().filter(|answer| answer.served).collect();
     let times: Vec<_> = served.iter().map(|answer| answer.took).collect();
@@ -137,12 +131,59 @@ pub(crate) fn measure(program: &Path, seconds: u32, report: &mut Report) -> anyh
         "the queue's limit, 1000 ms, and a run",
     );
     report.latency("  refused, p99", percentile(&sorted(&refused), 0.99), "");
-    for ((beside, calm), loaded) in besides.iter().zip(&unloaded).zip(&beside) {
+    let calm = calm_other.iter().chain(&calm_floors);
+    let loaded = beside.iter().chain(&with_floors.beside);
+    for ((beside, calm), loaded) in besides.iter().zip(calm).zip(loaded) {
         tell(beside.name, calm, loaded, report);
     }
     report.memory("  memory at capacity", before, "");
     report.memory("  most memory under the load", peak, "bounded");
     Ok(())
+}
+
+/// What came of an overload.
+struct Loaded {
+    answers: Vec<Answer>,
+    /// Requests a second that were really offered.
+    offered: f64,
+    /// The calls of each of those beside it.
+    beside: Vec<Vec<Timed>>,
+    /// Most memory of the platform, in bytes.
+    peak: f64,
+}
+
+/// Offers so many requests a second for a while, with others beside them.
+fn overload(
+    server: &Server,
+    body: &str,
+    rate: f64,
+    time: Duration,
+    besides: &[Beside],
+) -> anyhow::Result<Loaded> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| together(besides, time * 2, &stop));
+        let peak = scope.spawn(|| -> anyhow::Result<f64> {
+            let mut peak = 0f64;
+            while !stop.load(Ordering::SeqCst) {
+                peak = peak.max(resident(server.pid())?);
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+            Ok(peak)
+        });
+        let loaded = open(server, body, rate, time);
+        stop.store(true, Ordering::SeqCst);
+        let panicked = |_| anyhow::anyhow!("a thread panicked");
+        let beside = beside.join().map_err(panicked)??;
+        let peak = peak.join().map_err(panicked)??;
+        let (answers, offered) = loaded?;
+        Ok(Loaded {
+            answers,
+            offered,
+            beside,
+            peak,
+        })
+    })
 }
 
 /// A copy of the example's folder whose function.toml has the queue's limit; flags have none for it.
