@@ -131,7 +131,10 @@ impl Keep {
         let spec = self.spec(config);
         let restored = self.restored.lock().remove(function);
         let restored = restored.filter(|history| history.suits(&spec));
-        let known = restored.is_some();
+        // One that was never started is still taken for the unknown.
+        let known = restored
+            .as_ref()
+            .is_some_and(|history| history.worth != Worth::UNKNOWN);
         let mut history = restored.unwrap_or_else(|| History::new(&spec, Worth::UNKNOWN));
         history.restarted();
         Arc::new(FunctionKeep {
