@@ -1,6 +1,6 @@
 //! Instances of WASI 0.3 components that serve several requests at once.
 
-use fnctl_tests::{Deployment, Exchange, Reply, TestPlatform, eventually, file, probe3};
+use fnctl_tests::{Deployment, Exchange, Reply, TestPlatform, eventually, file, onnx, probe3};
 use futures::future::join_all;
 use http::Method;
 use serde_json::Value;
@@ -396,11 +396,25 @@ async fn inference_works_in_a_shared_instance() {
     assert_eq!(instances(&platform).await.len(), 1);
 }
 
+/// The sine of the sine and so on, of as many numbers as it is given: four million take seconds.
+fn slow() -> Vec<u8> {
+    let names: Vec<_> = (0..=400).map(|number| format!("n{number}")).collect();
+    let mut parts = vec![onnx::node("Neg", &["x"], &names[0])];
+    for pair in names.windows(2) {
+        parts.push(onnx::node("Sin", &[pair[0].as_str()], &pair[1]));
+    }
+    parts.extend([
+        onnx::node("ReduceSum", &[names[400].as_str()], "y"),
+        onnx::input(&onnx::open_value("x", onnx::element::F32)),
+        onnx::output(&onnx::open_value("y", onnx::element::F32)),
+    ]);
+    onnx::model(&parts)
+}
+
 /// A platform with a model that computes for a good while.
 async fn platform_that_computes() -> TestPlatform {
-    let model = file("tests/fixtures/models/light_vgg19.onnx");
     let platform = platform_with(8, |probe| {
-        probe.model("vgg", model).with("start_timeout", "60s")
+        probe.model("slow", slow()).with("start_timeout", "60s")
     })
     .await;
     platform.call("probe/count").await.ok();
@@ -409,8 +423,8 @@ async fn platform_that_computes() -> TestPlatform {
 
 fn compute(platform: &TestPlatform) -> JoinHandle<Reply> {
     let client = platform.client.clone();
-    let path = "/fn/probe/nn/run?model=vgg";
-    tokio::spawn(async move { client.post(path, "data_0;f32;1x3x224x224;ramp").await })
+    let path = "/fn/probe/nn/run?model=slow";
+    tokio::spawn(async move { client.post(path, "x;f32;4000000;ramp").await })
 }
 
 /// What a good while is depends on the machine: what is looked at during a compute is looked at again if that was over.
