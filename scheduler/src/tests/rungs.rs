@@ -2,6 +2,7 @@
 
 use super::fake::{Plan, invocation, version, version_with};
 use super::{scheduler_with, settle};
+use crate::Scheduler;
 use fnctl_core::ladder::{KeptUntil, LowerRungs, RungCost};
 use fnctl_core::ports::Invoker;
 use fnctl_core::version::Version;
@@ -26,6 +27,15 @@ fn plan(session: RungCost) -> Arc<Plan> {
     })
 }
 
+/// So many seconds pass, with a look at each.
+async fn seconds(scheduler: &Scheduler, count: u64) {
+    for _ in 0..count {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        scheduler.reap(Instant::now());
+        settle().await;
+    }
+}
+
 /// Calls a function every 20 to 80 s for a while, then never again. Returns when its instance went, and what was said
 /// about the rungs below.
 async fn until_gone(
@@ -44,11 +54,7 @@ async fn until_gone(
         let reply = scheduler.invoke(invocation(version)).await.unwrap();
         drop(reply);
         settle().await;
-        for _ in 0..20 + call * 7 % 60 {
-            tokio::time::advance(Duration::from_secs(1)).await;
-            scheduler.reap(Instant::now());
-            settle().await;
-        }
+        seconds(&scheduler, 20 + call * 7 % 60).await;
     }
     plan.kept.lock().clear();
     scheduler.invoke(invocation(version)).await.unwrap();
@@ -118,11 +124,7 @@ async fn a_version_that_is_not_live_any_more_leaves_it_to_the_platform() {
     for _ in 0..20 {
         scheduler.invoke(invocation(&old)).await.unwrap();
         settle().await;
-        for _ in 0..20 {
-            tokio::time::advance(Duration::from_secs(1)).await;
-            scheduler.reap(Instant::now());
-            settle().await;
-        }
+        seconds(&scheduler, 20).await;
     }
     assert!(!plan.kept.lock().is_empty(), "the policy has an opinion");
     scheduler
@@ -132,11 +134,7 @@ async fn a_version_that_is_not_live_any_more_leaves_it_to_the_platform() {
     plan.kept.lock().clear();
     scheduler.invoke(invocation(&old)).await.unwrap();
     settle().await;
-    for _ in 0..20 {
-        tokio::time::advance(Duration::from_secs(1)).await;
-        scheduler.reap(Instant::now());
-        settle().await;
-    }
+    seconds(&scheduler, 20).await;
     assert_eq!(scheduler.instances(), 0);
     assert_eq!(*plan.kept.lock(), []);
     let forgotten = plan.forgotten.lock().clone();
